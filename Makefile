@@ -1,0 +1,75 @@
+# `make` lists the targets. The first one that needs it sets everything up in .venv (minutes); later
+# runs redo only the steps whose inputs changed (seconds).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format wheel clean missing
+
+help:  ## list the targets
+	@echo "usage: make TARGET [ARGS='--key=value ...'] [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.native  ## create .venv: PyTorch, the locked packages, the native library
+
+train: setup  ## train TinyKGAT at INT2 on ml-100k; ARGS='--epochs=5 --compress_bits=4' adds flags
+	$(BIN)/python run_recbole_tinykg.py $(ARGS)
+
+test: setup $(VENV)/.dev  ## run the tests; ARGS='-k quantizer' adds pytest flags
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup $(VENV)/.dev  ## ruff, mypy and clang-format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(CPP),$(BIN)/clang-format --dry-run -Werror $(CPP))
+
+format: $(VENV)/.dev  ## let ruff and clang-format rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(CPP),$(BIN)/clang-format -i $(CPP))
+
+wheel: setup $(VENV)/.dev  ## build dist/*.tar.gz, and from it dist/*.whl
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist *.egg-info recbole_tinykg/*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp below stands for one finished step of the set-up.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	  echo "error: recbole_tinykg needs Python 3.11, 3.12 or 3.13 and $(PYTHON) is none of them;" \
+	    "name one: make PYTHON=python3.12"; exit 1; }
+	@for cxx in $${CXX:-c++ g++ clang++}; do command -v "$$cxx" >/dev/null && exit; done; \
+	  echo "error: recbole_tinykg needs a C++20 compiler (GCC 11 or Clang 14 or newer)" \
+	    "and found no $${CXX:-c++, g++ or clang++}; install one or name it in CXX"; exit 1
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.python
+	$(PIP) install "$(TORCH)"
+	@touch $@
+
+$(VENV)/.lock: requirements.lock $(VENV)/.torch
+	$(PIP) install --no-deps -r requirements.lock
+	@touch $@
+
+$(VENV)/.native: setup.py pyproject.toml $(CPP) $(VENV)/.lock
+$(VENV)/.native: $(if $(wildcard recbole_tinykg/_native_cpu.so),,missing)
+	$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.lock
+	$(PIP) install --no-deps -r requirements-dev.lock
+	@touch $@

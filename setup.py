@@ -1,0 +1,183 @@
+"""Build the native libraries and map `properties/` into the package; pyproject.toml holds the rest.
+
+`csrc/cpu/*.cpp` becomes `recbole_tinykg/_native_cpu.so` and `csrc/cuda/*.cu` becomes
+`_native_cuda.so`: plain shared libraries on PyTorch's stable ABI, opened by
+`torch.ops.load_library`. They use nothing of Python and nothing of PyTorch that 2.10 lacks, so one
+binary serves every Python and every PyTorch >= 2.10, and the wheel is tagged
+`py3-none-<platform>`. PyTorch's BuildExtension would link libtorch_python and tie the file to one
+interpreter; a compiler call per source does not.
+
+Environment:
+    CXX: the C++ compiler; by default the first of c++, g++, clang++.
+    CUDA_HOME: where to look for nvcc when it is not on PATH.
+    RECBOLE_TINYKG_CUDA: 1 builds the CUDA library even for a PyTorch without CUDA, 0 never builds
+        it; unset, it is built where PyTorch has CUDA and nvcc is found.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Icsrc"]
+# No fused multiply-add, so that every device gives the same bits; random words are read as halves.
+HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"]
+CPU_FLAGS = [*HOST_FLAGS, "-Wall", "-Wextra"]
+CUDA_FLAGS = ["-DUSE_CUDA", "-fmad=false", "-arch=all-major", "-Xcompiler=" + ",".join(HOST_FLAGS)]
+
+MISSING_TORCH = (
+    "building recbole_tinykg needs PyTorch 2.10 or newer{found}; run `pip install torch==2.13.0`, "
+    "then install recbole_tinykg again with `pip install --no-build-isolation`"
+)
+MISSING_CXX = (
+    "building recbole_tinykg needs a C++20 compiler (GCC 11, Clang 14 or newer), found no {name}; "
+    "install one (Debian, Ubuntu: apt install g++; macOS: xcode-select --install) or name it in CXX"
+)
+MISSING_NVCC = (
+    "RECBOLE_TINYKG_CUDA=1 needs nvcc and found none; install the CUDA toolkit and name its folder "
+    "in CUDA_HOME, or unset RECBOLE_TINYKG_CUDA to build for the CPU only"
+)
+CPU_ONLY = "warning: PyTorch has CUDA but there is no nvcc, so only the CPU library is built"
+FAILED = "building recbole_tinykg failed in {command} (its messages are above)"
+
+
+def stop(sentence: str, **values: str) -> SystemExit:
+    """An exit with one sentence, which pip, build and make show without a traceback."""
+    return SystemExit("error: " + sentence.format(**values))
+
+
+def find_torch() -> tuple[Path, bool]:
+    """The folder of the installed PyTorch and whether it has CUDA, found without importing it.
+
+    pip's build isolation hides the environment's packages from `import` but leaves them in place,
+    and only headers and libraries are needed here.
+    """
+    spec = importlib.util.find_spec("torch")
+    folders = [Path(spec.origin).parent] if spec and spec.origin else []
+    folders += [Path(sysconfig.get_path(name), "torch") for name in ("platlib", "purelib")]
+    folder = next((folder for folder in folders if (folder / "version.py").exists()), None)
+    if folder is None:
+        raise stop(MISSING_TORCH, found="")
+    version = runpy.run_path(str(folder / "version.py"))
+    if tuple(map(int, version["__version__"].split(".")[:2])) < (2, 10):
+        raise stop(MISSING_TORCH, found=f" and found {version['__version__']}")
+    return folder, version["cuda"] is not None
+
+
+def find_cxx() -> list[str]:
+    """The C++ compiler as a command; CXX may hold several words, as in `ccache g++`."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    for command in map(shlex.split, names):
+        if shutil.which(command[0]):
+            return command
+    raise stop(MISSING_CXX, name=", ".join(names))
+
+
+def find_nvcc(torch_has_cuda: bool) -> str | None:
+    """NVIDIA's compiler where the CUDA library is to be built, otherwise None."""
+    choice = os.environ.get("RECBOLE_TINYKG_CUDA", "")
+    if choice == "0" or not (choice == "1" or torch_has_cuda):
+        return None
+    toolkit = os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=toolkit)
+    if nvcc is None and choice == "1":
+        raise stop(MISSING_NVCC)
+    if nvcc is None:
+        print(CPU_ONLY, file=sys.stderr)
+    return nvcc
+
+
+def run(command: list[str]) -> None:
+    """Show a compiler call and run it."""
+    print(shlex.join(command), flush=True)
+    if subprocess.run(command).returncode:
+        raise stop(FAILED, command=command[0])
+
+
+def link_flags(torch: Path, name: str) -> list[str]:
+    """What binds a library to the PyTorch in the process, keeping no path of this machine."""
+    if sys.platform == "darwin":
+        return ["-undefined", "dynamic_lookup"]
+    names = ["torch_cpu", "c10", *(["torch_cuda"] if name.endswith("cuda") else [])]
+    present = [name for name in names if (torch / "lib" / f"lib{name}.so").exists()]
+    return [f"-L{torch / 'lib'}", *(f"-l{name}" for name in present)]
+
+
+class BuildNative(build_ext):
+    """Compiles each source of a library and links the objects, with no Python in between."""
+
+    def run(self) -> None:
+        """Build the CPU library, and the CUDA library where it is wanted and can be built."""
+        self.torch, torch_has_cuda = find_torch()
+        self.compilers = {"_native_cpu": [*find_cxx(), *FLAGS, *CPU_FLAGS]}
+        if nvcc := find_nvcc(torch_has_cuda):
+            self.compilers["_native_cuda"] = [nvcc, "-ccbin", find_cxx()[-1], *FLAGS, *CUDA_FLAGS]
+        self.extensions = [e for e in self.extensions if e.name.split(".")[-1] in self.compilers]
+        super().run()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """`recbole_tinykg/_native_cpu.so`: the name carries no interpreter and no platform."""
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile the sources side by side, then link."""
+        compiler = [*self.compilers[ext.name.split(".")[-1]], "-isystem", f"{self.torch}/include"]
+        library = Path(self.get_ext_fullpath(ext.name))
+        objects = [Path(self.build_temp, source).with_suffix(".o") for source in ext.sources]
+        for path in (library, *objects):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        commands = [
+            [*compiler, "-c", source, "-o", str(target)]
+            for source, target in zip(ext.sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(run, commands))
+        files = [*map(str, objects), "-o", str(library)]
+        run([*compiler, "-shared", *files, *link_flags(self.torch, ext.name)])
+
+
+class BuildPython(build_py):
+    """Puts `properties/` into the package; an editable install reads it from the checkout."""
+
+    def run(self) -> None:
+        """Copy the Python files, then the properties."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree("properties", os.path.join(self.build_lib, "recbole_tinykg/properties"))
+
+
+class TagAnyPython(bdist_wheel):
+    """Tags the wheel for any Python 3: the native libraries do not depend on the interpreter."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """`py3-none-<platform>`."""
+        return "py3", "none", super().get_tag()[2]
+
+
+def extension(name: str, pattern: str) -> list[Extension]:
+    """The library `name` from the sources that match `pattern`; nothing where there are none."""
+    sources = sorted(map(str, Path().glob(pattern)))
+    headers = sorted(map(str, Path("csrc").rglob("*.h")))
+    return [Extension(f"recbole_tinykg.{name}", sources, depends=headers)] if sources else []
+
+
+setup(
+    ext_modules=[
+        *extension("_native_cpu", "csrc/cpu/*.cpp"),
+        *extension("_native_cuda", "csrc/cuda/*.cu"),
+    ],
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython, "bdist_wheel": TagAnyPython},
+)
