@@ -1,0 +1,140 @@
+// The arithmetic of the quantizer, shared by CPU and CUDA kernels: Philox, metadata of a group, one element.
+//
+// recbole_tinykg/reference.py is the definition and docs/quantizer.md explains it; every function here agrees
+// with it bit for bit, for which floating-point contraction must be off (-ffp-contract=off, -fmad=false).
+// C is the arithmetic type: float, or double for double input.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__CUDACC__)
+#define TINYKG_INLINE __host__ __device__ __forceinline__
+#else
+#define TINYKG_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace tinykg {
+
+constexpr int64_t kGroupColumns = 256;  // columns of a row that share a minimum and a step
+constexpr int64_t kBlockColumns = 8;    // columns that share a generator call
+constexpr int kPhiloxRounds = 7;
+
+// One (seed, position) of the random stream, split into the words that Philox takes.
+struct Stream {
+  uint32_t key0, key1;
+  uint32_t position0, position1;
+};
+
+TINYKG_INLINE Stream make_stream(int64_t seed, int64_t position) {
+  const auto s = static_cast<uint64_t>(seed);
+  const auto p = static_cast<uint64_t>(position);
+  return {static_cast<uint32_t>(s), static_cast<uint32_t>(s >> 32), static_cast<uint32_t>(p),
+          static_cast<uint32_t>(p >> 32)};
+}
+
+// Philox 4x32: the four words of an eight-element block. Element j takes 16 bits of words[j / 2], the low
+// half for even j.
+TINYKG_INLINE void philox(const Stream& stream, uint64_t block, uint32_t* words) {
+  uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
+  uint32_t c2 = stream.position0, c3 = stream.position1;
+  uint32_t key0 = stream.key0, key1 = stream.key1;
+#if defined(__CUDACC__)
+#pragma unroll
+#else
+#pragma GCC unroll 7
+#endif
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const uint64_t product0 = uint64_t{0xD2511F53u} * c0;
+    const uint64_t product1 = uint64_t{0xCD9E8D57u} * c2;
+    c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ key0;
+    c1 = static_cast<uint32_t>(product1);
+    c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ key1;
+    c3 = static_cast<uint32_t>(product0);
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  words[0] = c0;
+  words[1] = c1;
+  words[2] = c2;
+  words[3] = c3;
+}
+
+// The next bfloat16 at or above a non-negative float; a double is kept.
+TINYKG_INLINE float round_step_up(float step) {
+  uint32_t bits;
+  std::memcpy(&bits, &step, sizeof(bits));
+  bits = (bits + 0xFFFFu) & ~0xFFFFu;
+  std::memcpy(&step, &bits, sizeof(bits));
+  return step;
+}
+
+TINYKG_INLINE double round_step_up(double step) { return step; }
+
+// What is kept of a group beside its codes. A negative step says that the group is scaled by 1/4.
+template <typename C>
+struct Metadata {
+  C minimum;
+  C step;
+};
+
+// Metadata of a group from its extremes; `finite` is false when it holds a NaN or an Inf.
+template <typename C>
+TINYKG_INLINE Metadata<C> make_metadata(C low, C high, bool finite, int bits) {
+  using Limits = std::numeric_limits<C>;
+  if (!finite) return {Limits::quiet_NaN(), Limits::quiet_NaN()};
+  low += C(0);  // -0 becomes +0
+  const bool wide = high - low > Limits::max() / 4;
+  const C scale = wide ? C(0.25) : C(1);
+  const C span = high * scale - low * scale;
+  if (!(span > C(0))) return {low, C(0)};
+  C step = round_step_up(span / C((1 << bits) - 1));
+  if (step < Limits::min()) step = Limits::min();
+  return {low, wide ? -step : step};
+}
+
+// A group ready to map values to codes and back.
+template <typename C>
+struct Group {
+  C low;      // minimum * scale
+  C scale;    // 1, or 1/4 where the range is too wide for the type
+  C step;     // of scaled values
+  C inverse;  // 1 / step, 0 for a constant group
+
+  TINYKG_INLINE explicit Group(const Metadata<C>& metadata)
+      : scale(metadata.step < C(0) ? C(0.25) : C(1)) {
+    low = metadata.minimum * scale;
+    step = metadata.step < C(0) ? -metadata.step : metadata.step;
+    inverse = step == C(0) ? C(0) : C(1) / step;
+  }
+
+  TINYKG_INLINE C position(C x) const { return (x * scale - low) * inverse; }
+
+  TINYKG_INLINE C value(int32_t code) const { return (low + C(code) * step) * (C(1) / scale); }
+};
+
+// Up with the probability of the fraction of v >= 0, to a resolution of 16 bits and without bias.
+template <typename C>
+TINYKG_INLINE int32_t round_stochastic(C v, uint16_t random, int32_t levels) {
+  const auto floor = static_cast<int32_t>(v);
+  const C threshold = (C(static_cast<int32_t>(random)) + C(0.5)) * C(1.0 / 65536);
+  const int32_t code = floor + (v - C(floor) > threshold ? 1 : 0);
+  return code < levels ? code : levels;
+}
+
+template <typename C>
+TINYKG_INLINE int32_t round_nearest(C v, int32_t levels) {
+  const auto code = static_cast<int32_t>(v + C(0.5));
+  return code < levels ? code : levels;
+}
+
+// To the range [-largest, largest]; NaN passes.
+template <typename C>
+TINYKG_INLINE C clamp_finite(C value, C largest) {
+  value = value > largest ? largest : value;
+  return value < -largest ? -largest : value;
+}
+
+}  // namespace tinykg

@@ -1,0 +1,197 @@
+"""Quantizer: how to compress a matrix; Quantized: a compressed matrix that knows its bytes.
+
+    quantizer = Quantizer(bits=2)
+    kept = quantizer.quantize(x, stream(seed=0, position=step))  # 2 bits per element
+    x_hat = kept.dequantize()                                    # unbiased estimate of x
+
+An autograd function hands ``kept.tensors()`` to ``save_for_backward`` and rebuilds with
+``from_tensors``, so that every byte stays visible to PyTorch. At 32 bits the tensor itself is kept,
+so that one code path serves both. The noise is a function of the stream (seed, position) and the
+row, nothing else: two uses of noise that must be independent take two positions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg import ops
+from recbole_tinykg.errors import ConfigurationError
+
+UNCOMPRESSED = 32
+"""The value of ``bits`` that keeps the tensor as it is."""
+
+Rounding = Literal["stochastic", "nearest"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the tensors of a ``Quantized`` do not say themselves."""
+
+    bits: int  # 1, 2, 4, 8 or 32
+    num_columns: int
+    dtype: torch.dtype  # of the result of dequantize
+    shape: tuple[int, ...]  # of the result of dequantize; its last number is num_columns
+
+    @property
+    def num_tensors(self) -> int:
+        """How many tensors ``Quantized.tensors`` gives: codes, minimum and step, or the matrix."""
+        return 1 if self.bits == UNCOMPRESSED else 3
+
+
+class Quantized:
+    """A compressed matrix: codes, one minimum and one step per group, and their layout.
+
+    Args:
+        codes: Packed codes, (N, ceil(D * bits / 8)) uint8; at 32 bits the matrix itself.
+        minimum: (N, G); absent at 32 bits.
+        step: (N, G); absent at 32 bits.
+        layout: Bits, columns, dtype and shape.
+    """
+
+    __slots__ = ("codes", "layout", "minimum", "step")
+
+    def __init__(
+        self, codes: Tensor, minimum: Tensor | None, step: Tensor | None, layout: Layout
+    ) -> None:
+        self.codes = codes
+        self.minimum = minimum
+        self.step = step
+        self.layout = layout
+
+    @classmethod
+    def from_tensors(cls, tensors: tuple[Tensor, ...], layout: Layout) -> Quantized:
+        """Rebuild from what ``tensors()`` gave."""
+        if layout.bits == UNCOMPRESSED:
+            (codes,) = tensors
+            return cls(codes, None, None, layout)
+        codes, minimum, step = tensors
+        return cls(codes, minimum, step, layout)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything that is kept: one tensor at 32 bits, else codes, minimum and step."""
+        if self.minimum is None or self.step is None:
+            return (self.codes,)
+        return self.codes, self.minimum, self.step
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, minimum and step."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def dequantize(self) -> Tensor:
+        """The matrix up to quantization noise; at 32 bits the very tensor that was given."""
+        layout = self.layout
+        if self.minimum is None or self.step is None:
+            return self.codes
+        value = ops.dequantize(
+            self.codes,
+            self.minimum,
+            self.step,
+            num_columns=layout.num_columns,
+            bits=layout.bits,
+            dtype=layout.dtype,
+        )
+        return value if len(layout.shape) == 2 else value.view(layout.shape)
+
+    def rows(self, start: int, stop: int) -> Quantized:
+        """A view of rows [start, stop) that shares memory: dequantizes only those.
+
+        Rows are counted over all leading dimensions of a tensor of rank above 2.
+        """
+        layout = self.layout
+        parts = tuple(tensor.reshape(-1, tensor.shape[-1])[start:stop] for tensor in self.tensors())
+        shape = (parts[0].shape[0], layout.num_columns)
+        return self.from_tensors(
+            parts, Layout(layout.bits, layout.num_columns, layout.dtype, shape)
+        )
+
+    def __repr__(self) -> str:
+        layout = self.layout
+        return (
+            f"Quantized(shape={layout.shape}, bits={layout.bits}, dtype={layout.dtype}, "
+            f"nbytes={self.nbytes})"
+        )
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How to compress: bits per element and rounding.
+
+    Raises:
+        ConfigurationError: ``bits`` or ``rounding`` is none of the values below.
+    """
+
+    bits: int = 2  # 1, 2, 4, 8, or 32 to keep tensors as they are
+    rounding: Rounding = "stochastic"  # unbiased; "nearest" has less noise and a bias
+
+    def __post_init__(self) -> None:
+        if self.bits not in (*ops.BITS, UNCOMPRESSED):
+            raise ConfigurationError(
+                f"compress_bits must be one of 1, 2, 4, 8, 32; got {self.bits!r}"
+            )
+        if self.rounding not in ("stochastic", "nearest"):
+            raise ConfigurationError(
+                f"compress_rounding must be stochastic or nearest; got {self.rounding!r}"
+            )
+
+    def quantize(
+        self,
+        x: Tensor,  # (N, D)
+        stream: Tensor,  # (2,) int64
+        *,
+        first_row: int = 0,
+    ) -> Quantized:
+        """Compress a matrix with the noise of ``stream``; ``first_row`` as in ``ops.quantize``."""
+        num_rows, num_columns = x.shape
+        layout = Layout(self.bits, num_columns, x.dtype, (num_rows, num_columns))
+        if self.bits == UNCOMPRESSED:
+            return Quantized(x.contiguous(), None, None, layout)
+        stochastic = self.rounding == "stochastic"
+        parts = ops.quantize(x, stream, bits=self.bits, stochastic=stochastic, first_row=first_row)
+        return Quantized(*parts, layout)
+
+
+def stream(seed: int, position: int, device: torch.device | str = "cpu") -> Tensor:  # (2,) int64
+    """The random stream of a seed at a position; every use of noise takes its own position.
+
+    Args:
+        seed: Any number of 64 bits, signed.
+        position: Number of the draw, from 0.
+        device: Device of the data that the noise is for.
+
+    Raises:
+        ValueError: ``seed`` or ``position`` does not fit.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must fit 64 bits; got {seed}")
+    if not 0 <= position < 2**63:
+        raise ValueError(f"position must be in [0, 2**63); got {position}")
+    return torch.tensor((seed, position), dtype=torch.int64, device=device)
+
+
+def quantize(x: Tensor, *, bits: int = 2, seed: int = 0) -> Quantized:
+    """Compress a tensor of any rank above 0, its last dimension in groups of 256, stochastically.
+
+    Args:
+        x: float16, bfloat16, float32 or float64, any strides; treated as a constant by autograd.
+        bits: 1, 2, 4, 8, or 32 to keep ``x`` as it is.
+        seed: Seed of the noise: the same seed gives the same codes.
+
+    Raises:
+        ConfigurationError: ``bits`` is none of these.
+        TypeError: ``x`` is not floating point.
+        ValueError: ``x`` has rank 0.
+    """
+    if x.dim() == 0:
+        raise ValueError("x must have at least one dimension; got a scalar")
+    matrix = x.detach().reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    kept = Quantizer(bits).quantize(matrix, stream(seed, 0, x.device))
+    layout = Layout(bits, x.shape[-1], x.dtype, tuple(x.shape))
+    if bits == UNCOMPRESSED:
+        return Quantized(kept.codes.view(layout.shape), None, None, layout)
+    return Quantized(kept.codes, kept.minimum, kept.step, layout)
