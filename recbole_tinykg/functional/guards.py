@@ -1,0 +1,37 @@
+"""Decorators for the backward and forward of compressed functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+
+def refuse_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Raise a clear error when a second derivative is asked for."""
+
+    @wraps(backward)
+    def guarded(ctx: Any, *grads: torch.Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph must be False for compressed functions; got True: codes of the "
+                "activations cannot give second derivatives. Use the stock model"
+            )
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return backward(ctx, *grads)
+
+    return guarded
+
+
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a function in the precision of its parameters; one argument must be a tensor."""
+
+    @wraps(function)
+    def in_full_precision(*args: Any, **kwargs: Any) -> Any:
+        device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return in_full_precision

@@ -1,0 +1,154 @@
+r"""BPR over normalised, concatenated layer outputs (KGAT, equations 9-12).
+
+A node is represented by :math:`z = [x_0, y_1, .., y_L]`, :math:`y_l = x_l / \|x_l\|`, a pair is
+scored by :math:`z_u^\top z_i`, and RecBole adds :math:`\lambda (\|U\| + \|P\| + \|N\|) / B` over
+the batch's representations. All of it needs only the batch's unique rows.
+
+The loss is a scalar and forward already knows every factor of its derivative, so forward also
+computes :math:`\partial L / \partial x_l` in full precision; backward only scales it by the
+gradient of the loss.
+
+Saves: codes of :math:`\partial L / \partial x_l` for l >= 1 (bits/8 B per element of a unique row).
+For :math:`x_0`, which are rows of parameters, the derivative of each score (4 B per pair), the
+positions of the rows and a factor per row: its gradient is recomputed exactly. The alternative,
+codes of y and float32 norms, keeps more and adds noise to both factors.
+
+Noise: backward is linear in the codes, which meet no other noise here. The regulariser's gradient
+through a normalised block is exactly zero, because :math:`y - y (y^\top y) = 0`, and is left out
+but for rows shorter than `EPS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.targets import NodeRows, Parts
+from recbole_tinykg.quantizer import Quantized, Quantizer
+
+EPS = 1e-12
+"""Smallest norm that `torch.nn.functional.normalize` divides by."""
+
+GAMMA = 1e-10
+"""RecBole's `BPRLoss`: -log(gamma + sigmoid(positive - negative))."""
+
+
+def normalized_rows(outputs: tuple[Tensor, ...]) -> Tensor:
+    """Representations (R, sum of D_l) from the rows of the input and of every layer (R, D_l)."""
+    return torch.cat([outputs[0], *(F.normalize(x, dim=1, eps=EPS) for x in outputs[1:])], dim=1)
+
+
+@without_autocast
+def bpr_loss(
+    streams: Tensor,  # (layers, 2) int64
+    outputs: tuple[Tensor, ...],  # layers + 1 tensors (R, D_l)
+    rows: NodeRows,
+    parts: Parts,  # (sizes[p], D_0), whose rows `outputs[0]` are
+    pairs: tuple[Tensor, Tensor, Tensor],  # (B,) each: rows of user, positive and negative item
+    quantizer: Quantizer,
+    reg_weight: float,
+) -> Tensor:
+    """BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations; a scalar."""
+    frozen = tuple(part.detach() for part in parts)
+    return _BPRLoss.apply(quantizer, reg_weight, rows, streams, *frozen, *pairs, *outputs)
+
+
+class _BPRLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        quantizer: Quantizer,
+        reg_weight: float,
+        rows: NodeRows,
+        streams: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
+        parts, pairs, outputs = tensors[:2], tensors[2:5], tensors[5:]
+        z = normalized_rows(outputs)
+        user, positive, negative = (z.index_select(0, index) for index in pairs)
+        score = (user * (positive - negative)).sum(1)
+        norms = torch.stack([batch.norm() for batch in (user, positive, negative)])
+        likelihood = torch.sigmoid(score)
+        loss = -torch.log(GAMMA + likelihood).mean() + reg_weight * norms.sum() / len(score)
+        if not any(ctx.needs_input_grad):
+            return loss
+        slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / len(score)
+        shrink = _shrinkage(pairs, norms, reg_weight, len(z))
+        width = outputs[0].shape[1]
+        grad = _score_gradient(
+            slope, pairs, user[:, width:], positive[:, width:], negative[:, width:], len(z)
+        )
+        kept = _normalize_backward(grad, outputs[1:], shrink)
+        codes = [quantizer.quantize(g, stream) for g, stream in zip(kept, streams, strict=True)]
+        ctx.num_first, ctx.offset = rows.num_first, rows.offset
+        ctx.layouts = [code.layout for code in codes]
+        small = [index.int() for index in (rows.nodes, *pairs)]
+        ctx.save_for_backward(
+            *parts, *small, slope, shrink, *(t for code in codes for t in code.tensors())
+        )
+        return loss
+
+    @staticmethod
+    @refuse_double_backward
+    def backward(ctx: Any, grad_loss: Tensor) -> Any:
+        first, second, nodes, *saved = ctx.saved_tensors
+        pairs, (slope, shrink), tensors = saved[:3], saved[3:5], iter(saved[5:])
+        rows = NodeRows(nodes.long(), ctx.num_first, ctx.offset)
+        x = rows.gather((first, second))
+        batches = [x.index_select(0, index) for index in pairs]
+        grad = _score_gradient(slope, tuple(pairs), *batches, len(x)).addcmul_(shrink[:, None], x)
+        grads = [grad.mul_(grad_loss)]
+        for layout in ctx.layouts:
+            codes = Quantized.from_tensors(
+                [next(tensors) for _ in range(layout.num_tensors)], layout
+            )
+            grads.append(codes.dequantize() * grad_loss)
+        return None, None, None, None, None, None, None, None, None, *grads
+
+
+def _shrinkage(
+    pairs: tuple[Tensor, ...], norms: Tensor, reg_weight: float, num_rows: int
+) -> Tensor:
+    """Factor (R,) of each row in the regulariser's gradient, over the three batches."""
+    factors = torch.where(norms > 0, reg_weight / (len(pairs[0]) * norms), 0)
+    return sum(
+        torch.bincount(index, minlength=num_rows) * factor
+        for index, factor in zip(pairs, factors, strict=True)
+    )
+
+
+def _score_gradient(
+    slope: Tensor,  # (B,) derivative of the loss by the score difference
+    pairs: tuple[Tensor, ...],
+    user: Tensor,  # (B, D)
+    positive: Tensor,
+    negative: Tensor,
+    num_rows: int,
+) -> Tensor:
+    """Gradient (R, D) of the rows' representations through the scores."""
+    slope = slope[:, None]
+    pull = slope * user
+    contributions = torch.cat([slope * (positive - negative), pull, -pull])
+    index = torch.cat([index.long() for index in pairs])
+    grad = user.new_zeros(num_rows, user.shape[1])
+    return grad.scatter_add_(0, index[:, None].expand_as(contributions), contributions)
+
+
+def _normalize_backward(
+    grad: Tensor,  # (R, sum of D_l over l >= 1)
+    outputs: tuple[Tensor, ...],
+    shrink: Tensor,  # (R,)
+) -> list[Tensor]:
+    """Gradients of `outputs` (R, D_l) through y = x / max(|x|, EPS)."""
+    grads = []
+    for g, x in zip(grad.split([x.shape[1] for x in outputs], dim=1), outputs, strict=True):
+        norm = x.norm(dim=1, keepdim=True)
+        y = x / norm.clamp_min(EPS)
+        along = (g * y).sum(1, keepdim=True)
+        factor = torch.where(norm >= EPS, -along, shrink[:, None])
+        grads.append((g + factor * y) / norm.clamp_min(EPS))
+    return grads

@@ -1,0 +1,139 @@
+"""Which rows a layer computes: every node, or (the last layer) only those that a batch reads.
+
+Both offer the same few operations on row blocks, so that a layer is written once. A block's
+messages are those of the rows that have neighbours; `message_index` says where they lie in the
+block, None when every row has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg.functional.adjacency import Adjacency, RowBlock, row_bounds
+
+Parts = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class NodeRows:
+    """Unique nodes, those of the first part before those of the second.
+
+    Attributes:
+        nodes: (R,) int64 node numbers over both parts.
+        num_first: how many of them lie in the first part.
+        offset: number of nodes in the first part.
+    """
+
+    nodes: Tensor
+    num_first: int
+    offset: int
+
+    @classmethod
+    def from_parts(cls, first: Tensor, second: Tensor, offset: int) -> NodeRows:
+        """Rows from unique row numbers within each part, (R_0,) and (R_1,)."""
+        return cls(torch.cat([first, second + offset]), len(first), offset)
+
+    @property
+    def local(self) -> Parts:
+        """Row numbers within each part, (R_0,) and (R_1,)."""
+        return self.nodes[: self.num_first], self.nodes[self.num_first :] - self.offset
+
+    def gather(self, parts: Parts) -> Tensor:
+        """The rows (R, D) of parts (sizes[p], D)."""
+        return torch.cat(
+            [part.index_select(0, rows) for part, rows in zip(parts, self.local, strict=True)]
+        )
+
+
+class AllNodes:
+    """Every node is a target; blocks are slices of the parts."""
+
+    def __init__(self, adjacency: Adjacency) -> None:
+        """Targets of a hidden layer over `adjacency`."""
+        self.adjacency = adjacency
+        self.num_rows = adjacency.num_nodes
+        self.num_messages = adjacency.num_messages
+        self.blocks = adjacency.row_blocks
+
+    def messages(self, parts: Parts) -> Tensor:
+        """(num_messages, D) messages of the rows that have neighbours."""
+        return self.adjacency.matmul(parts)
+
+    def message_index(self, block: RowBlock) -> Tensor | None:
+        """(k,) rows of the block that have a message, or None for all."""
+        if block.last_message - block.first_message == block.stop - block.start:
+            return None
+        return self.adjacency.message_offset[block.first_message : block.last_message]
+
+    def ego(self, parts: Parts, block: RowBlock) -> Tensor:
+        """(n, D) rows of the block, a view."""
+        shift = block.part * self.adjacency.sizes[0]
+        return parts[block.part][block.start - shift : block.stop - shift]
+
+    def gather(self, whole: Tensor) -> Tensor:
+        """(num_rows, D) target rows of a tensor over all nodes, which is itself."""
+        return whole
+
+    def add_messages(self, ego: Tensor, messages: Tensor) -> Tensor:
+        """(num_rows, D) sums of ego rows and messages."""
+        return ego.index_add(0, self.adjacency.message_rows, messages)
+
+    def new_gradient(self, like: Tensor, dim: int) -> Tensor:
+        """Uninitialised (num_nodes, dim) gradient of the ego embeddings; every row gets written."""
+        return like.new_empty(self.num_rows, dim)
+
+    def write(self, gradient: Tensor, block: RowBlock, rows: Tensor) -> None:
+        """Write the block's rows (n, D) of the ego gradient."""
+        gradient[block.start : block.stop] = rows
+
+    def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:
+        """Send the gradient of the messages back to their senders."""
+        self.adjacency.add_transposed_(gradient, messages)
+
+
+class BatchNodes:
+    """The rows of a batch are the targets; blocks are slices of their list."""
+
+    def __init__(self, adjacency: Adjacency, rows: NodeRows) -> None:
+        """Targets of the last layer: the rows `rows` of `adjacency`."""
+        self.adjacency = adjacency
+        self.rows = rows
+        self.num_rows = self.num_messages = len(rows.nodes)
+        bounds = row_bounds((rows.num_first, self.num_rows - rows.num_first))
+        self.blocks = [RowBlock(part, start, stop, start, stop) for part, start, stop in bounds]
+
+    def messages(self, parts: Parts) -> Tensor:
+        """(R, D) messages, zero for rows without neighbours."""
+        return self.adjacency.matmul_rows(self.rows.nodes, parts)
+
+    def message_index(self, block: RowBlock) -> Tensor | None:
+        """None: every row of the block has a message row."""
+        return None
+
+    def ego(self, parts: Parts, block: RowBlock) -> Tensor:
+        """(n, D) rows of the block, gathered."""
+        shift = block.part * self.rows.offset
+        return parts[block.part].index_select(0, self.rows.nodes[block.start : block.stop] - shift)
+
+    def gather(self, whole: Tensor) -> Tensor:
+        """(R, D) target rows of a tensor over all nodes."""
+        return whole.index_select(0, self.rows.nodes)
+
+    def add_messages(self, ego: Tensor, messages: Tensor) -> Tensor:
+        """(num_rows, D) sums of ego rows and messages."""
+        return ego + messages
+
+    def new_gradient(self, like: Tensor, dim: int) -> Tensor:
+        """Zero (num_nodes, dim) gradient of the ego embeddings."""
+        return like.new_zeros(self.adjacency.num_nodes, dim)
+
+    def write(self, gradient: Tensor, block: RowBlock, rows: Tensor) -> None:
+        """Write the block's rows (n, D) of the ego gradient."""
+        gradient.index_copy_(0, self.rows.nodes[block.start : block.stop], rows)
+
+    def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:
+        """Send the gradient of the messages back to their senders."""
+        self.adjacency.add_transposed_rows_(gradient, self.rows.nodes, messages)

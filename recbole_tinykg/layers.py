@@ -1,0 +1,72 @@
+"""Modules over the compressed functions: parameters of a layer, noise stream of a model.
+
+They hold no activations and know nothing about recommenders.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GraphLayer(nn.Module):
+    """The linear layers of one KGAT aggregator, named and created as in RecBole's `Aggregator`.
+
+    Args:
+        input_dim: D, columns of the ego embeddings.
+        output_dim: D', columns of the output.
+        aggregator: `bi`, `gcn` or `graphsage`.
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, aggregator: str) -> None:
+        """Create the linear layers in RecBole's order, so that a seed gives the same weights."""
+        super().__init__()
+        if aggregator == "bi":
+            self.W1 = nn.Linear(input_dim, output_dim)
+            self.W2 = nn.Linear(input_dim, output_dim)
+        else:
+            self.W = nn.Linear(input_dim * (2 if aggregator == "graphsage" else 1), output_dim)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """Weight and bias of each linear layer, as `functional.propagate` takes them."""
+        return tuple(self.parameters())
+
+
+class NoiseStreams(nn.Module):
+    """Positions (seed, step, site) in the counter-based random stream of a model.
+
+    Every place that draws noise in a step is a site; a step has 2**16 of them. The step is a tensor
+    on the model's device, so no call waits for it, and a position is data: drawing again at the
+    same one gives the same noise.
+
+    Args:
+        seed: seed of the stream, any 64-bit integer.
+        num_sites: sites of one step.
+    """
+
+    SITE_BITS = 16
+
+    def __init__(self, seed: int, num_sites: int) -> None:
+        """Start at step 0."""
+        super().__init__()
+        sites = torch.stack([torch.full((num_sites,), seed), torch.arange(num_sites)], dim=1)
+        self.register_buffer("sites", sites, persistent=False)
+        self.register_buffer("position", torch.zeros(2, dtype=torch.int64), persistent=False)
+
+    def current(self) -> Tensor:
+        """Streams (num_sites, 2) int64 of the present step."""
+        return self.sites + self.position
+
+    def advance(self) -> Tensor:
+        """Go to the next step and return its streams."""
+        self.position[1].add_(1 << self.SITE_BITS)
+        return self.current()
+
+    @property
+    def step(self) -> int:
+        """Number of steps taken; reading it waits for the device."""
+        return int(self.position[1]) >> self.SITE_BITS
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.position[1].fill_(value << self.SITE_BITS)

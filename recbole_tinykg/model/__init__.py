@@ -1,0 +1,34 @@
+"""The twins, one file per RecBole model that they replace, and the way from a name to a class.
+
+A twin is imported when it is asked for: listing the names costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from recbole_tinykg import compat
+from recbole_tinykg.errors import ConfigurationError
+
+MODELS = {"TinyKGAT": "recbole_tinykg.model.kgat"}
+"""Module of each twin by its class name."""
+
+
+def get_model(name: str) -> type:
+    """Returns a twin, or one of RecBole's own models, by its class name.
+
+    Raises:
+        ConfigurationError: Neither we nor RecBole have a model of this name.
+    """
+    if name not in MODELS:
+        return get_stock_model(name)
+    compat.apply()
+    return getattr(importlib.import_module(MODELS[name]), name)
+
+
+def get_stock_model(name: str) -> type:
+    """As ``compat.get_stock_model``; an unknown name is answered with the twins listed too."""
+    try:
+        return compat.get_stock_model(name)
+    except ConfigurationError:
+        raise ConfigurationError(compat.unknown_model_message(name, tuple(MODELS))) from None

@@ -1,0 +1,232 @@
+r"""TinyKGAT: RecBole's KGAT, exact in the forward pass, with low-bit activations for backward.
+
+KGAT (Wang et al., KDD 2019) propagates embeddings over the collaborative knowledge graph with an
+attention matrix that is refreshed once per epoch. Parameters, their names, their initial values for
+a seed, losses and scores are RecBole's. What differs is what a step keeps and computes:
+
+* `functional.propagate` keeps codes and sign masks instead of float maps, and computes the last
+  layer only for the rows of the batch;
+* `functional.bpr_loss` gathers the batch's unique rows before it normalises and concatenates;
+* `functional.transr_loss` multiplies by each relation's matrix once instead of gathering one per
+  triple;
+* the attention matrix is CSR (`graph.AttentionGraph`), saved and loaded with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import KnowledgeRecommender
+from recbole.model.init import xavier_normal_initialization
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_tinykg.errors import CheckpointError, ConfigurationError
+from recbole_tinykg.functional import (
+    NodeRows,
+    Propagation,
+    bpr_loss,
+    normalized_rows,
+    propagate,
+    transr_loss,
+)
+from recbole_tinykg.functional.propagation import SITES_PER_LAYER
+from recbole_tinykg.graph import AttentionGraph, collaborative_edges
+from recbole_tinykg.layers import GraphLayer, NoiseStreams
+from recbole_tinykg.quantizer import Quantizer
+
+AGGREGATOR_TYPES = ("gcn", "graphsage", "bi")
+
+
+class TinyKGAT(KnowledgeRecommender):
+    """KGAT's twin; trains with RecBole's `KGATTrainer`.
+
+    Args:
+        config: RecBole configuration of KGAT plus the `compress_*` keys.
+        dataset: training split of a RecBole knowledge-based dataset.
+    """
+
+    host = "KGAT"
+    input_type = InputType.PAIRWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Build the graph, then the parameters in RecBole's order."""
+        self.check_config(config)
+        super().__init__(config, dataset)
+        self.embedding_size = config["embedding_size"]
+        self.kg_embedding_size = config["kg_embedding_size"]
+        self.layers = [self.embedding_size, *config["layers"]]
+        self.aggregator_type = config["aggregator_type"]
+        self.mess_dropout = config["mess_dropout"]
+        self.reg_weight = config["reg_weight"]
+        self.quantizer = Quantizer(config["compress_bits"], config["compress_rounding"])
+
+        self.user_embedding = nn.Embedding(self.n_users, self.embedding_size)
+        self.entity_embedding = nn.Embedding(self.n_entities, self.embedding_size)
+        self.relation_embedding = nn.Embedding(self.n_relations, self.kg_embedding_size)
+        self.trans_w = nn.Embedding(self.n_relations, self.embedding_size * self.kg_embedding_size)
+        self.aggregator_layers = nn.ModuleList(
+            GraphLayer(input_dim, output_dim, self.aggregator_type)
+            for input_dim, output_dim in zip(self.layers[:-1], self.layers[1:], strict=True)
+        )
+        self.apply(xavier_normal_initialization)
+
+        seed = config["compress_seed"]
+        num_layers = len(self.aggregator_layers)
+        self.streams = NoiseStreams(
+            config["seed"] if seed is None else seed, num_layers * (SITES_PER_LAYER + 1)
+        )
+        self.graph = AttentionGraph(collaborative_edges(dataset), (self.n_users, self.n_entities))
+        self._all_scored: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a KGAT."""
+        layers = config["layers"]
+        if (
+            not isinstance(layers, list)
+            or not layers
+            or not all(_is_positive_int(d) for d in layers)
+        ):
+            raise ConfigurationError(
+                f"layers must be a non-empty list of positive integers such as [64, 32]; "
+                f"got {layers!r}"
+            )
+        for key in ("embedding_size", "kg_embedding_size"):
+            if not _is_positive_int(config[key]):
+                raise ConfigurationError(f"{key} must be a positive integer; got {config[key]!r}")
+        if config["aggregator_type"] not in AGGREGATOR_TYPES:
+            raise ConfigurationError(
+                f"aggregator_type must be one of {', '.join(AGGREGATOR_TYPES)}; "
+                f"got {config['aggregator_type']!r}"
+            )
+        dropout = config["mess_dropout"]
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ConfigurationError(f"mess_dropout must lie in [0, 1); got {dropout!r}")
+
+    @property
+    def attention(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The attention matrix as CSR: row pointers (N + 1,), columns (E,), values (E,)."""
+        return self.graph.adjacency.to_csr()
+
+    @contextmanager
+    def compression(self, bits: int) -> Iterator[None]:
+        """Keep activations at `bits` (32: as they are) in a `with` block; no noise is used up."""
+        quantizer, position = self.quantizer, self.streams.position.clone()
+        self.quantizer = replace(quantizer, bits=bits)
+        try:
+            yield
+        finally:
+            self.quantizer = quantizer
+            self.streams.position.copy_(position)
+
+    def forward(self, rows: NodeRows) -> tuple[Tensor, ...]:
+        """Rows (R, D_l) of the embeddings and of every layer's output, before normalisation."""
+        return self._propagate(rows, self.streams.current())
+
+    def _propagate(self, rows: NodeRows, streams: Tensor) -> tuple[Tensor, ...]:
+        plan = Propagation(
+            self.graph.adjacency,
+            self.aggregator_type,
+            self.quantizer,
+            self.mess_dropout if self.training else 0.0,
+        )
+        sites = streams[len(self.aggregator_layers) :].view(-1, SITES_PER_LAYER, 2)
+        weights = [layer.weights() for layer in self.aggregator_layers]
+        return propagate(sites, plan, rows, self._parts(), weights)
+
+    def _parts(self) -> tuple[Tensor, Tensor]:
+        return self.user_embedding.weight, self.entity_embedding.weight
+
+    def _rows(self, users: Tensor, items: Tensor) -> tuple[NodeRows, Tensor, Tensor]:
+        """Unique nodes of a batch, and the row among them of each user and of each item."""
+        unique_users, user_rows = torch.unique(users, return_inverse=True)
+        unique_items, item_rows = torch.unique(items, return_inverse=True)
+        rows = NodeRows.from_parts(unique_users, unique_items, self.n_users)
+        return rows, user_rows, item_rows + len(unique_users)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """BPR loss of a batch of (user, item, negative item), with the regulariser; a scalar."""
+        self._all_scored = None
+        users = interaction[self.USER_ID]
+        items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
+        rows, user_rows, item_rows = self._rows(users, items)
+        streams = self.streams.advance()
+        outputs = self._propagate(rows, streams)
+        pairs = (user_rows, *item_rows.chunk(2))
+        head_streams = streams[: len(self.aggregator_layers)]
+        return bpr_loss(
+            head_streams, outputs, rows, self._parts(), pairs, self.quantizer, self.reg_weight
+        )
+
+    def calculate_kg_loss(self, interaction: Any) -> Tensor:
+        """TransR loss of a batch of triples and negative tails, with the regulariser; a scalar."""
+        self._all_scored = None
+        fields = (
+            self.HEAD_ENTITY_ID,
+            self.RELATION_ID,
+            self.TAIL_ENTITY_ID,
+            self.NEG_TAIL_ENTITY_ID,
+        )
+        triples = tuple(interaction[field] for field in fields)
+        return transr_loss(
+            self.entity_embedding.weight,
+            self.relation_embedding.weight,
+            self.trans_w.weight,
+            triples,
+            self.reg_weight,
+        )
+
+    def update_attentive_A(self) -> None:  # noqa: N802 - called by RecBole's KGATTrainer
+        """Refresh the attention matrix from the embeddings."""
+        self._all_scored = None
+        self.graph.refresh(self._parts(), self.relation_embedding.weight, self.trans_w.weight)
+
+    @torch.no_grad()
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores (B,) of pairs of a user and an item."""
+        rows, users, items = self._rows(interaction[self.USER_ID], interaction[self.ITEM_ID])
+        z = normalized_rows(self.forward(rows))
+        return (z.index_select(0, users) * z.index_select(0, items)).sum(1)
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores (B * n_items,) of each user with every item."""
+        if self._all_scored is None:
+            every = [torch.arange(n, device=self.device) for n in (self.n_users, self.n_items)]
+            rows = NodeRows.from_parts(every[0], every[1], self.n_users)
+            users, items = normalized_rows(self.forward(rows)).split([self.n_users, self.n_items])
+            self._all_scored = users, items
+        users, items = self._all_scored
+        return (users[interaction[self.USER_ID]] @ items.t()).view(-1)
+
+    def other_parameter(self) -> dict[str, Any]:
+        """State outside `state_dict`: the attention matrix as CSR arrays, and the noise step."""
+        return {"attention": self.graph.state(), "compression_step": self.streams.step}
+
+    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
+        """Take the state of `other_parameter`; stock's has no attention matrix: compute it."""
+        self._all_scored = None
+        if not para or "attention" not in para:
+            self.update_attentive_A()
+            return
+        try:
+            self.graph.load_state(para["attention"])
+        except ValueError as error:
+            raise CheckpointError(
+                f"the checkpoint's attention matrix does not fit: {error}"
+            ) from error
+        self.streams.step = para["compression_step"]
+
+    def train(self, mode: bool = True) -> TinyKGAT:
+        """Switch between training and evaluation; cached evaluation embeddings are dropped."""
+        self._all_scored = None
+        return super().train(mode)
+
+
+def _is_positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
