@@ -59,6 +59,11 @@ class AttentionGraph(nn.Module):
         sizes: numbers of users and of entities.
     """
 
+    node: Tensor  # int32 nodes of each relation, one relation after the other
+    edge_head: Tensor  # (E,) int32 place among the relation's nodes, edges sorted by relation
+    edge_tail: Tensor  # (E,) int32 likewise
+    edge_slot: Tensor  # (E,) int64 slot of the edge's pair in the adjacency
+
     def __init__(self, edges: Edges, sizes: tuple[int, int]) -> None:
         """Build the CSR arrays and the first attention matrix."""
         super().__init__()

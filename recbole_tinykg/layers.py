@@ -45,6 +45,8 @@ class NoiseStreams(nn.Module):
     """
 
     SITE_BITS = 16
+    sites: Tensor  # (num_sites, 2) int64: seed and site
+    position: Tensor  # (2,) int64: 0 and step * 2**SITE_BITS
 
     def __init__(self, seed: int, num_sites: int) -> None:
         """Start at step 0."""

@@ -50,6 +50,15 @@ class Adjacency(nn.Module):
     part in CSR order.
     """
 
+    values: Tensor  # (E,) in slot order
+    values_t: Tensor  # (E,) in the order of the transpose
+    message_rows: Tensor  # (M,) int64: rows that have an entry
+    message_offset: Tensor  # (M,) int64: their places in their row blocks
+    message_position: Tensor  # (N,) int32: place among the message rows, -1 for none
+    crow_t: Tensor  # (N + 1,) int32
+    col_t: Tensor  # (E,) int32: message rows
+    order_t: Tensor  # (E,) int32: slot of each entry of the transpose
+
     def __init__(self, row: Tensor, col: Tensor, values: Tensor, sizes: tuple[int, int]) -> None:
         """Sort the entries into slots and build the transpose."""
         super().__init__()

@@ -136,7 +136,7 @@ class GCN:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of e and s; adds those of the weights."""
         g = ops.leaky_relu_backward(g, masks[0], negative_slope=NEGATIVE_SLOPE)
-        _add_linear_(*gradients, g, e if s is None else _add_messages(e, s, index))
+        _add_linear_(gradients[0], gradients[1], g, e if s is None else _add_messages(e, s, index))
         grad_e = g @ weights[0]
         return grad_e, _take(grad_e, index)
 

@@ -109,9 +109,10 @@ class _Propagate(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         rows = NodeRows(nodes, num_first, plan.adjacency.sizes[0])
-        ego: Tensor | Parts = (tensors[0], tensors[1])
+        parts = (tensors[0], tensors[1])
+        ego: Tensor | Parts = parts
         weights = plan.layers(tensors[2:])
-        outputs, kept = [rows.gather(ego)], []
+        outputs, kept = [rows.gather(parts)], []
         for i, layer in enumerate(weights):
             is_last = i == len(weights) - 1
             targets = BatchNodes(plan.adjacency, rows) if is_last else AllNodes(plan.adjacency)
@@ -164,7 +165,7 @@ class _Kept:
 
     def layouts(self) -> tuple[Layout | None, Layout | None]:
         """What `restore` needs beside the tensors."""
-        return self.e and self.e.layout, self.s and self.s.layout
+        return _layout(self.e), _layout(self.s)
 
     @classmethod
     def restore(
@@ -178,6 +179,10 @@ class _Kept:
             for layout in layouts
         )
         return cls(e, s, _take(tensors, num_masks))
+
+
+def _layout(kept: Quantized | None) -> Layout | None:
+    return None if kept is None else kept.layout
 
 
 def _take(tensors: Any, count: int) -> tuple[Tensor, ...]:

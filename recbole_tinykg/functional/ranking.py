@@ -79,9 +79,8 @@ class _BPRLoss(torch.autograd.Function):
         slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / len(score)
         shrink = _shrinkage(pairs, norms, reg_weight, len(z))
         width = outputs[0].shape[1]
-        grad = _score_gradient(
-            slope, pairs, user[:, width:], positive[:, width:], negative[:, width:], len(z)
-        )
+        hidden = [batch[:, width:] for batch in (user, positive, negative)]
+        grad = _score_gradient(slope, pairs, hidden, len(z))
         kept = _normalize_backward(grad, outputs[1:], shrink)
         codes = [quantizer.quantize(g, stream) for g, stream in zip(kept, streams, strict=True)]
         ctx.num_first, ctx.offset = rows.num_first, rows.offset
@@ -100,12 +99,11 @@ class _BPRLoss(torch.autograd.Function):
         rows = NodeRows(nodes.long(), ctx.num_first, ctx.offset)
         x = rows.gather((first, second))
         batches = [x.index_select(0, index) for index in pairs]
-        grad = _score_gradient(slope, tuple(pairs), *batches, len(x)).addcmul_(shrink[:, None], x)
-        grads = [grad.mul_(grad_loss)]
+        grad = _score_gradient(slope, tuple(pairs), batches, len(x))
+        grads = [grad.addcmul_(shrink[:, None], x).mul_(grad_loss)]
         for layout in ctx.layouts:
-            codes = Quantized.from_tensors(
-                [next(tensors) for _ in range(layout.num_tensors)], layout
-            )
+            own = tuple(next(tensors) for _ in range(layout.num_tensors))
+            codes = Quantized.from_tensors(own, layout)
             grads.append(codes.dequantize() * grad_loss)
         return None, None, None, None, None, None, None, None, None, *grads
 
@@ -124,12 +122,11 @@ def _shrinkage(
 def _score_gradient(
     slope: Tensor,  # (B,) derivative of the loss by the score difference
     pairs: tuple[Tensor, ...],
-    user: Tensor,  # (B, D)
-    positive: Tensor,
-    negative: Tensor,
+    batches: list[Tensor],  # (B, D) each: user, positive, negative
     num_rows: int,
 ) -> Tensor:
     """Gradient (R, D) of the rows' representations through the scores."""
+    user, positive, negative = batches
     slope = slope[:, None]
     pull = slope * user
     contributions = torch.cat([slope * (positive - negative), pull, -pull])

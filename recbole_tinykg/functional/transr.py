@@ -22,6 +22,9 @@ from torch import Tensor
 
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 
+SOFTPLUS_THRESHOLD = 20.0
+"""Beyond it `torch.nn.functional.softplus` is the identity, with slope 1."""
+
 
 class _Projected(NamedTuple):
     """A batch sorted by relation; three entities per triple: head, tail, corrupted tail."""
@@ -131,7 +134,8 @@ def _batch_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the projections (B, 3, D') and of the translations (B, D')."""
     difference, near, far = _squared_norms(batch)
-    weight = (2 * grad_loss / len(difference)) * torch.sigmoid(difference)[:, None]
+    slope = torch.sigmoid(difference).masked_fill_(difference > SOFTPLUS_THRESHOLD, 1.0)
+    weight = (2 * grad_loss / len(difference)) * slope[:, None]
     near.mul_(weight)
     far.mul_(weight)
     norms = _norms(batch)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from recbole.model.abstract_recommender import KnowledgeRecommender
@@ -136,7 +136,7 @@ class TinyKGAT(KnowledgeRecommender):
             self.mess_dropout if self.training else 0.0,
         )
         sites = streams[len(self.aggregator_layers) :].view(-1, SITES_PER_LAYER, 2)
-        weights = [layer.weights() for layer in self.aggregator_layers]
+        weights = [cast(GraphLayer, layer).weights() for layer in self.aggregator_layers]
         return propagate(sites, plan, rows, self._parts(), weights)
 
     def _parts(self) -> tuple[Tensor, Tensor]:

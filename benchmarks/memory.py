@@ -1,0 +1,129 @@
+"""Bytes that a training step keeps for backward: KGAT against TinyKGAT, counted in three ways.
+
+    python benchmarks/memory.py
+
+For each `layers` and phase (rs: BPR, kg: TransR), on ml-100k with RecBole's defaults:
+
+* meter: the package's own count (`meter.saved_tensors`), the number of the ratio;
+* hooks: an independent count, a few lines below: bytes of the distinct storages that pass through
+  PyTorch's saved-tensor hooks and are neither parameters, batch nor resident tensors;
+* allocator: bytes alive after forward minus before, by PyTorch's allocation events. It must not
+  exceed saved + outputs + 5 %.
+
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+from typing import Any
+
+import torch
+from recbole.utils import KGDataLoaderState
+from torch.profiler import ProfilerActivity, profile
+
+from recbole_tinykg import meter
+from recbole_tinykg.quick_start import prepare
+
+PHASES = {
+    "rs": (KGDataLoaderState.RS, "calculate_loss"),
+    "kg": (KGDataLoaderState.KG, "calculate_kg_loss"),
+}
+
+
+def main() -> None:
+    """Measure every model and phase, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", default="[64];[64,32,16]", help="separated by semicolons")
+    parser.add_argument("--bits", default="32,8,4,2,1", help="bits of the twin")
+    args = parser.parse_args()
+    rows = []
+    for layers in map(json.loads, args.layers.split(";")):
+        rows += measure("KGAT", layers, None)
+        for bits in map(int, args.bits.split(",")):
+            rows += measure("TinyKGAT", layers, bits)
+    print(table(rows))
+    print(json.dumps({"torch": torch.__version__, "machine": platform.machine(), "rows": rows}))
+
+
+def measure(name: str, layers: list[int], bits: int | None) -> list[dict[str, Any]]:
+    """Both phases of a model: a row each."""
+    settings: dict[str, Any] = {"layers": layers, "gpu_id": "", "state": "ERROR"}
+    if bits is not None:
+        settings["compress_bits"] = bits
+    experiment = prepare(name, "ml-100k", config_dict=settings)
+    model, rows = experiment.model.train(), []
+    for phase, (state, loss_name) in PHASES.items():
+        experiment.train_data.set_mode(state)
+        batch, loss = next(iter(experiment.train_data)), getattr(model, loss_name)
+        loss(batch).sum().backward()
+        with meter.saved_tensors(model, batch) as saved:
+            value = loss(batch)
+        del value
+        counts = {
+            "meter": saved.num_bytes,
+            "hooks": count_by_hooks(model, batch, loss),
+            "allocator": count_by_allocator(loss, batch),
+        }
+        rows.append({"model": name, "bits": bits, "layers": layers, "phase": phase, **counts})
+    return rows
+
+
+def count_by_hooks(model: torch.nn.Module, batch: Any, loss: Any) -> int:
+    """Distinct storages that are saved and belong neither to the model nor to the batch."""
+    resident = [*model.parameters(), *model.buffers(), *batch.interaction.values()]
+    for module in model.modules():
+        resident += [v for v in vars(module).values() if isinstance(v, torch.Tensor)]
+    known = {storage for tensor in resident for storage, _ in storages(tensor)}
+    found: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        found.update(storages(tensor))
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss(batch)
+    total = sum(size for storage, size in found.items() if storage not in known)
+    del value
+    return total
+
+
+def storages(tensor: torch.Tensor) -> list[tuple[int, int]]:
+    """Address and bytes of the storages of a dense or sparse tensor."""
+    parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]
+    return [(p.untyped_storage().data_ptr(), p.untyped_storage().nbytes()) for p in parts]
+
+
+def count_by_allocator(loss: Any, batch: Any) -> int:
+    """Bytes allocated minus bytes released between the start and the end of forward."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        value = loss(batch)
+    del value
+    events = profiler.profiler.kineto_results.events()
+    return sum(event.nbytes() for event in events if event.name() == "[memory]")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, with the ratio of stock's bytes to the row's."""
+    lines = [
+        "| layers | phase | model | meter, bytes | hooks | allocator | fewer than stock |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    stock = {(str(r["layers"]), r["phase"]): r["meter"] for r in rows if r["bits"] is None}
+    for r in sorted(rows, key=lambda r: (str(r["layers"]), r["phase"], -(r["bits"] or 99))):
+        name = r["model"] if r["bits"] is None else f"{r['model']}, {r['bits']} bits"
+        base = stock[str(r["layers"]), r["phase"]]
+        ratio = f"{base / r['meter']:.1f}×" if r["meter"] else "nothing kept"
+        lines.append(
+            f"| {r['layers']} | {r['phase']} | {name} | {r['meter']:,} | {r['hooks']:,} "
+            f"| {r['allocator']:,} | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
