@@ -62,7 +62,7 @@ class AttentionGraph(nn.Module):
     node: Tensor  # int32 nodes of each relation, one relation after the other
     edge_head: Tensor  # (E,) int32 place among the relation's nodes, edges sorted by relation
     edge_tail: Tensor  # (E,) int32 likewise
-    edge_slot: Tensor  # (E,) int64 slot of the edge's pair in the adjacency
+    edge_slot: Tensor  # (E,) int32 slot of the edge's pair in the adjacency
 
     def __init__(self, edges: Edges, sizes: tuple[int, int]) -> None:
         """Build the CSR arrays and the first attention matrix."""
@@ -102,7 +102,7 @@ class AttentionGraph(nn.Module):
         )
         self.register_buffer("edge_head", torch.cat([empty, *heads]), persistent=False)
         self.register_buffer("edge_tail", torch.cat([empty, *tails]), persistent=False)
-        self.register_buffer("edge_slot", slot[order], persistent=False)
+        self.register_buffer("edge_slot", slot[order].int(), persistent=False)
         return relations
 
     @torch.no_grad()
@@ -123,7 +123,7 @@ class AttentionGraph(nn.Module):
                 block = slice(start, min(start + EDGE_BLOCK, item.edges.stop))
                 key = projected.index_select(0, self.edge_tail[block])
                 key.mul_(query.index_select(0, self.edge_head[block]))
-                scores.scatter_add_(0, self.edge_slot[block], key.sum(1).to(scores.dtype))
+                scores.scatter_add_(0, self.edge_slot[block].long(), key.sum(1).to(scores.dtype))
         self.adjacency.set_values(segment_softmax(scores, self.adjacency))
 
     def state(self) -> dict[str, Tensor]:

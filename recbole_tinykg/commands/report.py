@@ -1,0 +1,87 @@
+"""The table that a run ends with: accuracy, memory and time, one column per run.
+
+Saved activations are what autograd keeps between forward and backward of one training step; their
+ratio to float32 compares with the same step of the same model, uncompressed. Seconds are medians
+over the epochs of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+_PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
+_RESIDENT = {
+    "parameter_bytes": "parameters",
+    "optimizer_bytes": "optimizer state",
+    "graph_bytes": "graph",
+}
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Lays out the results of runs, as ``run_recbole_tinykg`` returns them, side by side."""
+    columns = [
+        {**_metric_cells(result), **_memory_cells(result["memory"]), **_time_cells(result)}
+        for result in results
+    ]
+    labels = dict.fromkeys(label for column in columns for label in column)
+    rows = [[label, *(column.get(label, "-") for column in columns)] for label in labels]
+    return _align([["", *(result["model"] for result in results)], *rows])
+
+
+def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Lays out metrics, a row each, with a column per evaluation."""
+    names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
+    rows = [[name, *(f"{metrics[name]:.4f}" for metrics in columns.values())] for name in names]
+    return _align([["", *columns], *rows])
+
+
+def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        f"{split} {name}": f"{value:.4f}"
+        for split, key in (("best valid", "best_valid_result"), ("test", "test_result"))
+        for name, value in (result[key] or {}).items()
+    }
+
+
+def _memory_cells(memory: Mapping[str, Any]) -> dict[str, str]:
+    cells = {}
+    for phase, step in _PHASES.items():
+        if phase in memory:
+            saved = memory[phase]["saved_activation_bytes"]
+            in_float32 = memory[phase]["float32_saved_activation_bytes"]
+            cells[f"{step}: saved activations"] = _size(saved)
+            cells[f"{step}: ratio to float32"] = f"1/{in_float32 / saved:.1f}" if saved else "-"
+            cells[f"{step}: peak"] = _size(memory[phase]["peak_bytes"])
+    return cells | {label: _size(memory[key]) for key, label in _RESIDENT.items()}
+
+
+def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
+    epochs = result["epoch_seconds"]
+    parts = {
+        part: median(epoch[part] for epoch in epochs)
+        for part in ("total", *_PHASES, "refresh")
+        if epochs and part in epochs[0]
+    }
+    names = {"total": "seconds per epoch", **{p: f"  of which {p}" for p in (*_PHASES, "refresh")}}
+    cells = {names[part]: f"{seconds:.2f}" for part, seconds in parts.items()}
+    return {"epochs": str(len(epochs)), **cells}
+
+
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "-"
+    for unit, num_unit_bytes in (("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= num_unit_bytes:
+            return f"{num_bytes / num_unit_bytes:.2f} {unit}"
+    return f"{num_bytes} B"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Labels to the left, values to the right, a rule below the first row."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,202 @@
+"""What lets RecBole 1.2.1's own models run on current NumPy, SciPy and PyTorch.
+
+RecBole's last release predates NumPy 2, SciPy 1.14 and PyTorch 2.6, and some of its models import
+DGL or torch_scatter. Each shim repairs one break, is applied once, only where the break exists, and
+computes the same numbers as what it stands in for:
+
+* any ``Config``: ``np.float_``, ``np.complex_``, ``np.unicode_`` left NumPy 2; put back.
+* KGAT: the DGL functions that it calls left DGL 1.0, and there is no older DGL for Python 3.11; its
+  first attention matrix comes from SciPy.
+* KGIN, MCCLK and others: ``dok_matrix._update`` left SciPy 1.14; updates the dictionary behind it.
+* KGIN, MCCLK without torch_scatter: ``scatter_mean`` and ``scatter_softmax`` in plain torch, which
+  only their aggregators see, and only while they run.
+* all models: importing RecBole's SINE switches autograd's anomaly mode on for the whole process;
+  ``get_stock_model`` leaves the mode as it was.
+
+``torch.load`` is left alone: our checkpoints load under its safe default, and checkpoints that
+RecBole pickled are opened only by ``convert``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recbole_tinykg.errors import ConfigurationError
+
+_MODEL_PACKAGES = (
+    "knowledge_aware_recommender",
+    "general_recommender",
+    "context_aware_recommender",
+    "sequential_recommender",
+)
+_KNOWLEDGE_MODELS = tuple("CFKG CKE KGAT KGCN KGIN KGNNLS KTUP MCCLK MKR RippleNet".split())
+
+
+@functools.cache
+def apply() -> None:
+    """Applies every shim that this installation needs; calling it again does nothing."""
+    _restore_numpy_aliases()
+    _restore_dok_update()
+    with _anomaly_mode_kept():
+        _free_kgat_of_dgl()
+        if importlib.util.find_spec("torch_scatter") is None:
+            _lend_scatter("recbole.model.knowledge_aware_recommender.kgin")
+            _lend_scatter("recbole.model.knowledge_aware_recommender.mcclk")
+
+
+def get_stock_model(name: str) -> type:
+    """Returns RecBole's own model class, leaving autograd's anomaly mode as it was.
+
+    Args:
+        name: Class name as RecBole spells it, such as ``KGAT``.
+
+    Raises:
+        ConfigurationError: RecBole has no such model.
+    """
+    apply()
+    with _anomaly_mode_kept():
+        for package in _MODEL_PACKAGES:
+            module_name = f"recbole.model.{package}.{name.lower()}"
+            if name.isidentifier() and importlib.util.find_spec(module_name) is not None:
+                model = getattr(importlib.import_module(module_name), name, None)
+                if isinstance(model, type):
+                    return model
+    raise ConfigurationError(unknown_model_message(name))
+
+
+def unknown_model_message(name: str, tiny_names: tuple[str, ...] = ()) -> str:
+    """Says that a model does not exist, what does, and which name was probably meant."""
+    known = (*tiny_names, *_KNOWLEDGE_MODELS)
+    by_lower_name = {known_name.lower(): known_name for known_name in known}
+    near = difflib.get_close_matches(name.lower(), by_lower_name, n=1)
+    hint = f"; did you mean {by_lower_name[near[0]]}?" if near else ""
+    return (
+        f"model must be one of {', '.join(known)}, or another RecBole model by its class name; "
+        f"got {name!r}{hint}"
+    )
+
+
+@contextmanager
+def _anomaly_mode_kept() -> Iterator[None]:
+    enabled, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(enabled, check_nan)
+
+
+def _restore_numpy_aliases() -> None:
+    """``Config.compatibility_settings`` reads aliases that NumPy 2 removed."""
+    for alias, scalar in (
+        ("float_", np.float64),
+        ("complex_", np.complex128),
+        ("unicode_", np.str_),
+    ):
+        if alias not in np.__dict__:
+            setattr(np, alias, scalar)
+
+
+def _restore_dok_update() -> None:
+    """``A._update(entries)`` filled a ``dok_matrix`` without index checks until SciPy 1.14."""
+    if not hasattr(sp.dok_matrix, "_update"):
+        sp.dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
+
+
+class _WithoutDGL:
+    """The data set as KGAT sees it: the graph that it wants from DGL comes as a SciPy matrix."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def ckg_graph(self, form: str = "coo", value_field: str | None = None) -> Any:
+        return self._dataset.ckg_graph("coo" if form == "dgl" else form, value_field)
+
+
+def _free_kgat_of_dgl() -> None:
+    from recbole.model.knowledge_aware_recommender.kgat import KGAT
+
+    original_init = KGAT.__init__
+
+    @functools.wraps(original_init)
+    def init(self: Any, config: Any, dataset: Any) -> None:
+        original_init(self, config, _WithoutDGL(dataset))
+
+    KGAT.__init__ = init
+    KGAT.init_graph = _init_graph
+
+
+def _init_graph(self: Any) -> Tensor:  # sparse COO, (users + entities, users + entities)
+    """KGAT's first attention matrix: row-normalised adjacency matrices, summed over relations."""
+    ckg, size = self.ckg, tuple(self.matrix_size)
+    adjacency = sum(
+        _row_normalised(ckg.row[ckg.data == relation], ckg.col[ckg.data == relation], size)
+        for relation in range(1, self.n_relations)
+    ).tocoo()
+    indices = torch.from_numpy(np.stack([adjacency.row, adjacency.col]).astype(np.int64))
+    values = torch.from_numpy(adjacency.data).float()
+    return torch.sparse_coo_tensor(indices, values, self.matrix_size, check_invariants=False).to(
+        self.device
+    )
+
+
+def _row_normalised(row: np.ndarray, col: np.ndarray, size: tuple[int, ...]) -> Any:
+    """D⁻¹A of one relation in float64; parallel edges count once each in A and in the row sum."""
+    edges = sp.coo_matrix((np.ones(len(row)), (row, col)), shape=size)
+    with np.errstate(divide="ignore"):
+        inverse_degree = np.power(np.asarray(edges.sum(1)), -1.0).flatten()
+    inverse_degree[np.isinf(inverse_degree)] = 0.0
+    return sp.diags(inverse_degree).dot(edges)
+
+
+def scatter_mean(src: Tensor, index: Tensor, dim: int, dim_size: int) -> Tensor:  # (dim_size, D)
+    """Mean of the rows of ``src`` (E, D) that share an ``index`` (E,); 0 where there are none."""
+    assert dim == 0, "RecBole aggregates along rows only"
+    total = src.new_zeros(dim_size, *src.shape[1:]).index_add_(0, index, src)
+    count = torch.bincount(index, minlength=dim_size).clamp_(min=1).to(src.dtype)
+    return total / count.view(-1, *[1] * (src.dim() - 1))
+
+
+def scatter_softmax(src: Tensor, index: Tensor, dim: int) -> Tensor:  # (E, D)
+    """Softmax over the rows of ``src`` (E, D) that share an ``index`` (E,), column by column."""
+    assert dim == 0, "RecBole normalises along rows only"
+    num_groups = int(index.max()) + 1 if index.numel() else 0
+    rows = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
+    peak = src.new_full((num_groups, *src.shape[1:]), -torch.inf)
+    peak.scatter_reduce_(0, rows, src.detach(), "amax")
+    weight = (src - peak[index]).exp()
+    total = weight.new_zeros(peak.shape).index_add(0, index, weight)
+    return weight / total[index]
+
+
+def _lend_scatter(module_name: str) -> None:
+    """Lets the aggregator of a RecBole module, and nobody else, find ``torch_scatter``."""
+    aggregator = importlib.import_module(module_name).Aggregator
+    original_forward: Callable[..., Any] = aggregator.forward
+    stand_in = ModuleType("torch_scatter", "The two functions RecBole's aggregators import.")
+    vars(stand_in).update(scatter_mean=scatter_mean, scatter_softmax=scatter_softmax)
+
+    @functools.wraps(original_forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        sys.modules["torch_scatter"] = stand_in
+        try:
+            return original_forward(self, *args, **kwargs)
+        finally:
+            del sys.modules["torch_scatter"]
+
+    aggregator.forward = forward

@@ -1,0 +1,115 @@
+"""How RecBole's own entry points learn the names of the twins.
+
+RecBole finds a model by its file name under ``recbole.model``, its trainer by the name
+``<Model>Trainer`` in ``recbole.trainer`` (a model without one trains as a plain knowledge model,
+without a word, and KGAT's attention is then never refreshed), and its parameters in its own
+``properties`` folder. So each twin is entered under those names, and RecBole's ``Config`` reads our
+properties for twins and checks the ``compress_*`` keys.
+
+``recbole.quick_start`` imports Ray and is therefore never imported from here: its
+``load_data_and_model`` is wrapped when somebody else imports it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+import recbole.trainer
+from recbole.config import Config as RecBoleConfig
+
+from recbole_tinykg import checkpoint, config, trainer
+from recbole_tinykg.errors import CheckpointError
+from recbole_tinykg.model import MODELS, get_model
+
+_KNOWLEDGE_MODELS = "recbole.model.knowledge_aware_recommender"
+_QUICK_START = "recbole.quick_start.quick_start"
+
+
+def accept_twins() -> None:
+    """Enters every twin where ``get_model``, ``get_trainer`` and ``Config`` of RecBole look."""
+    package = importlib.import_module(_KNOWLEDGE_MODELS)
+    for name, module_name in MODELS.items():
+        twin = get_model(name)
+        sys.modules[f"{_KNOWLEDGE_MODELS}.{name.lower()}"] = sys.modules[module_name]
+        setattr(package, name, twin)
+        setattr(recbole.trainer, f"{name}Trainer", trainer.trainer_class(twin))
+    _wrap_config()
+
+
+def _wrap_config() -> None:
+    load, set_defaults = (
+        RecBoleConfig._load_internal_config_dict,
+        RecBoleConfig._set_default_parameters,
+    )
+
+    @functools.wraps(load)
+    def load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
+        if isinstance(self, config.Config):
+            load(self, model, model_class, dataset)
+        else:
+            bound = functools.partial(load, self)
+            config.load_properties(self, bound, model, model_class, dataset)
+
+    @functools.wraps(set_defaults)
+    def set_default_parameters(self: Any) -> None:
+        if config.is_tiny(self.model_class) and not isinstance(self, config.Config):
+            config.finish(self)
+        set_defaults(self)
+
+    RecBoleConfig._load_internal_config_dict = load_internal_config_dict
+    RecBoleConfig._set_default_parameters = set_default_parameters
+    RecBoleConfig.to_plain = config.to_plain
+
+
+def load_our_checkpoints(load_ours: Callable[[str], Any]) -> None:
+    """Makes RecBole's ``load_data_and_model`` hand our checkpoints to ``load_ours``."""
+    if _QUICK_START in sys.modules:
+        _wrap_quick_start(sys.modules[_QUICK_START], load_ours)
+    else:
+        sys.meta_path.insert(0, _QuickStartFinder(load_ours))
+
+
+def _wrap_quick_start(module: ModuleType, load_ours: Callable[[str], Any]) -> None:
+    load_recboles = module.load_data_and_model
+
+    @functools.wraps(load_recboles)
+    def load_data_and_model(model_file: str) -> Any:
+        try:
+            checkpoint.load(model_file)
+        except CheckpointError:
+            return load_recboles(model_file)
+        return load_ours(model_file)
+
+    for name in (_QUICK_START, "recbole.quick_start"):
+        if getattr(sys.modules.get(name), "load_data_and_model", None) is load_recboles:
+            setattr(sys.modules[name], "load_data_and_model", load_data_and_model)  # noqa: B010
+
+
+class _QuickStartFinder(MetaPathFinder):
+    """Finds ``recbole.quick_start.quick_start`` where it is, and wraps it after its import."""
+
+    def __init__(self, load_ours: Callable[[str], Any]) -> None:
+        self._load_ours = load_ours
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _QUICK_START:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            run_module = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run_module(module)
+                _wrap_quick_start(module, self._load_ours)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

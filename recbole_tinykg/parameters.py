@@ -1,0 +1,48 @@
+"""Parameters as people write them on a command line.
+
+A text becomes a value by reading it as a Python literal (``2``, ``1e-3``, ``[64,32]``, ``true``) or
+stays what it is (``RO``): as in RecBole, except that RecBole calls ``eval`` and would run it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_tinykg.errors import ConfigurationError
+
+
+def read_arguments(argv: Sequence[str]) -> dict[str, str]:
+    """Reads ``--key=value`` arguments; anything else is refused, where RecBole ignores it.
+
+    Raises:
+        ConfigurationError: An argument of another form, or one key with two values.
+    """
+    parameters: dict[str, str] = {}
+    for argument in argv:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not (argument.startswith("--") and equals and key):
+            raise ConfigurationError(f"arguments must look like --key=value; got {argument!r}")
+        if parameters.setdefault(key, value) != value:
+            raise ConfigurationError(
+                f"--{key} must be given once; got {parameters[key]!r} and {value!r}"
+            )
+    return parameters
+
+
+def read_literal(value: Any) -> Any:
+    """The value that a text stands for: a Python literal, ``true``, ``false``, or the text itself.
+
+    Values that are no text are returned as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    try:
+        literal = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+    is_parameter = isinstance(literal, str | int | float | list | tuple | dict | None)
+    return literal if is_parameter else value

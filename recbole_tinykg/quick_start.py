@@ -1,0 +1,299 @@
+"""From names to a trained model: RecBole's ``run_recbole``, step by step, draw by draw.
+
+The same seed gives the splits, initial weights and batches that RecBole draws, so that a twin and
+its host can be compared step by step. One step of RecBole's is left out: counting FLOPs. It
+deep-copies the model with its graph, which doubles the memory that this package is there to save,
+and runs ``predict`` on the copy. (KGIN and MCCLK draw random numbers in ``predict``: their training
+starts elsewhere in the random stream than under RecBole's ``run_recbole``.)
+
+* ``prepare`` builds everything and writes nothing: for notebooks and tests.
+* ``run_recbole_tinykg`` trains, evaluates, and writes log, checkpoints and ``<run>.json``.
+* ``load_data_and_model`` is RecBole's, for our checkpoints.
+* ``register`` makes RecBole's own entry points accept the twins.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colorama import deinit
+from colorama.ansitowin32 import StreamWrapper
+from colorlog import ColoredFormatter
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_environment, init_logger, init_seed, set_color
+from recbole.utils.logger import RemoveColorFilter
+
+from recbole_tinykg import checkpoint, compat, hosting, ops
+from recbole_tinykg.config import Config, check_dataset
+from recbole_tinykg.errors import CheckpointError, UserError
+from recbole_tinykg.results import plain_metrics, write_result
+from recbole_tinykg.run_files import RunFiles
+from recbole_tinykg.trainer import get_trainer
+
+Names = str | type | None
+ConfigFiles = Sequence[str | os.PathLike[str]] | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything of one run, ready to train: ``trainer.fit(train_data, valid_data)``."""
+
+    config: Config
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+    trainer: Any
+
+
+def prepare(
+    model: Names = None,
+    dataset: str | None = None,
+    config_file_list: ConfigFiles = None,
+    config_dict: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """Builds data, model and trainer of a twin or a stock model, and writes no files.
+
+    Args:
+        model: Class name, such as ``TinyKGAT`` or ``KGAT``; None: as the key ``model`` says.
+        dataset: Name of the data set; None: as the key ``dataset`` says.
+        config_file_list: YAML files of parameters.
+        config_dict: Parameters that win over the files.
+
+    Raises:
+        ConfigurationError: Model, data set or a parameter cannot be used.
+        NativeLibraryError: ``compress_require_native`` is set and the library is missing.
+    """
+    return _build(Config(model, dataset, config_file_list, config_dict))
+
+
+def run_recbole_tinykg(
+    model: Names = None,
+    dataset: str | None = None,
+    config_file_list: ConfigFiles = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+    *,
+    argv: Sequence[str] = (),
+    resume: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Trains a model, evaluates its best epoch, and reports accuracy, memory and time.
+
+    Args:
+        model: Class name; None: as the key ``model`` says.
+        dataset: Name of the data set; None: as the key ``dataset`` says.
+        config_file_list: YAML files of parameters.
+        config_dict: Parameters that win over the files.
+        saved: Whether to write checkpoints, and the result beside them.
+        argv: Arguments ``--key=value`` that win over all other parameters.
+        resume: Checkpoint to continue from, under its configuration; other arguments change that.
+
+    Returns:
+        RecBole's ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
+        ``test_result``; ``memory``: for each phase (``rs``, ``kg``) ``saved_activation_bytes`` and
+        ``peak_bytes`` of one step, and ``parameter_bytes``, ``optimizer_bytes``, ``graph_bytes``;
+        ``epoch_seconds``: for each epoch, by phase; ``model``, ``dataset``, ``run_name``; and
+        ``files``, the paths of checkpoints and result, when saved.
+
+    Raises:
+        UserError: Wrong input; the message is one line.
+    """
+    arguments = (model, dataset, config_file_list, config_dict, argv)
+    config = _resumed_config(resume, *arguments) if resume else Config(*arguments)
+    _check_surroundings(config)  # before a log file is there for nothing
+    _start_log(config)
+    logging.getLogger().info(config)
+    experiment = _build(config)
+    if resume:
+        experiment.trainer.resume_checkpoint(resume)
+    try:
+        return _run(experiment, saved)
+    except KeyboardInterrupt as interrupt:
+        last = _files(experiment)["last"]
+        if Path(last).is_file():
+            interrupt.add_note(f"continue with --resume={last}")
+        raise
+
+
+def load_data_and_model(
+    model_file: str | os.PathLike[str], *, config_dict: Mapping[str, Any] | None = None
+) -> tuple[Config, Any, Any, Any, Any, Any]:
+    """Loads a checkpoint of ours, and the data it was trained on.
+
+    Args:
+        model_file: Checkpoint.
+        config_dict: Parameters that win over the checkpoint's, such as ``data_path``.
+
+    Returns:
+        Config, model, dataset, train data, valid data, test data.
+
+    Raises:
+        CheckpointError: Not a checkpoint of ours, or a damaged one.
+        ConfigurationError: The data set is not there.
+    """
+    state = checkpoint.load(model_file)
+    config = Config.from_plain(state["config"], config_dict)
+    dataset, loaders, model = build_data_and_model(config)
+    checkpoint.restore_model(model, state)
+    return config, model, dataset, *loaders
+
+
+@functools.cache
+def register() -> None:
+    """Makes RecBole's own functions accept the twins; calling it again does nothing.
+
+    From then on RecBole's ``Config``, ``get_model``, ``get_trainer`` and ``run_recbole`` take names
+    such as ``TinyKGAT``, and its ``load_data_and_model`` takes our checkpoints. For people who keep
+    their scripts: import RecBole's functions after this call.
+    """
+    compat.apply()
+    hosting.accept_twins()
+    hosting.load_our_checkpoints(load_data_and_model)
+
+
+def _build(config: Config) -> Experiment:
+    dataset, loaders, model = build_data_and_model(config)
+    return Experiment(config, dataset, *loaders, model, get_trainer(config, model))
+
+
+def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any]:
+    """Builds what a configuration describes, in RecBole's order of random draws.
+
+    Returns:
+        The data set; its train, valid and test loaders; the model with initial weights.
+    """
+    _check_surroundings(config)
+    logger = logging.getLogger()
+    init_seed(config["seed"], config["reproducibility"])
+    with _recboles_warnings_ignored():
+        dataset = create_dataset(config)
+        logger.info(dataset)
+        loaders = data_preparation(config, dataset)
+        init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+        model = config.model_class(config, loaders[0]._dataset).to(config["device"])
+    logger.info(model)
+    return dataset, loaders, model
+
+
+def _check_surroundings(config: Config) -> None:
+    """Raises UserError unless the data set, and the native library if required, are there."""
+    check_dataset(config)
+    if config["compress_require_native"]:
+        ops.require_native()
+
+
+@contextmanager
+def _recboles_warnings_ignored() -> Iterator[None]:
+    """RecBole assigns in chains (fine before pandas 3) and divides by zero (and mends it)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"recbole\.")
+        yield
+
+
+def _resumed_config(
+    file: str | os.PathLike[str],
+    model: Names,
+    dataset: str | None,
+    config_file_list: ConfigFiles,
+    config_dict: Mapping[str, Any] | None,
+    argv: Sequence[str],
+) -> Config:
+    """The configuration of a checkpoint, with changes."""
+    plain = checkpoint.load(file)["config"]
+    changed = Config(
+        model or plain["model"], dataset or plain["dataset"], config_file_list, config_dict, argv
+    )
+    for key in ("model", "dataset"):
+        if changed[key] != plain[key]:
+            raise CheckpointError(
+                f"{file} is a checkpoint of {key} {plain[key]}; got {key} {changed[key]}: "
+                f"leave {key} out, or start a new run"
+            )
+    return Config.from_plain(plain, changed.external_config_dict)
+
+
+def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:
+    config, trainer = experiment.config, experiment.trainer
+    best_valid_score, best_valid_result = trainer.fit(
+        experiment.train_data,
+        experiment.valid_data,
+        saved=saved,
+        show_progress=config["show_progress"],
+    )
+    test_result = trainer.evaluate(
+        experiment.test_data, load_best_model=saved, show_progress=config["show_progress"]
+    )
+    _log_end(config, best_valid_result, test_result)
+    result: dict[str, Any] = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "run_name": config["run_name"],
+        "best_valid_score": float(best_valid_score),
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": plain_metrics(best_valid_result),
+        "test_result": plain_metrics(test_result),
+        "memory": trainer.memory(),
+        "epoch_seconds": trainer.epoch_seconds,
+    }
+    if saved:
+        result["files"] = _files(experiment)
+        write_result(Path(result["files"]["result"]), result, config)
+    return result
+
+
+def _files(experiment: Experiment) -> dict[str, str]:
+    files = RunFiles(Path(experiment.trainer.saved_model_file))
+    return {
+        "best": str(files.best),
+        "last": str(files.last),
+        "result": str(files.best.with_suffix(".json")),
+    }
+
+
+def _log_end(config: Config, best_valid_result: Any, test_result: Any) -> None:
+    logger = logging.getLogger()
+    environment = get_environment(config).draw()
+    logger.info(f"The running environment of this training is as follows:\n{environment}")
+    logger.info(set_color("best valid ", "yellow") + f": {plain_metrics(best_valid_result)}")
+    logger.info(set_color("test result", "yellow") + f": {plain_metrics(test_result)}")
+
+
+def _start_log(config: Config) -> None:
+    """Starts RecBole's logger, with a file of its own for every run of a process.
+
+    RecBole configures the root logger only while it has no handlers: those of an earlier run are
+    closed, those of other people are set aside for a moment.
+    """
+    if isinstance(sys.stdout, StreamWrapper):
+        deinit()  # RecBole's logger wraps the streams once more with every run
+    root = logging.getLogger()
+    others = []
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        if _is_recboles(handler):
+            handler.close()
+        else:
+            others.append(handler)
+    try:
+        init_logger(config)
+    except OSError as error:
+        raise UserError(f"./log must be a writable folder for the log file; {error}") from error
+    finally:
+        for handler in others:
+            root.addHandler(handler)
+
+
+def _is_recboles(handler: logging.Handler) -> bool:
+    return isinstance(handler.formatter, ColoredFormatter) or any(
+        isinstance(log_filter, RemoveColorFilter) for log_filter in handler.filters
+    )

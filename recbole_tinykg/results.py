@@ -1,0 +1,62 @@
+"""What a run leaves for programs: plain metrics, and ``<run>.json`` beside the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import recbole
+import torch
+
+from recbole_tinykg.config import Config
+from recbole_tinykg.errors import UserError
+
+
+def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """RecBole's metrics (NumPy scalars under NumPy 2) as plain floats; None stays None."""
+    return None if metrics is None else {name: float(value) for name, value in metrics.items()}
+
+
+def write_result(path: Path, result: Mapping[str, Any], config: Config) -> None:
+    """Writes a run's result with its configuration and versions, whole or not at all.
+
+    Args:
+        path: The file, replaced if it is there.
+        result: As ``run_recbole_tinykg`` returns it.
+        config: Configuration of the run.
+
+    Raises:
+        UserError: The folder or the disk does not take the file.
+    """
+    content = {
+        **result,
+        "config": config.to_plain(),
+        "device": str(config["device"]),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "recbole": recbole.__version__,
+        },
+    }
+    text = json.dumps(_without_infinities(content), indent=2, allow_nan=False)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"result {path} cannot be written: {error.strerror}") from error
+
+
+def _without_infinities(value: Any) -> Any:
+    """JSON has no number for infinity or NaN: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,81 @@
+"""What every test gets: an empty working folder, and RecBole's traces in the process removed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import write_tiny_dataset
+
+RECBOLES_WARNINGS = [
+    # RecBole hands tensors to NumPy functions, and PyTorch's __array_wrap__ predates NumPy 2
+    "ignore:__array_wrap__ must accept context:DeprecationWarning",
+    # RecBole's own training loop, where a test runs it as the oracle
+    "ignore:.*torch.cuda.amp.GradScaler:FutureWarning",
+    "ignore:torch.sparse.SparseTensor:UserWarning",
+]
+
+
+def pytest_configure(config):
+    """Warnings are errors, but for those that RecBole raises on current libraries."""
+    for line in RECBOLES_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def empty_working_folder(tmp_path_factory, monkeypatch) -> Path:
+    """RecBole writes `log`, `log_tensorboard` and `saved` where it is started."""
+    folder = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch):
+    """A run opens a log file, chooses GPUs in the environment and may touch autograd's mode."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ["CUDA_VISIBLE_DEVICES"])
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    assert not torch.is_anomaly_enabled(), "a test left autograd's anomaly mode on"
+
+
+@pytest.fixture(scope="session")
+def tiny_data_path(tmp_path_factory) -> Path:
+    """The folder above a generated data set named `tiny`."""
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def tiny(tiny_data_path) -> dict[str, Any]:
+    """Parameters of a one-second run: `prepare("TinyKGAT", "tiny", config_dict=tiny)`."""
+    return {
+        "data_path": str(tiny_data_path),
+        "epochs": 2,
+        "train_batch_size": 64,
+        "embedding_size": 8,
+        "kg_embedding_size": 8,
+        "topk": 5,
+        "valid_metric": "MRR@5",
+        "show_progress": False,
+        "state": "ERROR",
+        "gpu_id": "",
+    }
+
+
+@pytest.fixture
+def ml_100k() -> dict[str, Any]:
+    """Parameters for RecBole's bundled ml-100k at its defaults, on the CPU and quiet."""
+    return {"epochs": 1, "show_progress": False, "state": "ERROR", "gpu_id": ""}
