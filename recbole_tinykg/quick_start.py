@@ -115,7 +115,7 @@ def run_recbole_tinykg(
     logging.getLogger().info(config)
     experiment = _build(config)
     if resume:
-        experiment.trainer.resume_checkpoint(resume)
+        experiment.trainer.resume_checkpoint(resume, experiment.train_data)
     try:
         return _run(experiment, saved)
     except KeyboardInterrupt as interrupt:

@@ -34,6 +34,7 @@ ORDER = [
     "meter",
     "phases",
     "checkpoint",
+    "run_files",
     "side_effects",
     "trainer",
     "results",

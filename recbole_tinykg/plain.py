@@ -1,0 +1,125 @@
+"""Any state of a model in plain containers, tensors and numbers, and back.
+
+``torch.load(weights_only=True)`` takes tensors, numbers, text, dict, list, tuple and little else.
+What is none of these but can be said with them becomes a dict with a tag, a key that is reserved::
+
+    NumPy array    {"__kind__": "ndarray", "data": tensor}
+    set            {"__kind__": "set", "items": [...]}
+    sparse tensor  {"__kind__": "sparse_coo", "indices": …, "values": …, "size": …, "coalesced": …}
+                   {"__kind__": "sparse_csr", "crow": …, "col": …, "values": …, "size": …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_SCALARS = (bool, int, float, str, bytes)  # bool first: it is an int
+_KIND = "__kind__"
+
+
+def plain(value: Any) -> Any:
+    """Returns ``value`` without classes: any mapping a dict, NumPy scalars numbers, CPU tensors.
+
+    Raises:
+        TypeError: There is no plain form.
+    """
+    if value is None or type(value) in _SCALARS:
+        return value
+    if isinstance(value, Tensor):
+        return _plain_tensor(value.detach())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return _plain_array(value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, list):
+        return list(map(plain, value))
+    if isinstance(value, (set, frozenset)):
+        return {_KIND: "set", "items": list(map(plain, value))}
+    return _plain_scalar(value)
+
+
+def revived(value: Any, device: torch.device | str = "cpu") -> Any:
+    """Undoes ``plain``, with tensors on ``device``; a mapping stays a dict, a scalar a number."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        if _KIND in value:
+            return _REVIVE[value[_KIND]](value, device)
+        return {key: revived(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(revived(item, device) for item in value)
+    return value
+
+
+def _plain_scalar(value: Any) -> Any:
+    for scalar in _SCALARS:
+        if isinstance(value, scalar):
+            return scalar(value)  # type: ignore[arg-type]  # a subclass of it
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no plain form")
+
+
+def _plain_tensor(tensor: Tensor) -> Any:
+    if tensor.layout is torch.sparse_coo:
+        return {
+            _KIND: "sparse_coo",
+            "indices": _plain_tensor(tensor._indices()),
+            "values": _plain_tensor(tensor._values()),
+            "size": tuple(tensor.shape),
+            "coalesced": tensor.is_coalesced(),
+        }
+    if tensor.layout is torch.sparse_csr:
+        return {
+            _KIND: "sparse_csr",
+            "crow": _plain_tensor(tensor.crow_indices()),
+            "col": _plain_tensor(tensor.col_indices()),
+            "values": _plain_tensor(tensor.values()),
+            "size": tuple(tensor.shape),
+        }
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{tensor.layout} tensor has no plain form")
+    tensor = tensor.cpu()
+    is_slice = tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_slice else tensor  # a slice would take its whole storage along
+
+
+def _plain_array(array: np.ndarray) -> Any:
+    if array.dtype.kind in "biufc":
+        return {_KIND: "ndarray", "data": torch.from_numpy(array.copy())}
+    return plain(array.tolist())
+
+
+def _revived_coo(parts: dict[str, Any], device: torch.device | str) -> Tensor:
+    return torch.sparse_coo_tensor(
+        parts["indices"].to(device),
+        parts["values"].to(device),
+        parts["size"],
+        is_coalesced=parts["coalesced"],
+        check_invariants=True,
+    )
+
+
+def _revived_csr(parts: dict[str, Any], device: torch.device | str) -> Tensor:
+    return torch.sparse_csr_tensor(
+        parts["crow"].to(device),
+        parts["col"].to(device),
+        parts["values"].to(device),
+        size=parts["size"],
+        check_invariants=True,
+    )
+
+
+_REVIVE = {
+    "ndarray": lambda parts, device: parts["data"].numpy(),
+    "set": lambda parts, device: set(revived(parts["items"], device)),
+    "sparse_coo": _revived_coo,
+    "sparse_csr": _revived_csr,
+}

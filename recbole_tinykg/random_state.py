@@ -1,0 +1,65 @@
+"""Every source of random numbers that a RecBole run draws from, in plain containers, and back.
+
+RecBole's samplers draw from NumPy's global generator, dropout from PyTorch's, and each data loader
+shuffles with a generator of its own. Python's is kept too, as a model or a data set may use it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def capture() -> dict[str, Any]:
+    """Returns the states of Python, NumPy, PyTorch and, once CUDA is in use, of its devices."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Puts the states of ``capture`` back; those of CUDA devices that are not here are left out."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for index, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda_state, index)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Whatever the block draws, the code after it finds the random state from before."""
+    state = capture()
+    try:
+        yield
+    finally:
+        restore(state)
+
+
+def generators(**loaders: Any) -> dict[str, torch.Generator]:
+    """Finds the generators of data loaders, those inside RecBole's knowledge-graph loader too.
+
+    Args:
+        loaders: Loaders by name; None has no generator.
+
+    Returns:
+        Generators by name, such as ``valid`` or ``train.kg_dataloader``.
+    """
+    parts = {
+        f"{name}.{part}".removesuffix("."): getattr(loader, part) if part else loader
+        for name, loader in loaders.items()
+        for part in ("", "general_dataloader", "kg_dataloader")
+        if not part or hasattr(loader, part)
+    }
+    found = {name: getattr(loader, "generator", None) for name, loader in parts.items()}
+    return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}

@@ -1,0 +1,299 @@
+"""The host's own trainer, with measured steps, timed phases and safe checkpoints underneath.
+
+RecBole trains each knowledge model with a trainer of its own (``KGATTrainer``, ``KGTrainer``, …),
+which decides what an epoch is and calls ``Trainer`` for each pass over the data. ``TinyTrainer``
+slips in between by inheritance, for twins and for stock models alike::
+
+    TinyKGATTrainer -> _WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
+                       an epoch       the passes     a pass         RecBole's loops
+
+So the loops stay RecBole's. What is added: the bytes of the first step and the seconds of every
+phase; the checkpoints ``<run>.pth`` and ``<run>-last.pth``, from which training continues bit for
+bit; autograd's anomaly mode only while ``fit`` runs, and never for twins; Adam in one fused kernel
+for twins; TensorBoard files once there is something to write.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import get_trainer as get_recbole_trainer
+from recbole.utils import set_color
+from torch import nn
+
+from recbole_tinykg import checkpoint, random_state
+from recbole_tinykg.config import is_tiny, to_plain
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.meter import optimizer_bytes, resident_bytes
+from recbole_tinykg.phases import EpochClock, LossFunction, StepMeter, phase_of
+from recbole_tinykg.run_files import RunFiles
+from recbole_tinykg.side_effects import LazyWriter, no_files, recboles_deprecations_ignored
+
+_COUNTERS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
+
+
+def get_trainer(config: Any, model: nn.Module) -> Any:
+    """Returns the trainer of a twin or of a stock model, ready for ``fit``; writes no files.
+
+    Raises:
+        ConfigurationError: RecBole trains the model in a loop of its own.
+    """
+    return trainer_class(type(model))(config, model)
+
+
+def trainer_class(model_class: Any) -> type:
+    """Returns the trainer class for a model class: the host's trainer with ours underneath.
+
+    Raises:
+        ConfigurationError: RecBole trains the model in a loop of its own.
+    """
+    name = model_class.__name__
+    host = get_recbole_trainer(model_class.type, getattr(model_class, "host", name))
+    if host.fit is not Trainer.fit:
+        raise ConfigurationError(
+            f"model must train in RecBole's common loop; got {name}, "
+            f"which has {host.__name__}.fit: run it with RecBole itself"
+        )
+    bases = (TinyTrainer,) if host is Trainer else (host, TinyTrainer)
+    return type(f"{name}Trainer", (_WholeEpoch, *bases), {})
+
+
+class _WholeEpoch(Trainer):
+    """Sits above the host's trainer, where one call is one epoch with all its passes."""
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: LossFunction | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        with self._clock.epoch():
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+
+
+class TinyTrainer(Trainer):
+    """Sits between the host's trainer and RecBole's, where one call is one pass over one loss."""
+
+    def __init__(self, config: Any, model: nn.Module) -> None:
+        """Builds RecBole's trainer with the files of a new run; writes none of them."""
+        with no_files():
+            super().__init__(config, model)
+        name = config["run_name"] or f"{config['model']}-{secrets.token_hex(6)}"
+        self._use_files(RunFiles(Path(self.checkpoint_dir) / f"{name}.pth"))
+        self._clock = EpochClock(self.device)
+        self._phase_bytes: dict[str, dict[str, int | None]] = {}
+        self._resident_bytes: dict[str, int] = {}
+        self._resumed: dict[str, Any] | None = None
+        self._latest_valid_result: dict[str, float] | None = None
+
+    @property
+    def epoch_seconds(self) -> list[dict[str, float]]:
+        """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
+        return self._clock.epochs
+
+    def memory(self) -> dict[str, Any]:
+        """Returns the bytes of one step of each phase, and of what stays between steps.
+
+        ``rs`` and ``kg``, for phases that have run: ``saved_activation_bytes``,
+        ``float32_saved_activation_bytes``, ``peak_bytes``; and ``parameter_bytes``,
+        ``graph_bytes``, ``optimizer_bytes``.
+        """
+        return {
+            **self._phase_bytes,
+            **(self._resident_bytes or resident_bytes(self.model)),
+            "optimizer_bytes": optimizer_bytes(self.optimizer),
+        }
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Trains as RecBole's ``fit`` does; if ``saved``, every epoch leaves ``<run>-last.pth``.
+
+        Raises:
+            CheckpointError: Files cannot be written, or the resumed run had another data set.
+        """
+        self._begin(train_data, valid_data, saved)
+
+        def after_evaluation(epoch_idx: int, valid_score: float) -> None:
+            self._save_last(epoch_idx)
+            if callback_fn is not None:
+                callback_fn(epoch_idx, valid_score)
+
+        try:
+            with (
+                torch.autograd.set_detect_anomaly(self._detects_anomalies()),
+                recboles_deprecations_ignored(),
+            ):
+                return super().fit(
+                    train_data, valid_data, verbose, saved, show_progress, after_evaluation
+                )
+        finally:
+            self.tensorboard.close()
+
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | os.PathLike[str] | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Evaluates as RecBole's ``evaluate`` does; a checkpoint is read without running its code.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read, or is of another model.
+        """
+        if load_best_model and eval_data:
+            path = model_file or self.saved_model_file
+            checkpoint.restore_model(self.model, checkpoint.load(path))
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def resume_checkpoint(
+        self, resume_file: str | os.PathLike[str], train_data: Any = None
+    ) -> None:
+        """Takes a run up where a checkpoint left it; ``fit`` then continues it, in its files.
+
+        Args:
+            resume_file: The checkpoint, of the run's best epoch or of its last.
+            train_data: What ``fit`` will get, to be compared now; None: ``fit`` compares it.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read; is of another model, shape, data set or
+                configuration, or of a finished run; the best epoch is not beside it.
+        """
+        state = checkpoint.load(resume_file)
+        checkpoint.check_model(self.model, state)
+        checkpoint.check_config(to_plain(self.config), state)
+        checkpoint.check_unfinished(state, epochs=self.epochs, stopping_step=self.stopping_step)
+        if train_data is not None:
+            checkpoint.check_dataset(checkpoint.dataset_fingerprint(train_data._dataset), state)
+        self._use_files(RunFiles.around(resume_file, state))
+        checkpoint.restore_model(self.model, state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.start_epoch = state["epoch"] + 1
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self._resumed = state
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _use_files(self, files: RunFiles) -> None:
+        self._files = files
+        self.saved_model_file = str(files.best)
+        self.tensorboard = LazyWriter(Path("log_tensorboard") / files.best.stem)
+
+    def _begin(self, train_data: Any, valid_data: Any, saved: bool) -> None:
+        """Checks what training will write to, and puts a resumed run's random state back."""
+        self._saves = saved
+        self._files = RunFiles(Path(self.saved_model_file))  # which RecBole's users may have set
+        self._evaluates = bool(valid_data) and self.eval_step > 0  # as RecBole's loop has it
+        self._dataset = checkpoint.dataset_fingerprint(train_data._dataset)
+        self._generators = random_state.generators(train=train_data, valid=valid_data)
+        if saved:
+            checkpoint.check_writable(self._files.best)
+        self.tensorboard.flush()
+        if self._resumed is not None:
+            self._restore_random_state(self._resumed)
+            self._resumed = None
+
+    def _restore_random_state(self, state: dict[str, Any]) -> None:
+        checkpoint.check_dataset(self._dataset, state)
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name])
+        random_state.restore(state["random_state"])
+
+    def _detects_anomalies(self) -> bool:
+        chosen = self.config["detect_anomaly"]
+        return not is_tiny(type(self.model)) if chosen is None else bool(chosen)
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super()._build_optimizer(**kwargs)
+        is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+        return _fused(optimizer) if is_adam and is_tiny(type(self.model)) else optimizer
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: LossFunction | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        loss_func = loss_func or self.model.calculate_loss
+        phase = phase_of(loss_func)
+        self._resident_bytes = self._resident_bytes or resident_bytes(self.model)
+        with self._clock.phase(phase), self._measured(phase, loss_func) as measured:
+            return super()._train_epoch(train_data, epoch_idx, measured, show_progress)
+
+    @contextmanager
+    def _measured(self, phase: str, loss_func: LossFunction) -> Iterator[LossFunction]:
+        if phase in self._phase_bytes:
+            yield loss_func
+            return
+        with StepMeter(self.model, self.optimizer, self.device, loss_func) as meter:
+            yield meter.loss_func
+        if meter.result:
+            self._phase_bytes[phase] = meter.result
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
+        score, self._latest_valid_result = super()._valid_epoch(valid_data, show_progress)
+        return score, self._latest_valid_result
+
+    def _add_train_loss_to_tensorboard(
+        self, epoch_idx: int, losses: Any, tag: str = "Loss/Train"
+    ) -> None:
+        """Comes right after an epoch's training, and ends the epoch if no evaluation follows."""
+        super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+        scalars = {f"Seconds/{name}": s for name, s in self._clock.epochs[-1].items()}
+        for phase, quantities in self._phase_bytes.items():
+            scalars |= {f"Memory/{phase}_{name}": n for name, n in quantities.items() if n}
+        for name, value in scalars.items():
+            self.tensorboard.add_scalar(name, value, epoch_idx)
+        if self._evaluates and (epoch_idx + 1) % self.eval_step != 0:
+            self._save_last(epoch_idx)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Comes for an epoch that is the best so far, before RecBole notes the epoch's result."""
+        if self._latest_valid_result is not None:
+            self.best_valid_result = self._latest_valid_result
+        self._files.save_best(self._state(epoch))
+        if verbose:
+            path = self._files.best
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def _save_last(self, epoch: int) -> None:
+        if self._saves:
+            self._files.save_last(epoch, lambda: self._state(epoch))
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {
+            **checkpoint.model_state(self.model),
+            "dataset": self._dataset,
+            "config": to_plain(self.config),
+            "epoch": epoch,
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "optimizer": self.optimizer.state_dict(),
+            "random_state": random_state.capture(),
+            "generators": {name: g.get_state() for name, g in self._generators.items()},
+        }
+
+
+def _fused(optimizer: Any) -> torch.optim.Optimizer:
+    """The same optimizer in one kernel, much faster on large tables; itself where there is none."""
+    groups = [{**group, "fused": True} for group in optimizer.param_groups]
+    try:
+        return type(optimizer)(groups, fused=True)
+    except RuntimeError:
+        return optimizer
