@@ -1,8 +1,9 @@
-// The arithmetic of the quantizer, shared by CPU and CUDA kernels: Philox, metadata of a group, one element.
+// The arithmetic of the quantizer, shared by CPU and CUDA kernels: Philox, metadata of a group, one
+// element.
 //
-// recbole_tinykg/reference.py is the definition and docs/quantizer.md explains it; every function here agrees
-// with it bit for bit, for which floating-point contraction must be off (-ffp-contract=off, -fmad=false).
-// C is the arithmetic type: float, or double for double input.
+// recbole_tinykg/reference.py is the definition and docs/quantizer.md explains it; every function
+// here agrees with it bit for bit, for which floating-point contraction must be off
+// (-ffp-contract=off, -fmad=false). C is the arithmetic type: float, or double for double input.
 #pragma once
 
 #include <cmath>
@@ -35,8 +36,8 @@ TINYKG_INLINE Stream make_stream(int64_t seed, int64_t position) {
           static_cast<uint32_t>(p >> 32)};
 }
 
-// Philox 4x32: the four words of an eight-element block. Element j takes 16 bits of words[j / 2], the low
-// half for even j.
+// Philox 4x32: the four words of an eight-element block. Element j takes 16 bits of words[j / 2],
+// the low half for even j.
 TINYKG_INLINE void philox(const Stream& stream, uint64_t block, uint32_t* words) {
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
   uint32_t c2 = stream.position0, c3 = stream.position1;

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import reference
-from recbole_tinykg.registration import native_status, require_native, warn_if_not_native
+from recbole_tinykg.registration import native_status, require_native
 
 __all__ = [
     "BITS",
@@ -75,7 +75,6 @@ def quantize(
     _check_matrix("x", x)
     _check_stream(stream, x, first_row)
     _check_bits(bits)
-    warn_if_not_native()
     return _quantize(x, stream, bits=bits, stochastic=stochastic, first_row=first_row)
 
 
@@ -110,7 +109,6 @@ def dequantize(
     _check_tensor("codes", codes, packed, torch.uint8, minimum.device)
     _check_tensor("minimum", minimum, groups, reference.compute_dtype(dtype), codes.device)
     _check_tensor("step", step, groups, reference.step_dtype(dtype), codes.device)
-    warn_if_not_native()
     return _dequantize(codes, minimum, step, num_columns=num_columns, bits=bits, dtype=dtype)
 
 
@@ -122,7 +120,6 @@ def sign_mask(x: Tensor) -> Tensor:  # (N, D) -> (N, ceil(D / 8)) uint8
         ValueError: ``x`` is not a matrix.
     """
     _check_matrix("x", x)
-    warn_if_not_native()
     return _sign_mask(x)
 
 
@@ -143,7 +140,6 @@ def leaky_relu_backward(
     _check_matrix("grad", grad)
     packed = (grad.shape[0], reference.packed_bytes(grad.shape[1], 1))
     _check_tensor("mask", mask, packed, torch.uint8, grad.device)
-    warn_if_not_native()
     return _leaky_relu_backward(grad, mask, negative_slope=negative_slope)
 
 
@@ -174,7 +170,6 @@ def dropout(
     _check_stream(stream, x, first_row)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be in [0, 1]; got {probability}")
-    warn_if_not_native()
     return _dropout(x, stream, probability=probability, first_row=first_row)
 
 

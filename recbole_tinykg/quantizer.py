@@ -43,25 +43,14 @@ class Layout:
         return 1 if self.bits == UNCOMPRESSED else 3
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Quantized:
-    """A compressed matrix: codes, one minimum and one step per group, and their layout.
+    """A compressed matrix: codes, one minimum and one step per group, and their layout."""
 
-    Args:
-        codes: Packed codes, (N, ceil(D * bits / 8)) uint8; at 32 bits the matrix itself.
-        minimum: (N, G); absent at 32 bits.
-        step: (N, G); absent at 32 bits.
-        layout: Bits, columns, dtype and shape.
-    """
-
-    __slots__ = ("codes", "layout", "minimum", "step")
-
-    def __init__(
-        self, codes: Tensor, minimum: Tensor | None, step: Tensor | None, layout: Layout
-    ) -> None:
-        self.codes = codes
-        self.minimum = minimum
-        self.step = step
-        self.layout = layout
+    codes: Tensor  # (N, ceil(D * bits / 8)) uint8; at 32 bits the matrix itself
+    minimum: Tensor | None  # (N, G); absent at 32 bits
+    step: Tensor | None  # (N, G); absent at 32 bits
+    layout: Layout
 
     @classmethod
     def from_tensors(cls, tensors: tuple[Tensor, ...], layout: Layout) -> Quantized:
@@ -87,15 +76,16 @@ class Quantized:
         """The matrix up to quantization noise; at 32 bits the very tensor that was given."""
         layout = self.layout
         if self.minimum is None or self.step is None:
-            return self.codes
-        value = ops.dequantize(
-            self.codes,
-            self.minimum,
-            self.step,
-            num_columns=layout.num_columns,
-            bits=layout.bits,
-            dtype=layout.dtype,
-        )
+            value = self.codes
+        else:
+            value = ops.dequantize(
+                self.codes,
+                self.minimum,
+                self.step,
+                num_columns=layout.num_columns,
+                bits=layout.bits,
+                dtype=layout.dtype,
+            )
         return value if len(layout.shape) == 2 else value.view(layout.shape)
 
     def rows(self, start: int, stop: int) -> Quantized:
@@ -104,13 +94,12 @@ class Quantized:
         Rows are counted over all leading dimensions of a tensor of rank above 2.
         """
         layout = self.layout
-        parts = tuple(tensor.reshape(-1, tensor.shape[-1])[start:stop] for tensor in self.tensors())
+        parts = tuple(tensor[start:stop] for tensor in self.tensors())
         shape = (parts[0].shape[0], layout.num_columns)
-        return self.from_tensors(
-            parts, Layout(layout.bits, layout.num_columns, layout.dtype, shape)
-        )
+        return self.from_tensors(parts, Layout(layout.bits, shape[1], layout.dtype, shape))
 
     def __repr__(self) -> str:
+        """Shape, bits, dtype and bytes instead of the numbers."""
         layout = self.layout
         return (
             f"Quantized(shape={layout.shape}, bits={layout.bits}, dtype={layout.dtype}, "
@@ -130,13 +119,12 @@ class Quantizer:
     rounding: Rounding = "stochastic"  # unbiased; "nearest" has less noise and a bias
 
     def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
         if self.bits not in (*ops.BITS, UNCOMPRESSED):
-            raise ConfigurationError(
-                f"compress_bits must be one of 1, 2, 4, 8, 32; got {self.bits!r}"
-            )
+            raise ConfigurationError(f"bits must be one of 1, 2, 4, 8, 32; got {self.bits!r}")
         if self.rounding not in ("stochastic", "nearest"):
             raise ConfigurationError(
-                f"compress_rounding must be stochastic or nearest; got {self.rounding!r}"
+                f"rounding must be stochastic or nearest; got {self.rounding!r}"
             )
 
     def quantize(
@@ -192,6 +180,4 @@ def quantize(x: Tensor, *, bits: int = 2, seed: int = 0) -> Quantized:
     matrix = x.detach().reshape(math.prod(x.shape[:-1]), x.shape[-1])
     kept = Quantizer(bits).quantize(matrix, stream(seed, 0, x.device))
     layout = Layout(bits, x.shape[-1], x.dtype, tuple(x.shape))
-    if bits == UNCOMPRESSED:
-        return Quantized(kept.codes.view(layout.shape), None, None, layout)
-    return Quantized(kept.codes, kept.minimum, kept.step, layout)
+    return Quantized.from_tensors(kept.tensors(), layout)

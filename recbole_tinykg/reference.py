@@ -200,9 +200,7 @@ def _unpack(packed: Tensor, bits: int, num_columns: int) -> Tensor:  # -> (N, D)
     return code.flatten(1)[:, :num_columns]
 
 
-def _noise(
-    stream: Tensor, first_row: int, shape: torch.Size
-) -> Tensor:  # (N, D) int64 in [0, 2**16)
+def _noise(stream: Tensor, first_row: int, shape: torch.Size) -> Tensor:  # shape, int64
     """16 random bits per element; eight neighbours in a row share one generator call."""
     num_rows, num_columns = shape
     blocks = -(-num_columns // 8)

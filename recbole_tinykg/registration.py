@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ _SCHEMAS = (
     "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense) -> Tensor",
     "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense) -> ()",
 )
+_BY_LIBRARY = ("spmm", "spmm_add_")  # these call MKL or cuSPARSE and have no kernel of ours
 
 
 def native_status() -> tuple[bool, str]:
@@ -53,15 +56,26 @@ def require_native() -> None:
 
 
 @functools.cache
-def warn_if_not_native() -> None:
+def _warn_not_native() -> None:
     """Say, once per process, that the slow reference stands in for the native kernels."""
-    loaded, detail = _load_native()
-    if not loaded:
-        warnings.warn(
-            f"native CPU kernels are missing, the slow reference runs: {detail}; {REMEDY}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    detail = _load_native()[1]
+    warnings.warn(
+        f"native CPU kernels are missing, the slow reference runs: {detail}; {REMEDY}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _stand_in(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference of an operator whose native kernel is missing on the CPU."""
+
+    @functools.wraps(implementation)
+    def run(first: Tensor, *others: Any, **options: Any) -> Any:
+        if first.device.type == "cpu":
+            _warn_not_native()
+        return implementation(first, *others, **options)
+
+    return run
 
 
 @functools.cache
@@ -115,11 +129,15 @@ def _spmm_add__shape(out: Tensor, crow: Tensor, col: Tensor, values: Tensor, den
 
 def _register() -> Library:
     library = Library(NAMESPACE, "DEF")
+    loaded = _load_native()[0]
     for schema in _SCHEMAS:
         name = schema.partition("(")[0]
-        shape_rule = globals()[f"_{name}_shape"]
+        implementation = getattr(reference, name)
+        if not loaded and name not in _BY_LIBRARY:
+            implementation = _stand_in(implementation)
         library.define(schema)
-        library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+        library.impl(name, implementation, "CompositeExplicitAutograd")
+        shape_rule = globals()[f"_{name}_shape"]
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_rule, lib=library)
     return library
 
@@ -135,5 +153,4 @@ def _silence_sparse_csr_warning() -> None:
 
 
 _LIBRARY = _register()  # operators live as long as this object
-_load_native()
 _silence_sparse_csr_warning()

@@ -1,8 +1,9 @@
-// dropout on the CPU: the mask is drawn from the stream, in forward and again in backward, and never stored.
-#include "rows.h"
-
+// dropout on the CPU: the mask is drawn from the stream, in forward and again in backward, and
+// never stored.
 #include <cmath>
 #include <vector>
+
+#include "rows.h"
 
 namespace tinykg {
 namespace {

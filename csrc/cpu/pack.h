@@ -1,5 +1,6 @@
-// Codes of 1, 2, 4 or 8 bits, packed from the low bits of each byte upwards: element j of a row at byte
-// j * bits / 8. A whole machine word of codes is packed at a time, in loops that compilers vectorise.
+// Codes of 1, 2, 4 or 8 bits, packed from the low bits of each byte upwards: element j of a row at
+// byte j * bits / 8. A whole machine word of codes is packed at a time, in loops that compilers
+// vectorise.
 #pragma once
 
 #include <type_traits>
@@ -14,7 +15,9 @@
 
 namespace tinykg {
 
-constexpr int64_t packed_bytes(int64_t num_columns, int bits) { return (num_columns * bits + 7) / 8; }
+constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
+  return (num_columns * bits + 7) / 8;
+}
 
 template <typename Word>
 TINYKG_INLINE Word load_word(const uint8_t* source) {
@@ -44,18 +47,20 @@ TINYKG_INLINE void pack(const uint8_t* code, int64_t count, int bits, uint8_t* p
   }
 }
 
-// Calls use(i, code) for each of count codes. The codes of a word differ only in their shift, so that the inner
-// loop, if it is left a loop, becomes one vector operation.
+// Calls use(i, code) for each of count codes. The codes of a word differ only in their shift, so
+// that the inner loop, if it is left a loop, becomes one vector operation.
 template <int kBits, typename Use>
 TINYKG_INLINE void for_each_code(const uint8_t* packed, int64_t count, const Use& use) {
-  using Word = std::conditional_t<kBits == 1, uint16_t, std::conditional_t<kBits == 8, uint8_t, uint32_t>>;
+  using Word =
+      std::conditional_t<kBits == 1, uint16_t, std::conditional_t<kBits == 8, uint8_t, uint32_t>>;
   constexpr int kLanes = 8 * sizeof(Word) / kBits;
   constexpr uint32_t kMask = (1u << kBits) - 1;
   const int64_t words = count / kLanes;
   for (int64_t i = 0; i < words; ++i) {
     const uint32_t word = load_word<Word>(packed + i * sizeof(Word));
     TINYKG_KEEP_LOOP
-    for (int lane = 0; lane < kLanes; ++lane) use(i * kLanes + lane, word >> (lane * kBits) & kMask);
+    for (int lane = 0; lane < kLanes; ++lane)
+      use(i * kLanes + lane, word >> (lane * kBits) & kMask);
   }
   for (int64_t i = words * kLanes; i < count; ++i)
     use(i, static_cast<uint32_t>(packed[i * kBits / 8] >> (i * kBits % 8)) & kMask);

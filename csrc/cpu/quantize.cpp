@@ -1,19 +1,19 @@
 // quantize and dequantize on the CPU.
 //
-// Each row is treated group by group: extremes, metadata, codes (one byte each, on the stack), packing. Bytes
-// kept per group: 256 * bits / 8 of codes and 6 of metadata (16 for double).
-#include "pack.h"
-#include "rows.h"
-
+// Each row is treated group by group: extremes, metadata, codes (one byte each, on the stack),
+// packing. Bytes kept per group: 256 * bits / 8 of codes and 6 of metadata (16 for double).
 #include <limits>
 #include <tuple>
 #include <vector>
 
+#include "pack.h"
+#include "rows.h"
+
 namespace tinykg {
 namespace {
 
-// Integers that order as the floats of the same bits do: their extremes vectorise, and a NaN or an Inf
-// comes out beyond every finite number.
+// Integers that order as the floats of the same bits do: their extremes vectorise, and a NaN or an
+// Inf comes out beyond every finite number.
 TINYKG_INLINE int32_t order_key(float x) {
   const auto bits = std::bit_cast<int32_t>(x);
   return bits ^ (bits >> 31 & 0x7FFFFFFF);
@@ -90,7 +90,8 @@ struct QuantizeJob {
       for (int64_t i = 0; i < count; ++i)
         code[i] = round_stochastic(group.position(values[i]), random[i], levels);
     } else {
-      for (int64_t i = 0; i < count; ++i) code[i] = round_nearest(group.position(values[i]), levels);
+      for (int64_t i = 0; i < count; ++i)
+        code[i] = round_nearest(group.position(values[i]), levels);
     }
     std::memset(code + count, 0, kBlockColumns);
     pack(code, count, bits, packed);
@@ -119,14 +120,23 @@ struct DequantizeJob {
         const Group<C> group(Metadata<C>{minimum[at], static_cast<C>(step[at])});
         T* target = out + row * num_columns + column;
         const auto decode = [=](int64_t i, uint32_t code) {
-          target[i] = static_cast<T>(clamp_finite(group.value(static_cast<int32_t>(code)), largest));
+          target[i] =
+              static_cast<T>(clamp_finite(group.value(static_cast<int32_t>(code)), largest));
         };
         const uint8_t* packed = codes + row * row_bytes + column * bits / 8;
         switch (bits) {
-          case 1: for_each_code<1>(packed, count, decode); break;
-          case 2: for_each_code<2>(packed, count, decode); break;
-          case 4: for_each_code<4>(packed, count, decode); break;
-          default: for_each_code<8>(packed, count, decode); break;
+          case 1:
+            for_each_code<1>(packed, count, decode);
+            break;
+          case 2:
+            for_each_code<2>(packed, count, decode);
+            break;
+          case 4:
+            for_each_code<4>(packed, count, decode);
+            break;
+          default:
+            for_each_code<8>(packed, count, decode);
+            break;
         }
       }
     }
@@ -179,8 +189,7 @@ Tensor dequantize(const Tensor& codes, const Tensor& minimum, const Tensor& step
                   "metadata must be double if and only if dtype is");
   const Tensor packed = as_contiguous(codes), low = as_contiguous(minimum),
                steps = as_contiguous(step);
-  Tensor out =
-      torch::stable::new_empty(codes, std::vector<int64_t>{num_rows, num_columns}, dtype);
+  Tensor out = torch::stable::new_empty(codes, std::vector<int64_t>{num_rows, num_columns}, dtype);
   dispatch_float(dtype, [&](auto example) {
     using T = decltype(example);
     const DequantizeJob<T> job{packed.const_data_ptr<uint8_t>(),

@@ -1,8 +1,8 @@
 // What the CPU kernels share: the float types, row views of tensors, noise and run-time dispatch.
 //
-// A kernel is a job: a struct of pointers whose member rows(begin, end) treats a range of rows, 256 columns at
-// a time, through buffers on the stack. run() compiles it once per instruction set and picks one at run time; all
-// give the same bits, as nothing is reassociated or contracted.
+// A kernel is a job: a struct of pointers whose member rows(begin, end) treats a range of rows, 256
+// columns at a time, through buffers on the stack. run() compiles it once per instruction set and
+// picks one at run time; all give the same bits, as nothing is reassociated or contracted.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -44,7 +44,8 @@ struct Matrix {
         row_stride(tensor.stride(0)),
         column_stride(tensor.stride(1)) {}
 
-  // Elements [column, column + count) of a row in the arithmetic type: in place where possible, else in buffer.
+  // Elements [column, column + count) of a row in the arithmetic type: in place where possible,
+  // else in buffer.
   TINYKG_INLINE const Compute<T>* load(int64_t row, int64_t column, int64_t count,
                                        Compute<T>* buffer) const {
     const T* source = data + row * row_stride + column * column_stride;
@@ -61,8 +62,8 @@ struct Matrix {
   }
 };
 
-// Random bits of consecutive blocks, generated many at a time: rows follow each other without a gap, so one
-// batch serves several short rows.
+// Random bits of consecutive blocks, generated many at a time: rows follow each other without a
+// gap, so one batch serves several short rows.
 class Noise {
  public:
   TINYKG_INLINE explicit Noise(const Stream& stream) : stream_(stream) {}
@@ -70,7 +71,7 @@ class Noise {
   // 16 random bits for each element of blocks [block, block + count), count <= 32.
   TINYKG_INLINE const uint16_t* at(int64_t block, int64_t count) {
     if (block < first_ || block + count > first_ + kBlocks) generate(block);
-    return reinterpret_cast<const uint16_t*>(words_ + 4 * (block - first_));
+    return random_ + kBlockColumns * (block - first_);
   }
 
  private:
@@ -78,13 +79,15 @@ class Noise {
 
   TINYKG_INLINE void generate(int64_t block) {
     first_ = block;
+    alignas(64) uint32_t words[4 * kBlocks];
     for (int64_t i = 0; i < kBlocks; ++i)
-      philox(stream_, static_cast<uint64_t>(block) + static_cast<uint64_t>(i), words_ + 4 * i);
+      philox(stream_, static_cast<uint64_t>(block) + static_cast<uint64_t>(i), words + 4 * i);
+    std::memcpy(random_, words, sizeof(random_));  // little endian: the low half of a word first
   }
 
   Stream stream_;
   int64_t first_ = -kBlocks - 1;
-  alignas(64) uint32_t words_[4 * kBlocks];
+  alignas(64) uint16_t random_[kBlockColumns * kBlocks];
 };
 
 // [seed, position] as a kernel takes it.
@@ -102,19 +105,30 @@ inline Tensor as_contiguous(const Tensor& tensor) {
 template <typename Function>
 void dispatch_float(ScalarType dtype, Function&& function) {
   switch (dtype) {
-    case ScalarType::Float: return function(float{});
-    case ScalarType::Double: return function(double{});
-    case ScalarType::Half: return function(Half{});
-    case ScalarType::BFloat16: return function(BFloat16{});
-    default: STD_TORCH_CHECK(false, "expected a floating-point dtype of 16, 32 or 64 bits");
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    case ScalarType::Half:
+      return function(Half{});
+    case ScalarType::BFloat16:
+      return function(BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, "expected a floating-point dtype of 16, 32 or 64 bits");
   }
 }
 
 #if defined(__x86_64__)
+// Vectors of 256 bits: with 512 rows of 16 or 32 columns are shorter than one step of a loop.
+#if defined(__clang__)
+#define TINYKG_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#else
+#define TINYKG_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=256")))
+#endif
+
 template <typename Job>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void run_avx512(const Job& job,
-                                                                              int64_t begin,
-                                                                              int64_t end) {
+TINYKG_AVX512 void run_avx512(const Job& job, int64_t begin, int64_t end) {
   job.rows(begin, end);
 }
 
@@ -123,10 +137,9 @@ __attribute__((target("avx2"))) void run_avx2(const Job& job, int64_t begin, int
   job.rows(begin, end);
 }
 
-inline const bool kHasAvx512 = __builtin_cpu_supports("avx512f") &&
-                               __builtin_cpu_supports("avx512bw") &&
-                               __builtin_cpu_supports("avx512dq") &&
-                               __builtin_cpu_supports("avx512vl");
+inline const bool kHasAvx512 =
+    __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 inline const bool kHasAvx2 = __builtin_cpu_supports("avx2");
 
 template <typename Job>

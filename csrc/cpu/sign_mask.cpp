@@ -1,8 +1,8 @@
 // sign_mask and leaky_relu_backward on the CPU: one bit per element says whether it was positive.
+#include <vector>
+
 #include "pack.h"
 #include "rows.h"
-
-#include <vector>
 
 namespace tinykg {
 namespace {
@@ -41,7 +41,11 @@ struct LeakyReluBackwardJob {
 
   TINYKG_INLINE void rows(int64_t begin, int64_t end) const {
     const int64_t row_bytes = packed_bytes(num_columns, 1);
-    const C slope = negative_slope;
+    // The factor is chosen by masking bits: a branch on signs would be mispredicted half of the
+    // time.
+    using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
+    const Bits slope = std::bit_cast<Bits>(negative_slope);
+    const Bits difference = slope ^ std::bit_cast<Bits>(C(1));
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t column = 0; column < num_columns; column += kGroupColumns) {
         const int64_t count = std::min(kGroupColumns, num_columns - column);
@@ -49,7 +53,8 @@ struct LeakyReluBackwardJob {
         const C* values = grad.load(row, column, count, buffer);
         T* target = out + row * num_columns + column;
         for_each_code<1>(mask + row * row_bytes + column / 8, count, [=](int64_t i, uint32_t bit) {
-          target[i] = static_cast<T>(values[i] * (bit ? C(1) : slope));
+          const C factor = std::bit_cast<C>(slope ^ (difference & (Bits{0} - bit)));
+          target[i] = static_cast<T>(values[i] * factor);
         });
       }
     }
