@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format wheel clean missing
+.PHONY: help setup train test lint format bench wheel clean missing
 
 help:  ## list the targets
 	@echo "usage: make TARGET [ARGS='--key=value ...'] [PYTHON=python3.12]"
@@ -35,6 +35,10 @@ format: $(VENV)/.dev  ## let ruff and clang-format rewrite the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(if $(CPP),$(BIN)/clang-format -i $(CPP))
+
+bench: setup  ## saved bytes and seconds per epoch against stock KGAT (minutes)
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/epoch_time.py $(ARGS)
 
 wheel: setup $(VENV)/.dev  ## build dist/*.tar.gz, and from it dist/*.whl
 	rm -rf dist
