@@ -18,7 +18,7 @@ block.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,17 @@ NEGATIVE_SLOPE = 0.01
 
 Weights = tuple[Tensor, ...]
 Masks = tuple[Tensor, ...]
+
+
+class KeptBlock(NamedTuple):
+    """What backward has of a row block."""
+
+    e: Tensor  # (n, D), e + s if `s` is None
+    s: Tensor | None  # (k, D)
+    message_index: Tensor | None  # (k,)
+    masks: Masks
+    weights: Weights
+    gradients: Weights  # of the weights, accumulated in place
 
 
 class Aggregator(Protocol):
@@ -50,14 +61,9 @@ class Aggregator(Protocol):
     @staticmethod
     def backward(
         g: Tensor,  # (n, D')
-        e: Tensor,  # (n, D), e + s if `s` is None
-        s: Tensor | None,  # (k, D)
-        index: Tensor | None,
-        masks: Masks,
-        weights: Weights,
-        gradients: Weights,
+        kept: KeptBlock,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of e (n, D) and s (k, D); adds those of the weights to `gradients`."""
+        """Gradients of e (n, D) and s (k, D); adds those of the weights to `kept.gradients`."""
 
 
 class BiInteraction:
@@ -81,16 +87,9 @@ class BiInteraction:
         return out.add_(product), (sum_mask, product_mask)
 
     @staticmethod
-    def backward(
-        g: Tensor,
-        e: Tensor,
-        s: Tensor | None,
-        index: Tensor | None,
-        masks: Masks,
-        weights: Weights,
-        gradients: Weights,
-    ) -> tuple[Tensor, Tensor]:
+    def backward(g: Tensor, kept: KeptBlock) -> tuple[Tensor, Tensor]:
         """Gradients of e and s; adds those of the weights."""
+        e, s, index, masks, weights, gradients = kept
         assert s is not None
         w1, _, w2, b2 = weights
         g_sum = ops.leaky_relu_backward(g, masks[0], negative_slope=NEGATIVE_SLOPE)
@@ -125,16 +124,9 @@ class GCN:
         return out, (mask,)
 
     @staticmethod
-    def backward(
-        g: Tensor,
-        e: Tensor,
-        s: Tensor | None,
-        index: Tensor | None,
-        masks: Masks,
-        weights: Weights,
-        gradients: Weights,
-    ) -> tuple[Tensor, Tensor]:
+    def backward(g: Tensor, kept: KeptBlock) -> tuple[Tensor, Tensor]:
         """Gradients of e and s; adds those of the weights."""
+        e, s, index, masks, weights, gradients = kept
         g = ops.leaky_relu_backward(g, masks[0], negative_slope=NEGATIVE_SLOPE)
         _add_linear_(gradients[0], gradients[1], g, e if s is None else _add_messages(e, s, index))
         grad_e = g @ weights[0]
@@ -159,16 +151,9 @@ class GraphSAGE:
         return out, (mask,)
 
     @staticmethod
-    def backward(
-        g: Tensor,
-        e: Tensor,
-        s: Tensor | None,
-        index: Tensor | None,
-        masks: Masks,
-        weights: Weights,
-        gradients: Weights,
-    ) -> tuple[Tensor, Tensor]:
+    def backward(g: Tensor, kept: KeptBlock) -> tuple[Tensor, Tensor]:
         """Gradients of e and s; adds those of the weights."""
+        e, s, index, masks, weights, gradients = kept
         assert s is not None
         w_ego, w_side = weights[0].split(e.shape[1], dim=1)
         grad_ego, grad_side = gradients[0].split(e.shape[1], dim=1)

@@ -30,7 +30,13 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.adjacency import Adjacency, RowBlock
-from recbole_tinykg.functional.aggregators import AGGREGATORS, Aggregator, Masks, Weights
+from recbole_tinykg.functional.aggregators import (
+    AGGREGATORS,
+    Aggregator,
+    KeptBlock,
+    Masks,
+    Weights,
+)
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.targets import AllNodes, BatchNodes, NodeRows, Parts
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
@@ -252,8 +258,9 @@ def _backward_layer(
             e = kept.e.rows(block.start, block.stop).dequantize()
         s = None if kept.s is None else kept.s.rows(messages.start, messages.stop).dequantize()
         masks = (kept.masks[0][block.start : block.stop], *(m[messages] for m in kept.masks[1:]))
+        index = targets.message_index(block)
         grad_e, message_grads[messages] = plan.kind.backward(
-            g, e, s, targets.message_index(block), masks, weights, weight_grads
+            g, KeptBlock(e, s, index, masks, weights, weight_grads)
         )
         targets.write(out, block, grad_e)
     targets.return_messages_(out, message_grads)
