@@ -22,8 +22,9 @@ setup: $(VENV)/.native  ## create .venv: PyTorch, the locked packages, the nativ
 train: setup  ## train TinyKGAT at INT2 on ml-100k; ARGS='--epochs=5 --compress_bits=4' adds flags
 	$(BIN)/python run_recbole_tinykg.py $(ARGS)
 
+# One thread: on tensors as small as the tests' threads mostly wait for each other.
 test: setup $(VENV)/.dev  ## run the tests; ARGS='-k quantizer' adds pytest flags
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
 
 lint: setup $(VENV)/.dev  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .
