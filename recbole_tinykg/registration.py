@@ -1,6 +1,6 @@
 """Declares the operators to PyTorch and loads the native kernels.
 
-Every operator gets a schema, the plain-torch implementation of ``reference.py`` on every device,
+Every operator gets a schema, the plain-torch implementation of ``reference`` on every device,
 and a shape rule for tracing (fake tensors). The native library, when it is there, registers faster
 kernels for the CPU on top: one call runs everywhere and the dispatcher picks the kernel. Importing
 this module does all of it; ``ops`` holds the functions that people call.
@@ -30,11 +30,20 @@ _SCHEMAS = (
     " -> (Tensor codes, Tensor minimum, Tensor step)",
     "dequantize(Tensor codes, Tensor minimum, Tensor step, *, SymInt num_columns, int bits,"
     " ScalarType dtype) -> Tensor",
+    "dequantize_(Tensor(a!) out, Tensor codes, Tensor minimum, Tensor step, *, int bits) -> ()",
+    "dequantize_add_(Tensor(a!) out, Tensor codes, Tensor minimum, Tensor step,"
+    " Tensor? index=None, *, int bits) -> ()",
     "sign_mask(Tensor x) -> Tensor",
     "leaky_relu_backward(Tensor grad, Tensor mask, *, float negative_slope) -> Tensor",
     "dropout(Tensor x, Tensor stream, *, float probability, SymInt first_row=0) -> Tensor",
-    "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense) -> Tensor",
-    "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense) -> ()",
+    "leaky_relu_dropout(Tensor x, Tensor stream, Tensor? addend=None, *, float negative_slope,"
+    " float probability, SymInt first_row=0) -> (Tensor out, Tensor mask)",
+    "leaky_relu_dropout_backward(Tensor grad, Tensor mask, Tensor stream, *, float negative_slope,"
+    " float probability, SymInt first_row=0) -> (Tensor grad_x, Tensor grad_addend)",
+    "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? rows=None,"
+    " Tensor? places=None) -> Tensor",
+    "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
+    " Tensor? rows=None, Tensor? places=None) -> ()",
 )
 _BY_LIBRARY = ("spmm", "spmm_add_")  # these call MKL or cuSPARSE and have no kernel of ours
 
@@ -107,6 +116,24 @@ def _dequantize_shape(
     return codes.new_empty((codes.shape[0], num_columns), dtype=dtype)
 
 
+def _dequantize__shape(
+    out: Tensor, codes: Tensor, minimum: Tensor, step: Tensor, *, bits: int
+) -> None:
+    return None
+
+
+def _dequantize_add__shape(
+    out: Tensor,
+    codes: Tensor,
+    minimum: Tensor,
+    step: Tensor,
+    index: Tensor | None = None,
+    *,
+    bits: int,
+) -> None:
+    return None
+
+
 def _sign_mask_shape(x: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], reference.packed_bytes(x.shape[1], 1)), dtype=torch.uint8)
 
@@ -119,11 +146,51 @@ def _dropout_shape(x: Tensor, stream: Tensor, *, probability: float, first_row: 
     return x.new_empty(x.shape)
 
 
-def _spmm_shape(crow: Tensor, col: Tensor, values: Tensor, dense: Tensor) -> Tensor:
-    return dense.new_empty((crow.shape[0] - 1, dense.shape[1]))
+def _leaky_relu_dropout_shape(
+    x: Tensor,
+    stream: Tensor,
+    addend: Tensor | None = None,
+    *,
+    negative_slope: float,
+    probability: float,
+    first_row: int = 0,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), _sign_mask_shape(x)
 
 
-def _spmm_add__shape(out: Tensor, crow: Tensor, col: Tensor, values: Tensor, dense: Tensor) -> None:
+def _leaky_relu_dropout_backward_shape(
+    grad: Tensor,
+    mask: Tensor,
+    stream: Tensor,
+    *,
+    negative_slope: float,
+    probability: float,
+    first_row: int = 0,
+) -> tuple[Tensor, Tensor]:
+    return grad.new_empty(grad.shape), grad.new_empty(grad.shape)
+
+
+def _spmm_shape(
+    crow: Tensor,
+    col: Tensor,
+    values: Tensor,
+    dense: Tensor,
+    rows: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
+    num_rows = crow.shape[0] - 1 if rows is None else rows.shape[0]
+    return dense.new_empty((num_rows, dense.shape[1]))
+
+
+def _spmm_add__shape(
+    out: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    values: Tensor,
+    dense: Tensor,
+    rows: Tensor | None = None,
+    places: Tensor | None = None,
+) -> None:
     return None
 
 

@@ -101,7 +101,10 @@ def test_the_rule_tells_right_from_wrong(name, source, expected):
 
 
 def test_only_ops_writes_torch_ops():
-    assert [name for name in SOURCES if writes_torch_ops(SOURCES[name].read_text())] == ["ops"]
+    writers = {
+        name.split("/")[0] for name in SOURCES if writes_torch_ops(SOURCES[name].read_text())
+    }
+    assert writers == {"ops"}
 
 
 def test_importing_the_package_imports_neither_recbole_nor_ray():

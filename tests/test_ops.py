@@ -19,7 +19,7 @@ from recbole_tinykg.quantizer import stream
 BITS = [1, 2, 4, 8]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-PACKAGE = Path(ops.__file__).parent
+PACKAGE = Path(ops.__file__).parent.parent
 
 
 def bits_of(tensor):

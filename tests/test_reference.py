@@ -15,6 +15,7 @@ import torch
 
 from recbole_tinykg import reference
 from recbole_tinykg.quantizer import stream
+from recbole_tinykg.reference.noise import draw
 
 BITS = [1, 2, 4, 8]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -83,7 +84,7 @@ def noise_of_integers(seed, position, row, column, num_columns):
 def test_noise_is_a_function_of_seed_position_row_and_column(
     seed, position, first_row, num_columns
 ):
-    noise = reference._noise(stream(seed, position), first_row, torch.Size((3, num_columns)))
+    noise = draw(stream(seed, position), first_row, torch.Size((3, num_columns)))
     expected = [
         [
             noise_of_integers(seed, position, first_row + row, column, num_columns)
@@ -128,7 +129,7 @@ def test_codes_and_metadata_equal_scalar_arithmetic(dtype, bits, stochastic, mag
     columns = 259  # a whole group and a ragged one
     factor = torch.finfo(dtype).max / 5 if magnitude == "huge" else magnitude
     x = normal(4, columns, dtype=dtype).clamp(-4.9, 4.9) * factor
-    noise = reference._noise(stream(3, 1), 0, x.shape).tolist()
+    noise = draw(stream(3, 1), 0, x.shape).tolist()
     codes, minimum, step = reference.quantize(x, stream(3, 1), bits=bits, stochastic=stochastic)
     got = unpack(codes, bits, columns)
     for row in range(4):
@@ -156,7 +157,7 @@ def test_error_is_at_most_a_step_or_half_of_it(bits, dtype, stochastic):
 def test_mean_over_all_noise_is_exact(bits, monkeypatch):
     """Every value of the 16 random bits once: what is left is half a step of the noise, 2**-17."""
     every = torch.arange(2**16)
-    monkeypatch.setattr(reference, "_noise", lambda *_: every.unsqueeze(1).expand(-1, 7))
+    monkeypatch.setattr(reference.quantization, "draw", lambda *_: every.unsqueeze(1).expand(-1, 7))
     row = torch.tensor([-1.0, 0.0, 0.3, 1 / 3, 0.77777, 1.999999, 2.5], dtype=torch.float64)
     back, kept = roundtrip(row.expand(2**16, 7), bits)
     step = steps(kept, 7)[0]
@@ -171,7 +172,9 @@ def test_mean_over_all_noise_is_exact(bits, monkeypatch):
 
 def test_largest_value_never_rounds_past_the_last_code(monkeypatch):
     """With this range v is rounded to just above 255, and noise of 0 rounds it up."""
-    monkeypatch.setattr(reference, "_noise", lambda *_: torch.zeros(1, 2, dtype=torch.int64))
+    monkeypatch.setattr(
+        reference.quantization, "draw", lambda *_: torch.zeros(1, 2, dtype=torch.int64)
+    )
     x = torch.tensor([[0.0, 255 * (1 + 39 / 128)]])
     back, (codes, _, _) = roundtrip(x, 8)
     assert codes.tolist() == [[0, 255]]

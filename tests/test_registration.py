@@ -14,7 +14,7 @@ from recbole_tinykg import ops
 from recbole_tinykg.errors import NativeLibraryError
 from recbole_tinykg.quantizer import stream
 
-PACKAGE = Path(ops.__file__).parent
+PACKAGE = Path(ops.__file__).parent.parent
 
 
 def opcheck_cases():
@@ -63,8 +63,10 @@ def run_without_native(folder, script, library=None, warnings="error"):
     package = folder / "recbole_tinykg"
     package.mkdir()
     (package / "__init__.py").touch()
-    for module in ("errors", "reference", "registration", "ops", "quantizer"):
+    for module in ("errors", "registration", "quantizer"):
         shutil.copy(PACKAGE / f"{module}.py", package)
+    for module in ("reference", "ops"):
+        shutil.copytree(PACKAGE / module, package / module)
     if library is not None:
         (package / "_native_cpu.so").write_bytes(library)
     command = [sys.executable, "-W", warnings, "-c", script]

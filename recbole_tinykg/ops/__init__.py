@@ -1,0 +1,41 @@
+"""The operators of the package, as functions that check their arguments.
+
+Kernels trust what they are given, so every argument is checked here, once, and cheaply: a training
+step makes some tens of these calls. This is the only place that writes
+``torch.ops.recbole_tinykg``. A function whose name ends with an underscore changes its first
+argument, as in PyTorch.
+
+Random operators take ``stream``, an int64 tensor [seed, position] on the device of the data, and
+have no other state: the same stream draws the same noise, whatever ran before. ``first_row`` says
+which row of a larger matrix the first row of the argument is, so that a matrix treated in row
+blocks draws the noise it would draw whole.
+"""
+
+from recbole_tinykg.registration import native_status, require_native  # isort: skip - declares
+from recbole_tinykg.ops.activation import (
+    dropout,
+    leaky_relu_backward,
+    leaky_relu_dropout,
+    leaky_relu_dropout_backward,
+    sign_mask,
+)
+from recbole_tinykg.ops.checks import BITS
+from recbole_tinykg.ops.quantization import dequantize, dequantize_, dequantize_add_, quantize
+from recbole_tinykg.ops.sparse import spmm, spmm_add_
+
+__all__ = [
+    "BITS",
+    "dequantize",
+    "dequantize_",
+    "dequantize_add_",
+    "dropout",
+    "leaky_relu_backward",
+    "leaky_relu_dropout",
+    "leaky_relu_dropout_backward",
+    "native_status",
+    "quantize",
+    "require_native",
+    "sign_mask",
+    "spmm",
+    "spmm_add_",
+]

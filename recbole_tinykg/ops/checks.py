@@ -1,0 +1,76 @@
+"""Checks of arguments: a TypeError or ValueError names the argument, expected and got."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BITS = (1, 2, 4, 8)
+"""Bits per element that a code may have."""
+
+_FLOATS = frozenset((torch.float32, torch.float16, torch.bfloat16, torch.float64))
+_INDICES = frozenset((torch.int32, torch.int64))
+
+
+def check_matrix(name: str, x: Tensor) -> None:
+    """A float matrix (N, D)."""
+    if x.dim() != 2:
+        raise ValueError(f"{name} must be a matrix (N, D); got shape {tuple(x.shape)}")
+    check_float(name, x.dtype)
+
+
+def check_float(name: str, dtype: torch.dtype) -> None:
+    """A float type that has kernels."""
+    if dtype not in _FLOATS:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64; got {dtype}")
+
+
+def check_bits(bits: int) -> None:
+    """A number of bits that a code may have."""
+    if bits not in BITS:
+        raise ValueError(f"bits must be one of 1, 2, 4, 8; got {bits}")
+
+
+def check_probability(probability: float) -> None:
+    """A chance."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must be in [0, 1]; got {probability}")
+
+
+def check_index(name: str, index: Tensor, device: torch.device) -> int:
+    """A list of row numbers; gives its length."""
+    check_tensor(name, index, (index.numel(),), torch.int64, device)
+    return index.shape[0]
+
+
+def check_stream(stream: Tensor, x: Tensor, first_row: int) -> None:
+    """A stream for ``x``, and a row of it."""
+    check_tensor("stream", stream, (2,), torch.int64, x.device)
+    if first_row < 0:
+        raise ValueError(f"first_row must be at least 0; got {first_row}")
+
+
+def check_tensor(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Shape, type and device of a tensor."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}; got {tensor.dtype}")
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device}; got {tensor.device}")
+
+
+def check_csr(crow: Tensor, col: Tensor, values: Tensor, dense: Tensor) -> None:
+    """A CSR matrix whose product with ``dense`` exists, as far as shapes tell."""
+    check_matrix("dense", dense)
+    if crow.dim() != 1 or crow.shape[0] == 0:
+        raise ValueError(f"crow must have shape (M + 1,); got {tuple(crow.shape)}")
+    if crow.dtype not in _INDICES:
+        raise TypeError(f"crow must be int32 or int64; got {crow.dtype}")
+    if col.dim() != 1:
+        raise ValueError(f"col must have shape (E,); got {tuple(col.shape)}")
+    check_tensor("crow", crow, tuple(crow.shape), crow.dtype, dense.device)
+    check_tensor("col", col, tuple(col.shape), crow.dtype, dense.device)
+    check_tensor("values", values, tuple(col.shape), dense.dtype, dense.device)

@@ -1,0 +1,78 @@
+"""Sparse times dense."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg.ops.checks import check_csr, check_index, check_tensor
+
+_spmm = torch.ops.recbole_tinykg.spmm.default
+_spmm_add_ = torch.ops.recbole_tinykg.spmm_add_.default
+
+
+def spmm(
+    crow: Tensor,  # (M + 1,) int32 or int64
+    col: Tensor,  # (E,) same type
+    values: Tensor,  # (E,)
+    dense: Tensor,  # (N, D)
+    rows: Tensor | None = None,  # (R,) int64
+    places: Tensor | None = None,  # (K,) int32
+) -> Tensor:  # (M, D), or (R, D) with rows
+    """Multiply the CSR matrix A = (crow, col, values) by ``dense``.
+
+    Args:
+        crow: Where each row's entries begin, and the number of entries.
+        col: Column of each entry.
+        values: Value of each entry.
+        dense: The right-hand side.
+        rows: The rows of A to compute, all if None; -1 is a row without entries.
+        places: Where a column's row lies in ``dense``, -1 if it is absent and counts as zero; if
+            None, column k is row k. So ``dense`` may hold a few rows of a large matrix.
+
+    On a GPU the numbers in crow, col, rows and places are not checked: it would have to be waited
+    for.
+
+    Raises:
+        RuntimeError: On a CPU, an index is out of range.
+        TypeError: Index types differ or are no integers, or value types differ.
+        ValueError: A shape or a device is wrong.
+    """
+    _check_product(crow, col, values, dense, rows, places)
+    return _spmm(crow, col, values, dense, rows, places)
+
+
+def spmm_add_(
+    out: Tensor,  # (M, D), or (R, D) with rows
+    crow: Tensor,  # (M + 1,) int32 or int64
+    col: Tensor,  # (E,) same type
+    values: Tensor,  # (E,)
+    dense: Tensor,  # (N, D), no memory in common with out
+    rows: Tensor | None = None,  # (R,) int64
+    places: Tensor | None = None,  # (K,) int32
+) -> Tensor:  # out
+    """Add the product that ``spmm`` gives to ``out``, in place.
+
+    Raises:
+        TypeError: Index types differ or are no integers, or value types differ.
+        ValueError: A shape or a device is wrong.
+    """
+    num_rows = _check_product(crow, col, values, dense, rows, places)
+    check_tensor("out", out, (num_rows, dense.shape[1]), dense.dtype, dense.device)
+    _spmm_add_(out, crow, col, values, dense, rows, places)
+    return out
+
+
+def _check_product(
+    crow: Tensor,
+    col: Tensor,
+    values: Tensor,
+    dense: Tensor,
+    rows: Tensor | None,
+    places: Tensor | None,
+) -> int:
+    """Number of rows of the product."""
+    check_csr(crow, col, values, dense)
+    if places is not None:
+        check_tensor("places", places, (places.numel(),), torch.int32, dense.device)
+    return crow.shape[0] - 1 if rows is None else check_index("rows", rows, dense.device)

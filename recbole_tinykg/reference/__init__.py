@@ -1,0 +1,46 @@
+"""Every operator in plain PyTorch: the definition, the fallback and the oracle of the tests.
+
+Short enough to be read as definitions, on any device, without kernels of ours. Native kernels of
+``quantization`` and ``activation`` agree with them bit for bit (sums of ``sparse`` to rounding).
+"""
+
+from recbole_tinykg.reference.activation import (
+    dropout,
+    leaky_relu_backward,
+    leaky_relu_dropout,
+    leaky_relu_dropout_backward,
+    sign_mask,
+)
+from recbole_tinykg.reference.noise import philox4x32
+from recbole_tinykg.reference.quantization import (
+    GROUP_COLUMNS,
+    compute_dtype,
+    dequantize,
+    dequantize_,
+    dequantize_add_,
+    num_groups,
+    packed_bytes,
+    quantize,
+    step_dtype,
+)
+from recbole_tinykg.reference.sparse import spmm, spmm_add_
+
+__all__ = [
+    "GROUP_COLUMNS",
+    "compute_dtype",
+    "dequantize",
+    "dequantize_",
+    "dequantize_add_",
+    "dropout",
+    "leaky_relu_backward",
+    "leaky_relu_dropout",
+    "leaky_relu_dropout_backward",
+    "num_groups",
+    "packed_bytes",
+    "philox4x32",
+    "quantize",
+    "sign_mask",
+    "spmm",
+    "spmm_add_",
+    "step_dtype",
+]

@@ -1,0 +1,78 @@
+"""Sign masks, LeakyReLU's derivative and dropout in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg.reference.noise import draw
+from recbole_tinykg.reference.quantization import compute_dtype, pack, unpack
+
+
+def sign_mask(x: Tensor) -> Tensor:  # (N, D) -> (N, ceil(D / 8)) uint8
+    """Bit ``j % 8`` of byte ``j // 8`` is ``x[:, j] > 0``."""
+    return pack((x > 0).to(torch.uint8), 1)
+
+
+def leaky_relu_backward(
+    grad: Tensor,  # (N, D)
+    mask: Tensor,  # (N, ceil(D / 8)) uint8
+    *,
+    negative_slope: float,
+) -> Tensor:  # (N, D)
+    """Multiply ``grad`` by 1 where the bit is set and by ``negative_slope`` elsewhere."""
+    work = grad.to(compute_dtype(grad.dtype))
+    positive = unpack(mask, 1, grad.shape[1]) > 0
+    return torch.where(positive, work, work * negative_slope).to(grad.dtype)
+
+
+def dropout(
+    x: Tensor,  # (N, D)
+    stream: Tensor,  # (2,) int64: seed, position
+    *,
+    probability: float,
+    first_row: int = 0,
+) -> Tensor:  # (N, D)
+    """Zero elements with ``probability``, a multiple of 2**-16; scale the others."""
+    return _drop(x.to(compute_dtype(x.dtype)), stream, probability, first_row).to(x.dtype)
+
+
+def leaky_relu_dropout(
+    x: Tensor,  # (N, D)
+    stream: Tensor,  # (2,) int64: seed, position
+    addend: Tensor | None = None,  # (N, D)
+    *,
+    negative_slope: float,
+    probability: float,
+    first_row: int = 0,
+) -> tuple[Tensor, Tensor]:  # (N, D), (N, ceil(D / 8)) uint8
+    """``dropout(leaky_relu(x) + addend)`` and the sign mask of x."""
+    work = x.to(compute_dtype(x.dtype))
+    value = torch.where(work > 0, work, work * negative_slope)
+    if addend is not None:
+        value = value + addend.to(value.dtype)
+    return _drop(value, stream, probability, first_row).to(x.dtype), sign_mask(x)
+
+
+def leaky_relu_dropout_backward(
+    grad: Tensor,  # (N, D)
+    mask: Tensor,  # (N, ceil(D / 8)) uint8
+    stream: Tensor,  # (2,) int64: seed, position
+    *,
+    negative_slope: float,
+    probability: float,
+    first_row: int = 0,
+) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
+    """Gradients of x and of the addend of ``leaky_relu_dropout``."""
+    work = _drop(grad.to(compute_dtype(grad.dtype)), stream, probability, first_row)
+    positive = unpack(mask, 1, grad.shape[1]) > 0
+    grad_x = torch.where(positive, work, work * negative_slope)
+    return grad_x.to(grad.dtype), work.to(grad.dtype)
+
+
+def _drop(work: Tensor, stream: Tensor, probability: float, first_row: int) -> Tensor:
+    """Dropout of a matrix in the arithmetic type."""
+    dropped = round(probability * 2**16)
+    keep_scale = 2**16 / (2**16 - dropped) if dropped < 2**16 else 0.0
+    kept = draw(stream, first_row, work.shape) >= dropped
+    return work * (kept.to(work.dtype) * keep_scale)

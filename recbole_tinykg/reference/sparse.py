@@ -1,0 +1,63 @@
+"""Sparse times dense in plain PyTorch: the library's product (MKL, cuSPARSE or PyTorch's own)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg.reference.quantization import check_rows
+
+
+def spmm(
+    crow: Tensor,  # (M + 1,)
+    col: Tensor,  # (E,)
+    values: Tensor,  # (E,)
+    dense: Tensor,  # (N, D)
+    rows: Tensor | None = None,  # (R,)
+    places: Tensor | None = None,  # (K,)
+) -> Tensor:  # (M, D), or (R, D) with rows
+    """``A @ dense`` for A in CSR; see ``ops.spmm`` for the arguments."""
+    num_rows = crow.shape[0] - 1 if rows is None else rows.shape[0]
+    out = dense.new_zeros(num_rows, dense.shape[1])
+    spmm_add_(out, crow, col, values, dense, rows, places)
+    return out
+
+
+def spmm_add_(
+    out: Tensor,  # (M, D), or (R, D) with rows
+    crow: Tensor,  # (M + 1,)
+    col: Tensor,  # (E,)
+    values: Tensor,  # (E,)
+    dense: Tensor,  # (N, D)
+    rows: Tensor | None = None,  # (R,)
+    places: Tensor | None = None,  # (K,)
+) -> None:
+    """``out += A @ dense`` for A in CSR; on a CPU 16-bit types go by float32."""
+    if rows is not None:
+        check_rows("rows", rows.clamp(min=0), crow.shape[0] - 1, "the sparse matrix")
+        crow, col, values = _select_rows(crow, col, values, rows)
+    if places is not None:
+        dense = torch.cat([dense, dense.new_zeros(1, dense.shape[1])])[places.long()]
+    check_rows("col", col, dense.shape[0], "dense")
+    narrow = dense.device.type == "cpu" and dense.element_size() == 2
+    dtype = torch.float32 if narrow else dense.dtype
+    shape = (crow.shape[0] - 1, dense.shape[0])
+    matrix = torch.sparse_csr_tensor(crow, col, values.to(dtype), shape, check_invariants=False)
+    total = out.to(dtype)
+    torch.addmm(total, matrix, dense.to(dtype), out=total)  # autocast leaves out= calls alone
+    if narrow:
+        out.copy_(total)
+
+
+def _select_rows(
+    crow: Tensor, col: Tensor, values: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CSR of the rows ``rows``, where -1 is a row without entries."""
+    row = rows.clamp(min=0).long()
+    start = crow.index_select(0, row)
+    count = crow.index_select(0, row + 1) - start
+    count = count.masked_fill_(rows < 0, 0)
+    pointers = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=crow.dtype)])
+    shift = torch.repeat_interleave(start - pointers[:-1], count.long())
+    source = torch.arange(len(shift), dtype=crow.dtype, device=shift.device).add_(shift)
+    return pointers, col.index_select(0, source), values.index_select(0, source)
