@@ -1,7 +1,7 @@
 // The arithmetic of the quantizer, shared by CPU and CUDA kernels: Philox, metadata of a group, one
 // element.
 //
-// recbole_tinykg/reference.py is the definition and docs/quantizer.md explains it; every function
+// recbole_tinykg/reference is the definition and docs/quantizer.md explains it; every function
 // here agrees with it bit for bit, for which floating-point contraction must be off
 // (-ffp-contract=off, -fmad=false). C is the arithmetic type: float, or double for double input.
 #pragma once
