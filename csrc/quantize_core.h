@@ -22,6 +22,8 @@ namespace tinykg {
 constexpr int64_t kGroupColumns = 256;  // columns of a row that share a minimum and a step
 constexpr int64_t kBlockColumns = 8;    // columns that share a generator call
 constexpr int kPhiloxRounds = 7;
+constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53, kPhiloxMultiplier1 = 0xCD9E8D57;
+constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9, kPhiloxWeyl1 = 0xBB67AE85;
 
 // One (seed, position) of the random stream, split into the words that Philox takes.
 struct Stream {
@@ -48,14 +50,14 @@ TINYKG_INLINE void philox(const Stream& stream, uint64_t block, uint32_t* words)
 #pragma GCC unroll 7
 #endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * c0;
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * c2;
+    const uint64_t product0 = uint64_t{kPhiloxMultiplier0} * c0;
+    const uint64_t product1 = uint64_t{kPhiloxMultiplier1} * c2;
     c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ key0;
     c1 = static_cast<uint32_t>(product1);
     c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ key1;
     c3 = static_cast<uint32_t>(product0);
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
   }
   words[0] = c0;
   words[1] = c1;
@@ -85,15 +87,15 @@ struct Metadata {
 template <typename C>
 TINYKG_INLINE Metadata<C> make_metadata(C low, C high, bool finite, int bits) {
   using Limits = std::numeric_limits<C>;
-  if (!finite) return {Limits::quiet_NaN(), Limits::quiet_NaN()};
   low += C(0);  // -0 becomes +0
   const bool wide = high - low > Limits::max() / 4;
   const C scale = wide ? C(0.25) : C(1);
   const C span = high * scale - low * scale;
-  if (!(span > C(0))) return {low, C(0)};
   C step = round_step_up(span / C((1 << bits) - 1));
-  if (step < Limits::min()) step = Limits::min();
-  return {low, wide ? -step : step};
+  step = step < Limits::min() ? Limits::min() : step;
+  step = wide ? -step : step;
+  step = span > C(0) ? step : C(0);
+  return {finite ? low : Limits::quiet_NaN(), finite ? step : Limits::quiet_NaN()};
 }
 
 // A group ready to map values to codes and back.
@@ -115,6 +117,11 @@ struct Group {
 
   TINYKG_INLINE C value(int32_t code) const { return (low + C(code) * step) * (C(1) / scale); }
 };
+
+// Stochastic rounding in integers: up if (random + 0.5) / 2^16 < fraction of v, hence if and only
+// if ceil(2^17 v) + 2 (65535 - random) passes the next multiple of 2^17. No step of it is rounded,
+// so it is the same rule as round_stochastic's.
+constexpr int kThresholdBits = 17;
 
 // Up with the probability of the fraction of v >= 0, to a resolution of 16 bits and without bias.
 template <typename C>
