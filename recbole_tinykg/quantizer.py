@@ -72,6 +72,13 @@ class Quantized:
         """Bytes of codes, minimum and step."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
+    def add_to_(self, out: Tensor, index: Tensor | None = None) -> Tensor:
+        """Add the matrix to `out`, or to its rows `index` (N,), distinct, in place; give `out`."""
+        if self.minimum is not None and self.step is not None:
+            bits = self.layout.bits
+            return ops.dequantize_add_(out, self.codes, self.minimum, self.step, index, bits=bits)
+        return out.add_(self.codes) if index is None else out.index_add_(0, index, self.codes)
+
     def dequantize(self) -> Tensor:
         """The matrix up to quantization noise; at 32 bits the very tensor that was given."""
         layout = self.layout

@@ -1,9 +1,13 @@
 """Declares the operators to PyTorch and loads the native kernels.
 
 Every operator gets a schema, the plain-torch implementation of ``reference`` on every device,
-and a shape rule for tracing (fake tensors). The native library, when it is there, registers faster
-kernels for the CPU on top: one call runs everywhere and the dispatcher picks the kernel. Importing
-this module does all of it; ``ops`` holds the functions that people call.
+and a shape rule for tracing (fake tensors). Importing this module does all of it; ``ops`` holds the
+functions that people call.
+
+The native libraries, where they are there, register faster kernels for the CPU and for CUDA on top:
+one call runs everywhere and the dispatcher picks the kernel. A library is loaded by the first call
+on its device, not at import: to ask for GPUs starts CUDA, and RecBole chooses the GPU later, by
+CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -22,8 +26,12 @@ from recbole_tinykg import reference
 from recbole_tinykg.errors import NativeLibraryError
 
 NAMESPACE = "recbole_tinykg"
-NATIVE_CPU = Path(__file__).with_name("_native_cpu.so")
-REMEDY = "build it with `pip install --no-build-isolation --no-deps -e .` and a C++20 compiler"
+
+_BUILD = "build it with `pip install --no-build-isolation --no-deps -e .` and"
+_NATIVE = {  # by device type: what people call it, the library, how to get it
+    "cpu": ("CPU", Path(__file__).with_name("_native_cpu.so"), f"{_BUILD} a C++20 compiler"),
+    "cuda": ("CUDA", Path(__file__).with_name("_native_cuda.so"), f"{_BUILD} nvcc on PATH"),
+}
 
 _SCHEMAS = (
     "quantize(Tensor x, Tensor stream, *, int bits, bool stochastic=True, SymInt first_row=0)"
@@ -36,8 +44,8 @@ _SCHEMAS = (
     "sign_mask(Tensor x) -> Tensor",
     "leaky_relu_backward(Tensor grad, Tensor mask, *, float negative_slope) -> Tensor",
     "dropout(Tensor x, Tensor stream, *, float probability, SymInt first_row=0) -> Tensor",
-    "leaky_relu_dropout(Tensor x, Tensor stream, Tensor? addend=None, *, float negative_slope,"
-    " float probability, SymInt first_row=0) -> (Tensor out, Tensor mask)",
+    "leaky_relu_dropout_(Tensor(a!) x, Tensor stream, Tensor? addend=None, *,"
+    " float negative_slope, float probability, SymInt first_row=0) -> Tensor mask",
     "leaky_relu_dropout_backward(Tensor grad, Tensor mask, Tensor stream, *, float negative_slope,"
     " float probability, SymInt first_row=0) -> (Tensor grad_x, Tensor grad_addend)",
     "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? rows=None,"
@@ -48,54 +56,74 @@ _SCHEMAS = (
 _BY_LIBRARY = ("spmm", "spmm_add_")  # these call MKL or cuSPARSE and have no kernel of ours
 
 
-def native_status() -> tuple[bool, str]:
-    """Whether the native CPU kernels are loaded, and their path or the reason why not."""
-    return _load_native()
+def native_status(device_type: str = "cpu") -> tuple[bool, str]:
+    """Whether the native kernels of "cpu" or "cuda" load, and their path or the reason why not."""
+    return _load_native(device_type)
 
 
-def require_native() -> None:
-    """Raise unless the native CPU kernels are loaded.
+def require_native(device_type: str | None = None) -> None:
+    """Raise unless the native kernels load.
+
+    Args:
+        device_type: "cpu" or "cuda"; None is the CPU and, where PyTorch sees a GPU, CUDA.
 
     Raises:
-        NativeLibraryError: The library is missing or does not load; the message names the remedy.
+        NativeLibraryError: A library is missing or does not load; the message names the remedy.
     """
-    loaded, detail = _load_native()
-    if not loaded:
-        raise NativeLibraryError(f"the native CPU kernels are required but {detail}; {REMEDY}")
+    available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for required in available if device_type is None else [device_type]:
+        loaded, detail = _load_native(required)
+        if not loaded:
+            kernels, _, remedy = _NATIVE[required]
+            message = f"the native {kernels} kernels are required but {detail}; {remedy}"
+            raise NativeLibraryError(message)
 
 
 @functools.cache
-def _warn_not_native() -> None:
+def _warn_not_native(device_type: str) -> None:
     """Say, once per process, that the slow reference stands in for the native kernels."""
-    detail = _load_native()[1]
+    kernels, _, remedy = _NATIVE[device_type]
+    detail = _load_native(device_type)[1]
     warnings.warn(
-        f"native CPU kernels are missing, the slow reference runs: {detail}; {REMEDY}",
+        f"native {kernels} kernels are missing, the slow reference runs: {detail}; {remedy}",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
-def _stand_in(implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """The reference of an operator whose native kernel is missing on the CPU."""
+@functools.cache
+def _load_native(device_type: str) -> tuple[bool, str]:
+    path = _NATIVE[device_type][1]
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return False, "PyTorch sees no CUDA device"
+    if not path.exists():
+        return False, f"{path} does not exist"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return False, f"{path} does not load ({error})"
+    return True, str(path)
+
+
+def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference of an operator, reached on a device while no native kernel is registered.
+
+    The first call on a device loads the library, after which the dispatcher is asked once more.
+    """
 
     @functools.wraps(implementation)
     def run(first: Tensor, *others: Any, **options: Any) -> Any:
-        if first.device.type == "cpu":
-            _warn_not_native()
+        device_type = first.device.type
+        if device_type in _NATIVE:
+            operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+            key = getattr(torch._C.DispatchKey, _NATIVE[device_type][0])
+            if not _load_native(device_type)[0]:
+                _warn_not_native(device_type)
+            elif operator.has_kernel_for_dispatch_key(key):
+                return operator(first, *others, **options)
         return implementation(first, *others, **options)
 
     return run
-
-
-@functools.cache
-def _load_native() -> tuple[bool, str]:
-    if not NATIVE_CPU.exists():
-        return False, f"{NATIVE_CPU} does not exist"
-    try:
-        torch.ops.load_library(str(NATIVE_CPU))
-    except OSError as error:
-        return False, f"{NATIVE_CPU} does not load ({error})"
-    return True, str(NATIVE_CPU)
 
 
 def _quantize_shape(
@@ -146,7 +174,7 @@ def _dropout_shape(x: Tensor, stream: Tensor, *, probability: float, first_row: 
     return x.new_empty(x.shape)
 
 
-def _leaky_relu_dropout_shape(
+def _leaky_relu_dropout__shape(
     x: Tensor,
     stream: Tensor,
     addend: Tensor | None = None,
@@ -154,8 +182,8 @@ def _leaky_relu_dropout_shape(
     negative_slope: float,
     probability: float,
     first_row: int = 0,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), _sign_mask_shape(x)
+) -> Tensor:
+    return _sign_mask_shape(x)
 
 
 def _leaky_relu_dropout_backward_shape(
@@ -196,12 +224,11 @@ def _spmm_add__shape(
 
 def _register() -> Library:
     library = Library(NAMESPACE, "DEF")
-    loaded = _load_native()[0]
     for schema in _SCHEMAS:
         name = schema.partition("(")[0]
         implementation = getattr(reference, name)
-        if not loaded and name not in _BY_LIBRARY:
-            implementation = _stand_in(implementation)
+        if name not in _BY_LIBRARY:
+            implementation = _stand_in(name, implementation)
         library.define(schema)
         library.impl(name, implementation, "CompositeExplicitAutograd")
         shape_rule = globals()[f"_{name}_shape"]

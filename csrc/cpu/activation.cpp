@@ -11,11 +11,12 @@ namespace tinykg {
 // What the operators work on; each leaves some of it empty.
 template <typename T>
 struct ActivationJob {
-  Matrix<const T> x;
+  Matrix<const T> x{};
   int64_t num_columns;
   T* out = nullptr;
   uint8_t* mask = nullptr;
   Compute<T> negative_slope = 0;
+  Matrix<T> target{};  // of the operator that works in place
   Matrix<const T> addend{};
   T* grad_addend = nullptr;
   int64_t first_row = 0;
@@ -104,24 +105,24 @@ Tensor dropout(const Tensor& x, const Tensor& stream, double probability, int64_
   return out;
 }
 
-std::tuple<Tensor, Tensor> leaky_relu_dropout(const Tensor& x, const Tensor& stream,
-                                              std::optional<Tensor> addend, double negative_slope,
-                                              double probability, int64_t first_row) {
+Tensor leaky_relu_dropout_(Tensor x, const Tensor& stream, std::optional<Tensor> addend,
+                           double negative_slope, double probability, int64_t first_row) {
   STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  STD_TORCH_CHECK(
-      !addend || (addend->dim() == 2 && addend->size(0) == x.size(0) &&
-                  addend->size(1) == x.size(1) && addend->scalar_type() == x.scalar_type()),
-      "addend must have the shape and dtype of x");
-  Tensor out = new_like(x), mask = new_mask(x);
+  STD_TORCH_CHECK(!addend || (addend->dim() == 2 && addend->size(0) == x.size(0) &&
+                              addend->size(1) == x.size(1) &&
+                              addend->scalar_type() == x.scalar_type()),
+                  "addend must have the shape and dtype of x");
+  Tensor mask = new_mask(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);
-    ActivationJob<T> job{read_matrix<T>(x), x.size(1), data<T>(out), data<uint8_t>(mask)};
+    ActivationJob<T> job{.num_columns = x.size(1), .mask = data<uint8_t>(mask)};
+    job.target = write_matrix<T>(x);
     job.negative_slope = static_cast<Compute<T>>(negative_slope);
     if (addend) job.addend = read_matrix<T>(*addend);
     set_dropout(job, stream, probability, first_row);
-    TINYKG_RUN(leaky_relu_dropout_rows, job, x.size(0));
+    TINYKG_RUN(leaky_relu_dropout_in_place_rows, job, x.size(0));
   });
-  return {out, mask};
+  return mask;
 }
 
 std::tuple<Tensor, Tensor> leaky_relu_dropout_backward(const Tensor& grad, const Tensor& mask,
@@ -147,6 +148,6 @@ STABLE_TORCH_LIBRARY_IMPL(recbole_tinykg, CPU, m) {
   m.impl("sign_mask", TORCH_BOX(&tinykg::sign_mask));
   m.impl("leaky_relu_backward", TORCH_BOX(&tinykg::leaky_relu_backward));
   m.impl("dropout", TORCH_BOX(&tinykg::dropout));
-  m.impl("leaky_relu_dropout", TORCH_BOX(&tinykg::leaky_relu_dropout));
+  m.impl("leaky_relu_dropout_", TORCH_BOX(&tinykg::leaky_relu_dropout_));
   m.impl("leaky_relu_dropout_backward", TORCH_BOX(&tinykg::leaky_relu_dropout_backward));
 }

@@ -72,7 +72,7 @@ void dropout_rows(const ActivationJob<T>& job, int64_t begin, int64_t end) {
 }
 
 template <typename T>
-void leaky_relu_dropout_rows(const ActivationJob<T>& job, int64_t begin, int64_t end) {
+void leaky_relu_dropout_in_place_rows(const ActivationJob<T>& job, int64_t begin, int64_t end) {
   const int64_t count = job.num_columns, row_bytes = packed_bytes(count, 1);
   const auto one = fill(Compute<T>(1)), slope = fill(job.negative_slope);
   Dropping<T> dropping(job);
@@ -80,13 +80,14 @@ void leaky_relu_dropout_rows(const ActivationJob<T>& job, int64_t begin, int64_t
     dropping.start_row(row);
     for (int64_t i = 0; i < count; i += kLanes) {
       const int64_t left = lanes_left(count, i);
-      const auto x = load_row(job.x.at(row, i), job.x.column_stride, left);
+      T* target = job.target.at(row, i);
+      const auto x = load_row(target, job.target.column_stride, left);
       const uint32_t bits = positive_bits(x);
       write_bits(job.mask + row * row_bytes + i / 8, left, bits);
       auto value = x * choose(bits, one, slope);
       if (job.addend.data != nullptr)
         value = value + load_row(job.addend.at(row, i), job.addend.column_stride, left);
-      store_row(job.out + row * count + i, 1, left, dropping.drop(value, i));
+      store_row(target, job.target.column_stride, left, dropping.drop(value, i));
     }
   }
 }

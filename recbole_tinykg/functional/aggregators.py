@@ -1,6 +1,6 @@
 r"""The arithmetic of a row block of a KGAT layer (Wang et al., KDD 2019, equations 6-8).
 
-With e the ego rows, s the messages and :math:`\sigma` LeakyReLU,
+With e the ego rows, s the messages, :math:`\sigma` LeakyReLU, and message dropout on top,
 
 * `bi`:        :math:`\sigma(W_1 (e + s) + b_1) + \sigma(W_2 (e \odot s) + b_2)`
 * `gcn`:       :math:`\sigma(W (e + s) + b)`
@@ -12,8 +12,8 @@ quantization noise. Every product below is linear in each of them, so its expect
 because they are independent. The signs are exact bits.
 
 A row without neighbours has s = 0: only its ego terms are computed. `index` (k,) says which rows of
-the block have a message, None for all of them. Weight gradients accumulate in place, block by
-block.
+the block have a message, None for all of them. Results go straight into their rows of a larger
+tensor, and weight gradients accumulate in place, block by block.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg import ops
+from recbole_tinykg.quantizer import Quantized
 
 NEGATIVE_SLOPE = 0.01
 """Slope of `nn.LeakyReLU()`, the activation of RecBole's KGAT."""
@@ -33,15 +34,53 @@ Weights = tuple[Tensor, ...]
 Masks = tuple[Tensor, ...]
 
 
+class Dropout(NamedTuple):
+    """Message dropout of a block: drawn from the stream, in forward and again in backward."""
+
+    stream: Tensor  # (2,) int64
+    probability: float
+    first_row: int  # of the block
+
+    def activate_(self, z: Tensor, addend: Tensor | None = None) -> Tensor:
+        """Replace z (n, D) by the dropout of LeakyReLU(z) + addend; give the mask of its signs."""
+        return ops.leaky_relu_dropout_(
+            z,
+            self.stream,
+            addend,
+            negative_slope=NEGATIVE_SLOPE,
+            probability=self.probability,
+            first_row=self.first_row,
+        )
+
+    def backward(self, g: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of z and of the addend."""
+        if self.probability == 0:
+            return ops.leaky_relu_backward(g, mask, negative_slope=NEGATIVE_SLOPE), g
+        return ops.leaky_relu_dropout_backward(
+            g,
+            mask,
+            self.stream,
+            negative_slope=NEGATIVE_SLOPE,
+            probability=self.probability,
+            first_row=self.first_row,
+        )
+
+    @property
+    def off(self) -> Dropout:
+        """No dropout: LeakyReLU and its mask only."""
+        return self._replace(probability=0.0)
+
+
 class KeptBlock(NamedTuple):
     """What backward has of a row block."""
 
     e: Tensor  # (n, D), e + s if `s` is None
-    s: Tensor | None  # (k, D)
+    s: Quantized | None  # (k, D)
     message_index: Tensor | None  # (k,)
     masks: Masks
     weights: Weights
     gradients: Weights  # of the weights, accumulated in place
+    dropout: Dropout
 
 
 class Aggregator(Protocol):
@@ -54,16 +93,18 @@ class Aggregator(Protocol):
 
     @staticmethod
     def forward(
-        e: Tensor, s: Tensor, index: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Masks]:
-        """Output (n, D') and sign masks, from e (n, D) and s (k, D)."""
+        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+    ) -> Masks:
+        """Write the output (n, D') from e (n, D) and s (k, D); give the sign masks."""
 
     @staticmethod
     def backward(
+        grad_e: Tensor,  # (n, D), written
+        grad_s: Tensor,  # (k, D), written
         g: Tensor,  # (n, D')
         kept: KeptBlock,
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of e (n, D) and s (k, D); adds those of the weights to `kept.gradients`."""
+    ) -> None:
+        """Write the gradients of e and s; add those of the weights to `kept.gradients`."""
 
 
 class BiInteraction:
@@ -75,36 +116,38 @@ class BiInteraction:
 
     @staticmethod
     def forward(
-        e: Tensor, s: Tensor, index: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Masks]:
+        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+    ) -> Masks:
         """As in the table above; sign masks of each activation's input."""
         w1, b1, w2, b2 = weights
-        out, sum_mask = _activate(torch.addmm(b1, _add_messages(e, s, index), w1.t()))
-        product, product_mask = _activate(torch.addmm(b2, _take(e, index) * s, w2.t()))
+        torch.addmm(b1, _add_messages(e, s, index), w1.t(), out=out)
+        product = torch.addmm(b2, _take(e, index) * s, w2.t())
+        product_mask = dropout.off.activate_(product)
         if index is not None:  # e * 0 leaves the bias
             alone = F.leaky_relu(b2, NEGATIVE_SLOPE).repeat(len(e), 1)
             product = alone.index_copy_(0, index, product)
-        return out.add_(product), (sum_mask, product_mask)
+        return dropout.activate_(out, product), product_mask
 
     @staticmethod
-    def backward(g: Tensor, kept: KeptBlock) -> tuple[Tensor, Tensor]:
+    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, kept: KeptBlock) -> None:
         """Gradients of e and s; adds those of the weights."""
-        e, s, index, masks, weights, gradients = kept
-        assert s is not None
+        e, kept_s, index, masks, weights, gradients, dropout = kept
+        assert kept_s is not None
+        s = kept_s.dequantize()
         w1, _, w2, b2 = weights
-        g_sum = ops.leaky_relu_backward(g, masks[0], negative_slope=NEGATIVE_SLOPE)
+        g_sum, g = dropout.backward(g, masks[0])
         _add_linear_(gradients[0], gradients[1], g_sum, _add_messages(e, s, index))
-        grad_e = g_sum @ w1
+        torch.mm(g_sum, w1, out=grad_e)
         g_with = _take(g, index)
-        g_product = ops.leaky_relu_backward(g_with, masks[1], negative_slope=NEGATIVE_SLOPE)
+        g_product, _ = dropout.off.backward(g_with, masks[1])
         e_with = _take(e, index)
         _add_linear_(gradients[2], gradients[3], g_product, e_with * s)
         if index is not None:
             slope = torch.where(b2 > 0, torch.ones_like(b2), NEGATIVE_SLOPE)
             gradients[3].add_((g.sum(0) - g_with.sum(0)) * slope)
         product_grad = g_product @ w2
-        grad_s = _take(grad_e, index) + product_grad * e_with
-        return _add_messages(grad_e, product_grad * s, index), grad_s
+        torch.addcmul(_take(grad_e, index), product_grad, e_with, out=grad_s)
+        _add_messages_(grad_e, product_grad.mul_(s), index)
 
 
 class GCN:
@@ -116,21 +159,21 @@ class GCN:
 
     @staticmethod
     def forward(
-        e: Tensor, s: Tensor, index: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Masks]:
+        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+    ) -> Masks:
         """As in the table above; sign masks of each activation's input."""
         weight, bias = weights
-        out, mask = _activate(torch.addmm(bias, _add_messages(e, s, index), weight.t()))
-        return out, (mask,)
+        torch.addmm(bias, _add_messages(e, s, index), weight.t(), out=out)
+        return (dropout.activate_(out),)
 
     @staticmethod
-    def backward(g: Tensor, kept: KeptBlock) -> tuple[Tensor, Tensor]:
+    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, kept: KeptBlock) -> None:
         """Gradients of e and s; adds those of the weights."""
-        e, s, index, masks, weights, gradients = kept
-        g = ops.leaky_relu_backward(g, masks[0], negative_slope=NEGATIVE_SLOPE)
-        _add_linear_(gradients[0], gradients[1], g, e if s is None else _add_messages(e, s, index))
-        grad_e = g @ weights[0]
-        return grad_e, _take(grad_e, index)
+        total = kept.e if kept.s is None else kept.s.add_to_(kept.e.clone(), kept.message_index)
+        g, _ = kept.dropout.backward(g, kept.masks[0])
+        _add_linear_(kept.gradients[0], kept.gradients[1], g, total)
+        torch.mm(g, kept.weights[0], out=grad_e)
+        grad_s.copy_(_take(grad_e, kept.message_index))
 
 
 class GraphSAGE:
@@ -142,26 +185,28 @@ class GraphSAGE:
 
     @staticmethod
     def forward(
-        e: Tensor, s: Tensor, index: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Masks]:
+        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+    ) -> Masks:
         """As in the table above; sign masks of each activation's input."""
         weight, bias = weights
         w_ego, w_side = weight.split(e.shape[1], dim=1)
-        out, mask = _activate(_add_messages(torch.addmm(bias, e, w_ego.t()), s @ w_side.t(), index))
-        return out, (mask,)
+        torch.addmm(bias, e, w_ego.t(), out=out)
+        _add_messages_(out, s @ w_side.t(), index)
+        return (dropout.activate_(out),)
 
     @staticmethod
-    def backward(g: Tensor, kept: KeptBlock) -> tuple[Tensor, Tensor]:
+    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, kept: KeptBlock) -> None:
         """Gradients of e and s; adds those of the weights."""
-        e, s, index, masks, weights, gradients = kept
-        assert s is not None
-        w_ego, w_side = weights[0].split(e.shape[1], dim=1)
-        grad_ego, grad_side = gradients[0].split(e.shape[1], dim=1)
-        g = ops.leaky_relu_backward(g, masks[0], negative_slope=NEGATIVE_SLOPE)
-        g_with = _take(g, index)
-        _add_linear_(grad_ego, gradients[1], g, e)
-        grad_side.addmm_(g_with.t(), s)
-        return g @ w_ego, g_with @ w_side
+        assert kept.s is not None
+        width = kept.e.shape[1]
+        w_ego, w_side = kept.weights[0].split(width, dim=1)
+        grad_ego, grad_side = kept.gradients[0].split(width, dim=1)
+        g, _ = kept.dropout.backward(g, kept.masks[0])
+        _add_linear_(grad_ego, kept.gradients[1], g, kept.e)
+        g_with = _take(g, kept.message_index)
+        _add_product_(grad_side, g_with, kept.s.dequantize())
+        torch.mm(g, w_ego, out=grad_e)
+        torch.mm(g_with, w_side, out=grad_s)
 
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
@@ -169,12 +214,6 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "gcn": GCN,
     "graphsage": GraphSAGE,
 }
-
-
-def _activate(z: Tensor) -> tuple[Tensor, Tensor]:
-    """LeakyReLU of z (n, D), in place, and the mask of its signs."""
-    mask = ops.sign_mask(z)
-    return F.leaky_relu_(z, NEGATIVE_SLOPE), mask
 
 
 def _take(rows: Tensor, index: Tensor | None) -> Tensor:
@@ -187,7 +226,17 @@ def _add_messages(rows: Tensor, messages: Tensor, index: Tensor | None) -> Tenso
     return rows + messages if index is None else rows.index_add(0, index, messages)
 
 
+def _add_messages_(rows: Tensor, messages: Tensor, index: Tensor | None) -> None:
+    """Add messages (k, D) to rows (n, D) in place."""
+    _ = rows.add_(messages) if index is None else rows.index_add_(0, index, messages)
+
+
 def _add_linear_(grad_weight: Tensor, grad_bias: Tensor, g: Tensor, x: Tensor) -> None:
     """Add the gradients of a linear layer with input x (n, D) and output gradient g (n, D')."""
-    grad_weight.addmm_(g.t(), x)
+    _add_product_(grad_weight, g, x)
     grad_bias.add_(g.sum(0))
+
+
+def _add_product_(out: Tensor, g: Tensor, x: Tensor) -> None:
+    """Add g^T x to out, which keeps its precision where autocast lowered that of g and x."""
+    _ = out.addmm_(g.t(), x) if out.dtype == g.dtype else out.add_(g.t() @ x)

@@ -1,4 +1,4 @@
-"""Decorators for the backward and forward of compressed functions."""
+"""What the forward and backward of compressed functions share about autograd and autocast."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def refuse_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
             return backward(ctx, *grads)
 
     return guarded
+
+
+def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The type that `torch.autocast` wants of a linear layer on `tensor`; without it, its own."""
+    device = tensor.device.type
+    if tensor.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
 
 
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,22 +22,26 @@ cannot give them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recbole_tinykg import ops
 from recbole_tinykg.functional.adjacency import Adjacency, RowBlock
 from recbole_tinykg.functional.aggregators import (
     AGGREGATORS,
     Aggregator,
+    Dropout,
     KeptBlock,
     Masks,
     Weights,
 )
-from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.guards import (
+    autocast_dtype,
+    refuse_double_backward,
+    without_autocast,
+)
 from recbole_tinykg.functional.targets import AllNodes, BatchNodes, NodeRows, Parts
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 
@@ -56,12 +60,14 @@ class Propagation:
         aggregator: `bi`, `gcn` or `graphsage`.
         quantizer: how activations are kept.
         dropout: probability of message dropout, 0 in evaluation.
+        dtype: type of the linear layers and of their outputs; None: that of the parameters.
     """
 
     adjacency: Adjacency
     aggregator: str
     quantizer: Quantizer
     dropout: float = 0.0
+    dtype: torch.dtype | None = None
 
     @property
     def kind(self) -> type[Aggregator]:
@@ -78,14 +84,11 @@ class Propagation:
         step = self.kind.num_weights
         return [flat[i : i + step] for i in range(0, len(flat), step)]
 
-    def drop(self, x: Tensor, streams: Tensor, block: RowBlock) -> Tensor:
-        """Message dropout of a block's rows; its own backward, given the same stream."""
-        if self.dropout == 0:
-            return x
-        return ops.dropout(x, streams[2], probability=self.dropout, first_row=block.start)
+    def dropout_of(self, streams: Tensor, block: RowBlock) -> Dropout:
+        """Message dropout of a block's rows."""
+        return Dropout(streams[2], self.dropout, block.start)
 
 
-@without_autocast
 def propagate(
     streams: Tensor,  # (layers, SITES_PER_LAYER, 2) int64
     plan: Propagation,
@@ -95,9 +98,20 @@ def propagate(
 ) -> tuple[Tensor, ...]:
     """Rows `rows` of the input and of every layer's output, before normalisation.
 
+    Under `torch.autocast` layers compute in its type, and their outputs have it, as those of
+    `torch.nn.Linear`.
+
     Returns:
         A tuple of layers + 1 tensors (R, D_l).
     """
+    plan = replace(plan, dtype=autocast_dtype(parts[0]))
+    return _propagate(streams, plan, rows, parts, weights)
+
+
+@without_autocast
+def _propagate(
+    streams: Tensor, plan: Propagation, rows: NodeRows, parts: Parts, weights: list[Weights]
+) -> tuple[Tensor, ...]:
     tensors = [*parts, *(tensor for layer in weights for tensor in layer)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return _Propagate.apply(plan, keep, rows.num_first, rows.nodes, streams, *tensors)
@@ -150,7 +164,7 @@ class _Propagate(torch.autograd.Function):
             ego = (tensors[0], tensors[1]) if i == 0 else None
             gradient = _backward_layer(
                 plan, targets, gradient, ego, kept.pop(), weights[i], weight_grads[i], streams[i]
-            )
+            ).to(grads[i].dtype)
             gradient.index_add_(0, rows.nodes, grads[i])
         flat = [grad for layer in weight_grads for grad in layer]
         return None, None, None, None, None, *plan.parts(gradient), *flat
@@ -205,16 +219,20 @@ def _forward_layer(
 ) -> tuple[Tensor, _Kept]:
     """Output rows (num_rows, D') of a layer, and what it keeps."""
     parts = plan.parts(ego) if isinstance(ego, Tensor) else ego
-    messages = targets.messages(parts)
+    messages = targets.messages(parts).to(plan.dtype)
+    weights = tuple(weight.to(messages.dtype) for weight in weights)
     out = messages.new_empty(targets.num_rows, weights[0].shape[0])
-    masks = []
-    for block in targets.blocks:
-        block_messages = messages[block.first_message : block.last_message]
-        rows, block_masks = plan.kind.forward(
-            targets.ego(parts, block), block_messages, targets.message_index(block), weights
+    masks = [
+        plan.kind.forward(
+            out[block.start : block.stop],
+            targets.ego(parts, block).to(messages.dtype),
+            messages[block.first_message : block.last_message],
+            targets.message_index(block),
+            weights,
+            plan.dropout_of(streams, block),
         )
-        out[block.start : block.stop] = plan.drop(rows, streams, block)
-        masks.append(block_masks)
+        for block in targets.blocks
+    ]
     if not keep:
         return out, _Kept()
     joined = tuple(torch.cat(column) for column in zip(*masks, strict=True))
@@ -246,22 +264,30 @@ def _backward_layer(
 ) -> Tensor:
     """Gradient (num_nodes, D) of the layer's ego embeddings; adds to the weights' gradients."""
     dim = weights[0].shape[1] // (2 if plan.aggregator == "graphsage" else 1)
+    weights = tuple(weight.to(gradient.dtype) for weight in weights)
     out = targets.new_gradient(gradient, dim)
     message_grads = gradient.new_empty(targets.num_messages, dim)
     for block in targets.blocks:
-        g = plan.drop(gradient[block.start : block.stop], streams, block)
         messages = slice(block.first_message, block.last_message)
         if kept.e is None:
             assert ego is not None
-            e = targets.ego(ego, block)
+            e = targets.ego(ego, block).to(gradient.dtype)
         else:
             e = kept.e.rows(block.start, block.stop).dequantize()
-        s = None if kept.s is None else kept.s.rows(messages.start, messages.stop).dequantize()
+        s = None if kept.s is None else kept.s.rows(messages.start, messages.stop)
         masks = (kept.masks[0][block.start : block.stop], *(m[messages] for m in kept.masks[1:]))
-        index = targets.message_index(block)
-        grad_e, message_grads[messages] = plan.kind.backward(
-            g, KeptBlock(e, s, index, masks, weights, weight_grads)
+        kept_block = KeptBlock(
+            e,
+            s,
+            targets.message_index(block),
+            masks,
+            weights,
+            weight_grads,
+            plan.dropout_of(streams, block),
         )
+        grad_e = targets.gradient_rows(out, block)
+        g = gradient[block.start : block.stop]
+        plan.kind.backward(grad_e, message_grads[messages], g, kept_block)
         targets.write(out, block, grad_e)
     targets.return_messages_(out, message_grads)
     return out

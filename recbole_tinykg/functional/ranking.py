@@ -47,7 +47,8 @@ GAMMA = 1e-10
 
 def normalized_rows(outputs: tuple[Tensor, ...]) -> Tensor:
     """Representations (R, sum of D_l) from the rows of the input and of every layer (R, D_l)."""
-    return torch.cat([outputs[0], *(F.normalize(x, dim=1, eps=EPS) for x in outputs[1:])], dim=1)
+    layers = (x.to(outputs[0].dtype) for x in outputs[1:])  # they may be in autocast's type
+    return torch.cat([outputs[0], *(F.normalize(x, dim=1, eps=EPS) for x in layers)], dim=1)
 
 
 @without_autocast
@@ -62,6 +63,7 @@ def bpr_loss(
 ) -> Tensor:
     """BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations; a scalar."""
     frozen = tuple(part.detach() for part in parts)
+    outputs = tuple(x.to(outputs[0].dtype) for x in outputs)  # layers may be in autocast's type
     return _BPRLoss.apply(quantizer, reg_weight, rows, streams, *frozen, *pairs, *outputs)
 
 
@@ -122,10 +124,10 @@ def _shrinkage(
 ) -> Tensor:
     """Factor (R,) of each row in the regulariser's gradient, over the three batches."""
     factors = torch.where(norms > 0, reg_weight / (len(pairs[0]) * norms), 0)
-    return sum(
-        torch.bincount(index, minlength=num_rows) * factor
-        for index, factor in zip(pairs, factors, strict=True)
-    )
+    total = norms.new_zeros(num_rows)
+    for index, factor in zip(pairs, factors, strict=True):
+        total.index_add_(0, index, factor.expand(len(index)))
+    return total
 
 
 def _score_gradient(

@@ -85,9 +85,12 @@ class AllNodes:
         """Uninitialised (num_nodes, dim) gradient of the ego embeddings; every row gets written."""
         return like.new_empty(self.num_rows, dim)
 
+    def gradient_rows(self, gradient: Tensor, block: RowBlock) -> Tensor:
+        """(n, D) rows of the ego gradient to write the block's into: those themselves."""
+        return gradient[block.start : block.stop]
+
     def write(self, gradient: Tensor, block: RowBlock, rows: Tensor) -> None:
-        """Write the block's rows (n, D) of the ego gradient."""
-        gradient[block.start : block.stop] = rows
+        """Put what was written into `gradient_rows` where it belongs: it is there."""
 
     def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:
         """Send the gradient of the messages back to their senders."""
@@ -130,8 +133,12 @@ class BatchNodes:
         """Zero (num_nodes, dim) gradient of the ego embeddings."""
         return like.new_zeros(self.adjacency.num_nodes, dim)
 
+    def gradient_rows(self, gradient: Tensor, block: RowBlock) -> Tensor:
+        """(n, D) rows of the ego gradient to write the block's into: new ones."""
+        return gradient.new_empty(block.stop - block.start, gradient.shape[1])
+
     def write(self, gradient: Tensor, block: RowBlock, rows: Tensor) -> None:
-        """Write the block's rows (n, D) of the ego gradient."""
+        """Put what was written into `gradient_rows` where it belongs."""
         gradient.index_copy_(0, self.rows.nodes[block.start : block.stop], rows)
 
     def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:

@@ -15,7 +15,7 @@ from recbole_tinykg.registration import native_status, require_native  # isort: 
 from recbole_tinykg.ops.activation import (
     dropout,
     leaky_relu_backward,
-    leaky_relu_dropout,
+    leaky_relu_dropout_,
     leaky_relu_dropout_backward,
     sign_mask,
 )
@@ -30,7 +30,7 @@ __all__ = [
     "dequantize_add_",
     "dropout",
     "leaky_relu_backward",
-    "leaky_relu_dropout",
+    "leaky_relu_dropout_",
     "leaky_relu_dropout_backward",
     "native_status",
     "quantize",

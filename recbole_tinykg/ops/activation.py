@@ -16,7 +16,7 @@ from recbole_tinykg.ops.checks import (
 _sign_mask = torch.ops.recbole_tinykg.sign_mask.default
 _leaky_relu_backward = torch.ops.recbole_tinykg.leaky_relu_backward.default
 _dropout = torch.ops.recbole_tinykg.dropout.default
-_leaky_relu_dropout = torch.ops.recbole_tinykg.leaky_relu_dropout.default
+_leaky_relu_dropout_ = torch.ops.recbole_tinykg.leaky_relu_dropout_.default
 _leaky_relu_dropout_backward = torch.ops.recbole_tinykg.leaky_relu_dropout_backward.default
 
 
@@ -79,16 +79,16 @@ def dropout(
     return _dropout(x, stream, probability=probability, first_row=first_row)
 
 
-def leaky_relu_dropout(
-    x: Tensor,  # (N, D)
+def leaky_relu_dropout_(
+    x: Tensor,  # (N, D), any strides
     stream: Tensor,  # (2,) int64: seed, position
     addend: Tensor | None = None,  # (N, D)
     *,
     negative_slope: float,
     probability: float,
     first_row: int = 0,
-) -> tuple[Tensor, Tensor]:  # (N, D), (N, ceil(D / 8)) uint8
-    """``dropout(leaky_relu(x) + addend)`` and ``sign_mask(x)``, in one sweep over the memory.
+) -> Tensor:  # (N, ceil(D / 8)) uint8
+    """Replace x by ``dropout(leaky_relu(x) + addend)`` in one sweep; give its old ``sign_mask``.
 
     The dropout is that of ``dropout``; with probability 0 there is none and no noise is drawn.
 
@@ -101,7 +101,7 @@ def leaky_relu_dropout(
     check_probability(probability)
     if addend is not None:
         check_tensor("addend", addend, tuple(x.shape), x.dtype, x.device)
-    return _leaky_relu_dropout(
+    return _leaky_relu_dropout_(
         x,
         stream,
         addend,
@@ -120,7 +120,7 @@ def leaky_relu_dropout_backward(
     probability: float,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
-    """Gradients of x and of the addend of ``leaky_relu_dropout``, in one sweep.
+    """Gradients of x and of the addend of ``leaky_relu_dropout_``, in one sweep.
 
     Raises:
         TypeError: A tensor has the wrong dtype.

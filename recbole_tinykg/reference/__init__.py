@@ -7,7 +7,7 @@ Short enough to be read as definitions, on any device, without kernels of ours. 
 from recbole_tinykg.reference.activation import (
     dropout,
     leaky_relu_backward,
-    leaky_relu_dropout,
+    leaky_relu_dropout_,
     leaky_relu_dropout_backward,
     sign_mask,
 )
@@ -33,7 +33,7 @@ __all__ = [
     "dequantize_add_",
     "dropout",
     "leaky_relu_backward",
-    "leaky_relu_dropout",
+    "leaky_relu_dropout_",
     "leaky_relu_dropout_backward",
     "num_groups",
     "packed_bytes",

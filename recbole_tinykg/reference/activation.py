@@ -37,7 +37,7 @@ def dropout(
     return _drop(x.to(compute_dtype(x.dtype)), stream, probability, first_row).to(x.dtype)
 
 
-def leaky_relu_dropout(
+def leaky_relu_dropout_(
     x: Tensor,  # (N, D)
     stream: Tensor,  # (2,) int64: seed, position
     addend: Tensor | None = None,  # (N, D)
@@ -45,13 +45,15 @@ def leaky_relu_dropout(
     negative_slope: float,
     probability: float,
     first_row: int = 0,
-) -> tuple[Tensor, Tensor]:  # (N, D), (N, ceil(D / 8)) uint8
-    """``dropout(leaky_relu(x) + addend)`` and the sign mask of x."""
+) -> Tensor:  # (N, ceil(D / 8)) uint8
+    """``x = dropout(leaky_relu(x) + addend)``; gives the sign mask of the old x."""
+    mask = sign_mask(x)
     work = x.to(compute_dtype(x.dtype))
     value = torch.where(work > 0, work, work * negative_slope)
     if addend is not None:
         value = value + addend.to(value.dtype)
-    return _drop(value, stream, probability, first_row).to(x.dtype), sign_mask(x)
+    x.copy_(_drop(value, stream, probability, first_row))
+    return mask
 
 
 def leaky_relu_dropout_backward(
@@ -63,7 +65,7 @@ def leaky_relu_dropout_backward(
     probability: float,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
-    """Gradients of x and of the addend of ``leaky_relu_dropout``."""
+    """Gradients of x and of the addend of ``leaky_relu_dropout_``."""
     work = _drop(grad.to(compute_dtype(grad.dtype)), stream, probability, first_row)
     positive = unpack(mask, 1, grad.shape[1]) > 0
     grad_x = torch.where(positive, work, work * negative_slope)
