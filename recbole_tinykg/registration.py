@@ -48,6 +48,7 @@ _SCHEMAS = (
     " float negative_slope, float probability, SymInt first_row=0) -> Tensor mask",
     "leaky_relu_dropout_backward(Tensor grad, Tensor mask, Tensor stream, *, float negative_slope,"
     " float probability, SymInt first_row=0) -> (Tensor grad_x, Tensor grad_addend)",
+    "normalize_backward(Tensor grad, Tensor x, Tensor shrink, *, float eps) -> Tensor",
     "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? rows=None,"
     " Tensor? places=None) -> Tensor",
     "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
@@ -196,6 +197,10 @@ def _leaky_relu_dropout_backward_shape(
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:
     return grad.new_empty(grad.shape), grad.new_empty(grad.shape)
+
+
+def _normalize_backward_shape(grad: Tensor, x: Tensor, shrink: Tensor, *, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 def _spmm_shape(

@@ -107,6 +107,14 @@ inline Floats largest_of_rows(const Floats* row) {
   return load(lane);
 }
 
+// The sum of each of sixteen rows, in the order of vector_array.h.
+inline Floats sums_of_rows(const Floats* row) {
+  Array<float> array[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) store(array[i].lane, row[i]);
+  return load(sums_of_rows(array).lane);
+}
+inline Floats root(Floats a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+
 inline uint32_t mask_bits(__m256 low, __m256 high) {
   return static_cast<uint32_t>(_mm256_movemask_ps(low)) |
          static_cast<uint32_t>(_mm256_movemask_ps(high)) << 8;

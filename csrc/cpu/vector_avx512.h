@@ -66,6 +66,9 @@ inline Floats reduce_rows(const Floats* row) {
 }
 inline Floats smallest_of_rows(const Floats* row) { return reduce_rows<smaller>(row); }
 inline Floats largest_of_rows(const Floats* row) { return reduce_rows<larger>(row); }
+inline Floats add(Floats a, Floats b) { return a + b; }
+inline Floats sums_of_rows(const Floats* row) { return reduce_rows<add>(row); }
+inline Floats root(Floats a) { return _mm512_sqrt_ps(a); }
 
 inline bool all_zero(Floats a) {
   return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;

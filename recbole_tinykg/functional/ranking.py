@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_tinykg import ops
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.targets import NodeRows, Parts
 from recbole_tinykg.quantizer import Quantized, Quantizer
@@ -152,11 +153,8 @@ def _normalize_backward(
     shrink: Tensor,  # (R,)
 ) -> list[Tensor]:
     """Gradients of `outputs` (R, D_l) through y = x / max(|x|, EPS)."""
-    grads = []
-    for g, x in zip(grad.split([x.shape[1] for x in outputs], dim=1), outputs, strict=True):
-        norm = x.norm(dim=1, keepdim=True)
-        y = x / norm.clamp_min(EPS)
-        along = (g * y).sum(1, keepdim=True)
-        factor = torch.where(norm >= EPS, -along, shrink[:, None])
-        grads.append((g + factor * y) / norm.clamp_min(EPS))
-    return grads
+    widths = [x.shape[1] for x in outputs]
+    return [
+        ops.normalize_backward(g, x, shrink, eps=EPS)
+        for g, x in zip(grad.split(widths, dim=1), outputs, strict=True)
+    ]

@@ -20,6 +20,7 @@ from recbole_tinykg.ops.activation import (
     sign_mask,
 )
 from recbole_tinykg.ops.checks import BITS
+from recbole_tinykg.ops.normalization import normalize_backward
 from recbole_tinykg.ops.quantization import dequantize, dequantize_, dequantize_add_, quantize
 from recbole_tinykg.ops.sparse import spmm, spmm_add_
 
@@ -33,6 +34,7 @@ __all__ = [
     "leaky_relu_dropout_",
     "leaky_relu_dropout_backward",
     "native_status",
+    "normalize_backward",
     "quantize",
     "require_native",
     "sign_mask",

@@ -12,6 +12,7 @@ from recbole_tinykg.reference.activation import (
     sign_mask,
 )
 from recbole_tinykg.reference.noise import philox4x32
+from recbole_tinykg.reference.normalization import normalize_backward
 from recbole_tinykg.reference.quantization import (
     GROUP_COLUMNS,
     compute_dtype,
@@ -35,6 +36,7 @@ __all__ = [
     "leaky_relu_backward",
     "leaky_relu_dropout_",
     "leaky_relu_dropout_backward",
+    "normalize_backward",
     "num_groups",
     "packed_bytes",
     "philox4x32",

@@ -1,0 +1,51 @@
+// normalize_backward on the CPU: the gradient of x through y = x / max(|x|, eps), row by row.
+#include <cmath>
+
+#include "rows.h"
+
+namespace tinykg {
+
+template <typename T>
+struct NormalizeJob {
+  Matrix<const T> grad, x;
+  const T* shrink;
+  Compute<T> eps;
+  int64_t num_columns;
+  T* out;
+};
+
+}  // namespace tinykg
+
+#define TINYKG_ROWS "normalize_rows.h"
+#include "each_target.h"
+
+namespace tinykg {
+
+Tensor normalize_backward(const Tensor& grad, const Tensor& x, const Tensor& shrink, double eps) {
+  STD_TORCH_CHECK(grad.dim() == 2 && x.dim() == 2 && grad.size(0) == x.size(0) &&
+                      grad.size(1) == x.size(1) && shrink.numel() == x.size(0),
+                  "grad must have the shape of x, and shrink a number per row");
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && shrink.scalar_type() == x.scalar_type(),
+                  "grad and shrink must have the dtype of x");
+  Tensor out = new_output(x, {x.size(0), x.size(1)}, x.scalar_type());
+  const Tensor factors = as_contiguous(shrink);
+  dispatch_float(x.scalar_type(), [&](auto example) {
+    using T = decltype(example);
+    const NormalizeJob<T> job{read_matrix<T>(grad),
+                              read_matrix<T>(x),
+                              static_cast<const T*>(factors.const_data_ptr()),
+                              static_cast<Compute<T>>(eps),
+                              x.size(1),
+                              static_cast<T*>(out.mutable_data_ptr())};
+    run_parallel(x.size(0), x.size(1), [&](int64_t begin, int64_t end) {
+      TINYKG_FOR_THIS_CPU(normalize_backward_rows(job, begin, end));
+    });
+  });
+  return out;
+}
+
+}  // namespace tinykg
+
+STABLE_TORCH_LIBRARY_IMPL(recbole_tinykg, CPU, m) {
+  m.impl("normalize_backward", TORCH_BOX(&tinykg::normalize_backward));
+}
