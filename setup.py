@@ -12,12 +12,15 @@ Environment:
     CUDA_HOME: where to look for nvcc when it is not on PATH.
     RECBOLE_TINYKG_CUDA: 1 builds the CUDA library even for a PyTorch without CUDA, 0 never builds
         it; unset, it is built where PyTorch has CUDA and nvcc is found.
+    TORCH_CUDA_ARCH_LIST: the GPUs to build for, as in PyTorch's own extensions: "8.0 9.0+PTX". By
+        default those of CUDA_ARCHITECTURES that nvcc knows, and PTX of the newest for later ones.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import runpy
 import shlex
 import shutil
@@ -36,7 +39,13 @@ FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Ics
 # No fused multiply-add, so that every device gives the same bits; random words are read as halves.
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"]
 CPU_FLAGS = [*HOST_FLAGS, "-Wall", "-Wextra"]
-CUDA_FLAGS = ["-DUSE_CUDA", "-fmad=false", "-arch=all-major", "-Xcompiler=" + ",".join(HOST_FLAGS)]
+CUDA_FLAGS = [
+    "-DUSE_CUDA",
+    "-fmad=false",
+    "--expt-relaxed-constexpr",  # std::numeric_limits in kernels
+    "-Xcompiler=" + ",".join(HOST_FLAGS),
+]
+CUDA_ARCHITECTURES = ["75", "80", "86", "90"]
 
 MISSING_TORCH = (
     "building recbole_tinykg needs PyTorch 2.10 or newer{found}; run `pip install torch==2.13.0`, "
@@ -49,6 +58,10 @@ MISSING_CXX = (
 MISSING_NVCC = (
     "RECBOLE_TINYKG_CUDA=1 needs nvcc and found none; install the CUDA toolkit and name its folder "
     "in CUDA_HOME, or unset RECBOLE_TINYKG_CUDA to build for the CPU only"
+)
+BAD_ARCHITECTURES = (
+    "TORCH_CUDA_ARCH_LIST must hold compute capabilities that {nvcc} knows ({known}), such as "
+    '"8.0 9.0+PTX"; got "{got}"'
 )
 CPU_ONLY = "warning: PyTorch has CUDA but there is no nvcc, so only the CPU library is built"
 FAILED = "building recbole_tinykg failed in {command} (its messages are above)"
@@ -100,6 +113,26 @@ def find_nvcc(torch_has_cuda: bool) -> str | None:
     return nvcc
 
 
+def cuda_architectures(nvcc: str) -> list[str]:
+    """The -gencode flags: code for each architecture, PTX where later GPUs are to be served."""
+    listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = re.findall(r"compute_(\d+)", listing.stdout)
+    names = [name for name in CUDA_ARCHITECTURES if name in known] or known[:1]
+    names[-1] += "+PTX"
+    if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
+        names = [name.replace(".", "") for name in re.split(r"[;,\s]+", wanted)]
+    flags = []
+    for name in names:
+        number = name.removesuffix("+PTX")
+        if number.rstrip("af") not in known:
+            dotted = ", ".join(f"{name[:-1]}.{name[-1]}" for name in known)
+            raise stop(BAD_ARCHITECTURES, nvcc=nvcc, known=dotted, got=wanted)
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if name != number:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
 def run(command: list[str]) -> None:
     """Show a compiler call and run it."""
     print(shlex.join(command), flush=True)
@@ -107,13 +140,18 @@ def run(command: list[str]) -> None:
         raise stop(FAILED, command=command[0])
 
 
-def link_flags(torch: Path, name: str) -> list[str]:
+def link_flags(torch: Path, name: str, scratch: Path) -> list[str]:
     """What binds a library to the PyTorch in the process, keeping no path of this machine."""
     if sys.platform == "darwin":
         return ["-undefined", "dynamic_lookup"]
-    names = ["torch_cpu", "c10", *(["torch_cuda"] if name.endswith("cuda") else [])]
-    present = [name for name in names if (torch / "lib" / f"lib{name}.so").exists()]
-    return [f"-L{torch / 'lib'}", *(f"-l{name}" for name in present)]
+    flags = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+    if not name.endswith("cuda"):
+        return flags
+    if not (torch / "lib/libtorch_cuda.so").exists():
+        # A PyTorch without CUDA: an empty library of that name records that it is needed.
+        empty = ["-shared", "-x", "c++", os.devnull, "-Wl,-soname,libtorch_cuda.so"]
+        run([*find_cxx(), *empty, "-o", str(scratch / "libtorch_cuda.so")])
+    return [*flags, f"-L{scratch}", "-Xlinker", "--no-as-needed", "-ltorch_cuda"]
 
 
 class BuildNative(build_ext):
@@ -124,7 +162,9 @@ class BuildNative(build_ext):
         self.torch, torch_has_cuda = find_torch()
         self.compilers = {"_native_cpu": [*find_cxx(), *FLAGS, *CPU_FLAGS]}
         if nvcc := find_nvcc(torch_has_cuda):
-            self.compilers["_native_cuda"] = [nvcc, "-ccbin", find_cxx()[-1], *FLAGS, *CUDA_FLAGS]
+            host = ["-ccbin", find_cxx()[-1]]
+            cuda = [*FLAGS, *CUDA_FLAGS, *cuda_architectures(nvcc)]
+            self.compilers["_native_cuda"] = [nvcc, *host, *cuda]
         self.extensions = [e for e in self.extensions if e.name.split(".")[-1] in self.compilers]
         super().run()
 
@@ -146,7 +186,9 @@ class BuildNative(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(run, commands))
         files = [*map(str, objects), "-o", str(library)]
-        run([*compiler, "-shared", *files, *link_flags(self.torch, ext.name)])
+        run(
+            [*compiler, "-shared", *files, *link_flags(self.torch, ext.name, Path(self.build_temp))]
+        )
 
 
 class BuildPython(build_py):
@@ -170,7 +212,7 @@ class TagAnyPython(bdist_wheel):
 def extension(name: str, pattern: str) -> list[Extension]:
     """The library `name` from the sources that match `pattern`; nothing where there are none."""
     sources = sorted(map(str, Path().glob(pattern)))
-    headers = sorted(map(str, Path("csrc").rglob("*.h")))
+    headers = [str(path) for end in ("h", "cuh") for path in sorted(Path("csrc").rglob(f"*.{end}"))]
     return [Extension(f"recbole_tinykg.{name}", sources, depends=headers)] if sources else []
 
 

@@ -54,7 +54,7 @@ _SCHEMAS = (
     "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
     " Tensor? rows=None, Tensor? places=None) -> ()",
 )
-_BY_LIBRARY = ("spmm", "spmm_add_")  # these call MKL or cuSPARSE and have no kernel of ours
+_BY_LIBRARY = ("spmm", "spmm_add_")  # their reference is MKL's or cuSPARSE's kernel, and not slow
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
@@ -102,7 +102,7 @@ def _load_native(device_type: str) -> tuple[bool, str]:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        return False, f"{path} does not load ({error})"
+        return False, f"{path} does not load ({error.__cause__ or error})"
     return True, str(path)
 
 
@@ -118,10 +118,11 @@ def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., An
         if device_type in _NATIVE:
             operator = getattr(getattr(torch.ops, NAMESPACE), name).default
             key = getattr(torch._C.DispatchKey, _NATIVE[device_type][0])
-            if not _load_native(device_type)[0]:
-                _warn_not_native(device_type)
-            elif operator.has_kernel_for_dispatch_key(key):
+            loaded = _load_native(device_type)[0]
+            if loaded and operator.has_kernel_for_dispatch_key(key):
                 return operator(first, *others, **options)
+            if not loaded and name not in _BY_LIBRARY:
+                _warn_not_native(device_type)
         return implementation(first, *others, **options)
 
     return run
@@ -231,9 +232,7 @@ def _register() -> Library:
     library = Library(NAMESPACE, "DEF")
     for schema in _SCHEMAS:
         name = schema.partition("(")[0]
-        implementation = getattr(reference, name)
-        if name not in _BY_LIBRARY:
-            implementation = _stand_in(name, implementation)
+        implementation = _stand_in(name, getattr(reference, name))
         library.define(schema)
         library.impl(name, implementation, "CompositeExplicitAutograd")
         shape_rule = globals()[f"_{name}_shape"]

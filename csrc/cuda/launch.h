@@ -1,0 +1,60 @@
+// Starts a job on the current stream of a tensor's device, without waiting for anything.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <string>
+
+#include "octets.cuh"
+
+namespace tinykg {
+
+// "7.5, 8.0, 9.0": what this library has code for.
+inline std::string built_for() {
+  std::string list;
+  for (const int architecture : {__CUDA_ARCH_LIST__})
+    list += (list.empty() ? "" : ", ") + std::to_string(architecture / 100) + "." +
+            std::to_string(architecture / 10 % 10);
+  return list;
+}
+
+// Says which GPU has no code in this library, and what to do.
+[[noreturn]] inline void refuse(int32_t device, cudaError_t error) {
+  cudaDeviceProp properties{};
+  cudaGetDeviceProperties(&properties, device);
+  const std::string capability =
+      std::to_string(properties.major) + "." + std::to_string(properties.minor);
+  STD_TORCH_CHECK(false, "recbole_tinykg's CUDA kernels do not run on ", properties.name,
+                  " (compute capability ", capability, "): they were built for ", built_for(), " (",
+                  cudaGetErrorString(error),
+                  "); build them again with TORCH_CUDA_ARCH_LIST=", capability,
+                  " and a CUDA toolkit and driver that know this GPU, or without them: ",
+                  "RECBOLE_TINYKG_CUDA=0");
+}
+
+inline void check_launch(int32_t device) {
+  const cudaError_t error = cudaPeekAtLastError();
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();  // forget it: the next launch starts clean
+    refuse(device, error);
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <typename Job>
+void launch(const torch::stable::Tensor& on, const Work& work, const Job& job) {
+  if (work.num_rows == 0 || work.num_columns == 0) return;
+  const int32_t device = on.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const dim3 blocks(work.blocks_of_rows(), work.blocks_of_groups());
+  treat<<<blocks, kBlockThreads, 0, static_cast<cudaStream_t>(stream)>>>(work, job);
+  check_launch(device);
+}
+
+}  // namespace tinykg

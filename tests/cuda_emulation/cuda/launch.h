@@ -1,0 +1,26 @@
+// Takes the place of csrc/cuda/launch.h: jobs run on the CPU, and the operators are registered for
+// CPU tensors in a namespace of their own. Few blocks, so that the strided loops are walked.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+
+#include "cuda/octets.cuh"
+
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
+  _STABLE_TORCH_LIBRARY_IMPL(recbole_tinykg_emulated, CPU, m, C10_UID)
+
+namespace tinykg {
+
+template <typename Job>
+void launch(const torch::stable::Tensor&, const Work& work, const Job& job) {
+  if (work.num_rows == 0 || work.num_columns == 0) return;
+  const emulation::Index blocks{std::min(work.blocks_of_rows(), 3u),
+                                std::min(work.blocks_of_groups(), 2u)};
+  emulation::launch(blocks, kBlockThreads, [&] { treat(work, job); });
+}
+
+}  // namespace tinykg
