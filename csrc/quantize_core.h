@@ -25,6 +25,11 @@ constexpr int kPhiloxRounds = 7;
 constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53, kPhiloxMultiplier1 = 0xCD9E8D57;
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9, kPhiloxWeyl1 = 0xBB67AE85;
 
+// Bytes of a row of codes: it ends with a whole byte.
+constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
+  return (num_columns * bits + 7) / 8;
+}
+
 // One (seed, position) of the random stream, split into the words that Philox takes.
 struct Stream {
   uint32_t key0, key1;
@@ -115,7 +120,9 @@ struct Group {
 
   TINYKG_INLINE C position(C x) const { return (x * scale - low) * inverse; }
 
-  TINYKG_INLINE C value(int32_t code) const { return (low + C(code) * step) * (C(1) / scale); }
+  TINYKG_INLINE C value(int32_t code) const {
+    return (low + C(code) * step) * (scale == C(1) ? C(1) : C(4));
+  }
 };
 
 // Stochastic rounding in integers: up if (random + 0.5) / 2^16 < fraction of v, hence if and only

@@ -189,7 +189,7 @@ def _check_surroundings(config: Config) -> None:
     """Raises UserError unless the data set, and the native library if required, are there."""
     check_dataset(config)
     if config["compress_require_native"]:
-        ops.require_native()
+        ops.require_native(config["device"].type)
 
 
 @contextmanager

@@ -108,10 +108,10 @@ Tensor dropout(const Tensor& x, const Tensor& stream, double probability, int64_
 Tensor leaky_relu_dropout_(Tensor x, const Tensor& stream, std::optional<Tensor> addend,
                            double negative_slope, double probability, int64_t first_row) {
   STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  STD_TORCH_CHECK(!addend || (addend->dim() == 2 && addend->size(0) == x.size(0) &&
-                              addend->size(1) == x.size(1) &&
-                              addend->scalar_type() == x.scalar_type()),
-                  "addend must have the shape and dtype of x");
+  STD_TORCH_CHECK(
+      !addend || (addend->dim() == 2 && addend->size(0) == x.size(0) &&
+                  addend->size(1) == x.size(1) && addend->scalar_type() == x.scalar_type()),
+      "addend must have the shape and dtype of x");
   Tensor mask = new_mask(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);

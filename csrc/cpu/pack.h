@@ -6,10 +6,6 @@
 
 namespace tinykg {
 
-constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
-  return (num_columns * bits + 7) / 8;
-}
-
 template <typename Word>
 TINYKG_INLINE Word load_word(const uint8_t* source) {
   Word word;

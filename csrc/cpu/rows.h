@@ -1,12 +1,10 @@
-// What the CPU kernels share: float types, matrices of any strides, outputs, threads and the choice
+// What the CPU kernels share: matrices of any strides, outputs, threads and the choice
 // of instruction set.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <bit>
@@ -15,6 +13,7 @@
 
 #include "pack.h"
 #include "quantize_core.h"
+#include "tensors.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -23,17 +22,6 @@
 namespace tinykg {
 
 static_assert(std::endian::native == std::endian::little, "packing and noise assume little endian");
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Arithmetic type and type of stored steps.
-template <typename T>
-using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
-template <typename T>
-using Step = std::conditional_t<std::is_same_v<T, double>, double, BFloat16>;
 
 constexpr int64_t kTaskElements = 16384;  // least work worth a thread
 constexpr int64_t kNoiseBlocks = 8;       // generator blocks that are drawn at a time
@@ -68,10 +56,6 @@ inline Stream read_stream(const Tensor& stream) {
   return make_stream(data[0], data[stream.stride(0)]);
 }
 
-inline Tensor as_contiguous(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
-
 // An uninitialised tensor. The first touch of a fresh page costs more than what we write to it, so
 // large ones ask the kernel for huge pages (measured: a fresh 47 MB, 14 ms without and 4 ms with).
 inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
@@ -87,23 +71,6 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, 
   }
 #endif
   return out;
-}
-
-// Calls function(T{}) with the C++ type of a float dtype.
-template <typename Function>
-void dispatch_float(ScalarType dtype, Function&& function) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Double:
-      return function(double{});
-    case ScalarType::Half:
-      return function(Half{});
-    case ScalarType::BFloat16:
-      return function(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "expected a floating-point dtype of 16, 32 or 64 bits");
-  }
 }
 
 enum class InstructionSet : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2 };

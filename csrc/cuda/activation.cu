@@ -4,8 +4,8 @@
 #include <tuple>
 
 #include "activation.cuh"
+#include "arguments.h"
 #include "cuda/launch.h"
-#include "tensors.h"
 
 namespace tinykg {
 namespace {

@@ -8,10 +8,6 @@
 
 namespace tinykg {
 
-constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
-  return (num_columns * bits + 7) / 8;
-}
-
 // Rows of codes; Byte is uint8_t, or const uint8_t to read.
 template <int kBits, typename Byte>
 struct Codes {

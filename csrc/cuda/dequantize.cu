@@ -1,9 +1,9 @@
 // dequantize, dequantize_ and dequantize_add_ on a GPU; the kernel is in dequantize.cuh.
 #include <optional>
 
+#include "arguments.h"
 #include "cuda/launch.h"
 #include "dequantize.cuh"
-#include "tensors.h"
 
 namespace tinykg {
 namespace {

@@ -6,23 +6,12 @@
 // lanes trade: together they store first the even lane's octet, then the odd one's.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <type_traits>
 
+#include "float_types.h"
 #include "octets.cuh"
 
 namespace tinykg {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-// Arithmetic type and type of stored steps.
-template <typename T>
-using Compute = std::conditional_t<std::is_same_v<std::remove_const_t<T>, double>, double, float>;
-template <typename T>
-using Step = std::conditional_t<std::is_same_v<T, double>, double, BFloat16>;
 
 constexpr int kChunkBytes = 16;
 

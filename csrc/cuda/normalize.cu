@@ -1,9 +1,9 @@
 // normalize_backward on a GPU; the kernel is in normalize.cuh.
 #include <algorithm>
 
+#include "arguments.h"
 #include "cuda/launch.h"
 #include "normalize.cuh"
-#include "tensors.h"
 
 namespace tinykg {
 

@@ -1,9 +1,9 @@
 // quantize on a GPU; the kernel is in quantize.cuh.
 #include <tuple>
 
+#include "arguments.h"
 #include "cuda/launch.h"
 #include "quantize.cuh"
-#include "tensors.h"
 
 namespace tinykg {
 

@@ -163,13 +163,18 @@ class Adjacency(nn.Module):
 
     def matmul(self, parts: tuple[Tensor, Tensor]) -> Tensor:
         """Messages of every message row: (num_messages, D) from parts (sizes[p], D)."""
-        messages = ops.spmm(*self.csr(0), parts[0])
-        ops.spmm_add_(messages, *self.csr(1), parts[1])
+        messages = ops.spmm(*self._csr_for(0, parts), parts[0])
+        ops.spmm_add_(messages, *self._csr_for(1, parts), parts[1])
         return messages
+
+    def _csr_for(self, part: int, dense: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """`csr` with values of the type of `dense`, which autocast may have lowered."""
+        crow, col, values = self.csr(part)
+        return crow, col, values.to(dense[part].dtype)
 
     def add_transposed_(self, out: Tensor, messages: Tensor) -> None:
         """Add the transpose times messages (num_messages, D) to out (num_nodes, D) in place."""
-        ops.spmm_add_(out, self.crow_t, self.col_t, self.values_t, messages)
+        ops.spmm_add_(out, self.crow_t, self.col_t, self.values_t.to(out.dtype), messages)
 
     def matmul_rows(
         self,
@@ -177,11 +182,9 @@ class Adjacency(nn.Module):
         parts: tuple[Tensor, Tensor],  # (sizes[p], D)
     ) -> Tensor:
         """Messages (R, D) of the nodes `nodes`, zero where a node has no entry."""
-        position = self.message_position.index_select(0, nodes)
-        empty = position < 0
-        position = position.clamp(min=0)
-        messages = ops.spmm(*_select_csr(*self.csr(0), position, empty), parts[0])
-        ops.spmm_add_(messages, *_select_csr(*self.csr(1), position, empty), parts[1])
+        rows = self.message_position.index_select(0, nodes).long()
+        messages = ops.spmm(*self._csr_for(0, parts), parts[0], rows)
+        ops.spmm_add_(messages, *self._csr_for(1, parts), parts[1], rows)
         return messages
 
     def add_transposed_rows_(
@@ -192,10 +195,11 @@ class Adjacency(nn.Module):
     ) -> None:
         """Add the transpose of the rows `nodes` times messages to `out` in place."""
         position = self.message_position.index_select(0, nodes).long()
-        target = torch.where(position < 0, self.num_messages, position)
-        spread = messages.new_zeros(self.num_messages + 1, messages.shape[1])
-        spread.index_copy_(0, target, messages)
-        self.add_transposed_(out, spread[:-1])
+        places = position.new_full((self.num_messages + 1,), -1, dtype=torch.int32)
+        own = torch.arange(len(nodes), dtype=torch.int32, device=nodes.device)
+        places[position] = own  # -1, no message row, is the place at the end, which nobody reads
+        values = self.values_t.to(out.dtype)
+        ops.spmm_add_(out, self.crow_t, self.col_t, values, messages, places=places)
 
 
 def row_bounds(sizes: tuple[int, int]) -> list[tuple[int, int, int]]:
@@ -212,16 +216,3 @@ def _row_pointers(rows: Tensor, num_rows: int) -> Tensor:
     """CSR row pointers (num_rows + 1,) of sorted row numbers."""
     counts = torch.bincount(rows, minlength=num_rows)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-
-
-def _select_csr(
-    crow: Tensor, col: Tensor, values: Tensor, position: Tensor, empty: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR of the rows at `position`, rows marked `empty` having no entry."""
-    start = crow.index_select(0, position)
-    count = crow.index_select(0, position + 1) - start
-    count = count.masked_fill_(empty, 0)
-    pointers = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=torch.int32)])
-    shift = torch.repeat_interleave(start - pointers[:-1], count.long())
-    source = torch.arange(len(shift), dtype=torch.int32, device=shift.device).add_(shift)
-    return pointers, col.index_select(0, source), values.index_select(0, source)

@@ -27,11 +27,13 @@ def spmm(
         values: Value of each entry.
         dense: The right-hand side.
         rows: The rows of A to compute, all if None; -1 is a row without entries.
-        places: Where a column's row lies in ``dense``, -1 if it is absent and counts as zero; if
-            None, column k is row k. So ``dense`` may hold a few rows of a large matrix.
+        places: Where a column's row lies in ``dense``, -1 if it is absent and its entries count
+            for nothing; if None, column k is row k. So ``dense`` may hold a few rows of a large
+            matrix.
 
-    On a GPU the numbers in crow, col, rows and places are not checked: it would have to be waited
-    for.
+    On a CPU the sums are in the order of the entries, so they do not depend on the threads, and
+    16-bit types are summed in float32. On a GPU the numbers in crow, col, rows and places are not
+    checked: it would have to be waited for.
 
     Raises:
         RuntimeError: On a CPU, an index is out of range.
@@ -54,6 +56,7 @@ def spmm_add_(
     """Add the product that ``spmm`` gives to ``out``, in place.
 
     Raises:
+        RuntimeError: On a CPU, an index is out of range; rows of ``out`` may have been added to.
         TypeError: Index types differ or are no integers, or value types differ.
         ValueError: A shape or a device is wrong.
     """

@@ -33,12 +33,17 @@ def spmm_add_(
     places: Tensor | None = None,  # (K,)
 ) -> None:
     """``out += A @ dense`` for A in CSR; on a CPU 16-bit types go by float32."""
+    _check_pointers(crow, col.shape[0])
     if rows is not None:
-        check_rows("rows", rows.clamp(min=0), crow.shape[0] - 1, "the sparse matrix")
+        _check_rows_or_none("rows", rows, crow.shape[0] - 1, "the sparse matrix")
         crow, col, values = _select_rows(crow, col, values, rows)
     if places is not None:
-        dense = torch.cat([dense, dense.new_zeros(1, dense.shape[1])])[places.long()]
+        _check_rows_or_none("places", places, dense.shape[0], "dense")
+        dense = torch.cat([dense, dense.new_zeros(1, dense.shape[1])])
+        dense = dense[torch.where(places < 0, -1, places).long()]
     check_rows("col", col, dense.shape[0], "dense")
+    if places is not None:  # zero times a value that is not finite would not be zero
+        values = values.masked_fill(places.index_select(0, col) < 0, 0)
     narrow = dense.device.type == "cpu" and dense.element_size() == 2
     dtype = torch.float32 if narrow else dense.dtype
     shape = (crow.shape[0] - 1, dense.shape[0])
@@ -49,14 +54,29 @@ def spmm_add_(
         out.copy_(total)
 
 
+def _check_pointers(crow: Tensor, num_entries: int) -> None:
+    """On a CPU, refuse row pointers that lead outside the entries."""
+    if crow.device.type != "cpu":
+        return
+    if crow[0] < 0 or crow[-1] > num_entries or (crow[1:] < crow[:-1]).any():
+        raise RuntimeError(
+            f"crow must rise from 0 or more to the number of entries, {num_entries}, or less"
+        )
+
+
+def _check_rows_or_none(name: str, index: Tensor, num_rows: int, owner: str) -> None:
+    """`check_rows` where a negative number is no row."""
+    if index.device.type == "cpu":
+        check_rows(name, index[index >= 0], num_rows, owner)
+
+
 def _select_rows(
     crow: Tensor, col: Tensor, values: Tensor, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR of the rows ``rows``, where -1 is a row without entries."""
     row = rows.clamp(min=0).long()
     start = crow.index_select(0, row)
-    count = crow.index_select(0, row + 1) - start
-    count = count.masked_fill_(rows < 0, 0)
+    count = crow.index_select(0, row + (rows >= 0)) - start
     pointers = torch.cat([count.new_zeros(1), count.cumsum(0, dtype=crow.dtype)])
     shift = torch.repeat_interleave(start - pointers[:-1], count.long())
     source = torch.arange(len(shift), dtype=crow.dtype, device=shift.device).add_(shift)

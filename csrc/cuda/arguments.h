@@ -8,13 +8,11 @@
 
 #include <vector>
 
+#include "../tensors.h"
 #include "codes.cuh"
 #include "memory.cuh"
 
 namespace tinykg {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t groups_of(int64_t num_columns) {
   return (num_columns + kGroupColumns - 1) / kGroupColumns;
@@ -24,10 +22,6 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& o
   STD_TORCH_CHECK(
       tensor.is_cpu() == other.is_cpu() && tensor.get_device_index() == other.get_device_index(),
       name, " must be on the device of the other arguments");
-}
-
-inline Tensor as_contiguous(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 inline Tensor new_matrix(const Tensor& like, int64_t num_columns, ScalarType dtype) {
@@ -51,23 +45,6 @@ inline Noise read_noise(const Tensor& stream, const Tensor& x, int64_t first_row
   check_device("stream", stream, x);
   return {stream.const_data_ptr<int64_t>(), stream.stride(0), first_row,
           (x.size(1) + kBlockColumns - 1) / kBlockColumns};
-}
-
-// Calls function(T{}) with the C++ type of a float dtype.
-template <typename Function>
-void dispatch_float(ScalarType dtype, const Function& function) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Double:
-      return function(double{});
-    case ScalarType::Half:
-      return function(Half{});
-    case ScalarType::BFloat16:
-      return function(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "expected a floating-point dtype of 16, 32 or 64 bits");
-  }
 }
 
 // Calls function(std::integral_constant<int, bits>{}).
