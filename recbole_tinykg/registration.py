@@ -54,7 +54,7 @@ _SCHEMAS = (
     "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
     " Tensor? rows=None, Tensor? places=None) -> ()",
 )
-_BY_LIBRARY = ("spmm", "spmm_add_")  # their reference is MKL's or cuSPARSE's kernel, and not slow
+_FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_")}  # it is cuSPARSE's kernel there
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
@@ -121,7 +121,7 @@ def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., An
             loaded = _load_native(device_type)[0]
             if loaded and operator.has_kernel_for_dispatch_key(key):
                 return operator(first, *others, **options)
-            if not loaded and name not in _BY_LIBRARY:
+            if not loaded and name not in _FAST_REFERENCE.get(device_type, ()):
                 _warn_not_native(device_type)
         return implementation(first, *others, **options)
 
