@@ -48,6 +48,13 @@ def check_stream(stream: Tensor, x: Tensor, first_row: int) -> None:
     check_tensor("stream", stream, (2,), torch.int64, x.device)
     if first_row < 0:
         raise ValueError(f"first_row must be at least 0; got {first_row}")
+    num_rows, num_columns = x.shape
+    most = 2**63 // (num_columns // 8 + 1) - num_rows  # blocks of the generator have 63 bits
+    if first_row >= most:
+        raise ValueError(
+            f"first_row must be below {most} for a matrix of shape {tuple(x.shape)}; "
+            f"got {first_row}"
+        )
 
 
 def check_tensor(
