@@ -35,16 +35,20 @@ struct Extremes {
   bool finite;
 };
 
+template <typename V>
+TINYKG_INLINE void add_to_extremes(const V& x, V& low, V& high, V& broken) {
+  low = smaller(x, low);
+  high = larger(x, high);
+  broken = broken + (x - x);
+}
+
 template <typename C>
-inline Extremes<C> measure(const C* values, int64_t count) {
+TINYKG_INLINE Extremes<C> measure(const C* values, int64_t count) {
   auto low = load_row(values, 1, lanes_left(count, 0)), high = low;
-  auto broken = low * fill(C(0));  // 0, or NaN from a NaN or an Inf on
-  for (int64_t i = kLanes; i < count; i += kLanes) {
-    const auto x = load_row(values + i, 1, lanes_left(count, i));
-    low = smaller(x, low);
-    high = larger(x, high);
-    broken = broken + x * fill(C(0));
-  }
+  auto broken = low - low;  // 0, or NaN from a NaN or an Inf on
+  int64_t i = kLanes;
+  for (; i + kLanes <= count; i += kLanes) add_to_extremes(load(values + i), low, high, broken);
+  if (i < count) add_to_extremes(load_row(values + i, 1, count - i), low, high, broken);
   return {low, high, all_zero(broken)};
 }
 
@@ -81,25 +85,37 @@ inline void encode_with_care(const C* values, int64_t count, const Group<C>& gro
   }
 }
 
+// The codes of a group, sixteen at a time.
 template <typename C>
-inline void encode_stochastic(const C* values, int64_t count, C low, C inverse, int32_t levels,
-                              const uint16_t* random, uint8_t* code) {
-  const auto origin = fill(low), factor = fill(inverse * C(1 << kThresholdBits));
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const auto x = load_row(values + i, 1, lanes_left(count, i));
-    store_stochastic(code + i, ceil((x - origin) * factor), load_words(random + i), levels);
-  }
-}
+class Encoder {
+ public:
+  using V = Lanes<C>;
 
-template <typename C>
-inline void encode_nearest(const C* values, int64_t count, C low, C inverse, int32_t levels,
-                           uint8_t* code) {
-  const auto origin = fill(low), factor = fill(inverse), half = fill(C(0.5));
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const auto x = load_row(values + i, 1, lanes_left(count, i));
-    store_nearest(code + i, truncate((x - origin) * factor + half), levels);
+  Encoder(C low, C inverse, int32_t levels, const uint16_t* random)
+      : random_(random),
+        origin_(fill(low)),
+        factor_(fill(random == nullptr ? inverse : inverse * C(1 << kThresholdBits))),
+        levels_(levels) {}
+
+  TINYKG_INLINE void encode(const C* values, int64_t count, uint8_t* code) const {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) put(load(values + i), i, code);
+    if (i < count) put(load_row(values + i, 1, count - i), i, code);
   }
-}
+
+ private:
+  TINYKG_INLINE void put(const V& x, int64_t i, uint8_t* code) const {
+    const V v = (x - origin_) * factor_;
+    if (random_ == nullptr)
+      store_nearest(code + i, truncate(v + fill(C(0.5))), levels_);
+    else
+      store_stochastic(code + i, ceil(v), load_words(random_ + i), levels_);
+  }
+
+  const uint16_t* random_;  // null: to nearest
+  V origin_, factor_;
+  int32_t levels_;
+};
 
 // Consecutive groups, counted over all rows, and what is known of them.
 template <typename T, int kBits>
@@ -178,11 +194,9 @@ class QuantizeBatch {
     else if (careful_ >> i & 1)
       encode_with_care(values_[i], count, Group<C>(Metadata<C>{minimum_[i], step_[i]}), levels,
                        random, code);
-    else if (random != nullptr)
-      encode_stochastic(values_[i], count, minimum_[i], inverse_[i], levels, random, code);
     else
-      encode_nearest(values_[i], count, minimum_[i], inverse_[i], levels, code);
-    for (int64_t j = count; j < num_codes; ++j) code[j] = 0;
+      Encoder<C>(minimum_[i], inverse_[i], levels, random).encode(values_[i], count, code);
+    if (num_codes > count) std::memset(code + count, 0, num_codes - count);
     return num_codes;
   }
 
