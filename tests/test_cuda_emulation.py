@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_ops import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
+from operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
 from test_ops_normalization import EPS
 from test_ops_normalization import rows as rows_to_normalize
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ops import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
+from operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
 
 from recbole_tinykg import ops
 from recbole_tinykg.quantizer import stream

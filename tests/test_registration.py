@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from operators import DEVICES
 
 from recbole_tinykg import ops
 from recbole_tinykg.errors import NativeLibraryError
@@ -17,42 +18,70 @@ from recbole_tinykg.quantizer import stream
 PACKAGE = Path(ops.__file__).parent.parent
 
 
-def opcheck_cases():
-    x, noise = torch.randn(5, 37), stream(1, 2)
-    codes, minimum, step = ops.quantize(x, noise, bits=2)
-    index = torch.tensor([0, 2, 3], dtype=torch.int32)
-    matrix = index, index[:0].new_tensor([4, 0, 4]), torch.ones(3)
+def opcheck_cases(device):
+    x, noise = torch.randn(5, 37, device=device), stream(1, 2, device)
+    kept = ops.quantize(x, noise, bits=2)
+    mask, index = ops.sign_mask(x), torch.tensor([6, 0, 3, 1, 5], device=device)
+    crow = torch.tensor([0, 2, 3], dtype=torch.int32, device=device)
+    matrix = crow, crow.new_tensor([4, 0, 4]), torch.ones(3, device=device)
+    rows = torch.tensor([1, -1, 0], device=device)
+    places = crow.new_tensor([0, -1, -1, -1, 1])
     width = {"num_columns": 37, "bits": 2, "dtype": torch.float32}
+    drop = {"negative_slope": 0.2, "probability": 0.5, "first_row": 3}
     return {
         "quantize": ((x, noise), {"bits": 2, "first_row": 3}),
-        "dequantize": ((codes, minimum, step), width),
+        "dequantize": (kept, width),
+        "dequantize_": ((torch.empty_like(x), *kept), {"bits": 2}),
+        "dequantize_add_": ((torch.ones_like(x), *kept), {"bits": 2}),
+        "dequantize_add_, index": ((x.new_ones(7, 37), *kept, index), {"bits": 2}),
         "sign_mask": ((x,), {}),
-        "leaky_relu_backward": ((x, ops.sign_mask(x)), {"negative_slope": 0.2}),
+        "leaky_relu_backward": ((x, mask), {"negative_slope": 0.2}),
         "dropout": ((x, noise), {"probability": 0.5}),
+        "leaky_relu_dropout_": ((x.clone(), noise), drop),
+        "leaky_relu_dropout_, addend": ((x.clone(), noise, x), drop),
+        "leaky_relu_dropout_backward": ((x, mask, noise), drop),
+        "normalize_backward": ((x, x, x[:, 0].contiguous()), {"eps": 1e-12}),
         "spmm": ((*matrix, x), {}),
-        "spmm_add_": ((torch.zeros(2, 37), *matrix, x), {}),
+        "spmm, rows": ((*matrix, x, rows), {}),
+        "spmm, places": ((*matrix, x[:2], None, places), {}),
+        "spmm_add_": ((x.new_zeros(2, 37), *matrix, x), {}),
+        "spmm_add_, rows": ((x.new_zeros(3, 37), *matrix, x, rows), {}),
+        "spmm_add_, places": ((x.new_zeros(2, 37), *matrix, x[:2], None, places), {}),
     }
 
 
-@pytest.mark.parametrize("name", opcheck_cases())
-def test_opcheck(name):
-    arguments, keywords = opcheck_cases()[name]
-    operator = getattr(torch.ops.recbole_tinykg, name).default
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", opcheck_cases("cpu"))
+def test_opcheck(case, device):
+    arguments, keywords = opcheck_cases(device)[case]
+    operator = getattr(torch.ops.recbole_tinykg, case.partition(",")[0]).default
     results = torch.library.opcheck(operator, arguments, keywords)
     assert set(results.values()) == {"SUCCESS"}
 
 
-def test_functions_compile_into_one_graph():
+def test_every_operator_has_an_opcheck():
+    functions = set(ops.__all__) - {"BITS", "native_status", "require_native"}
+    assert {case.partition(",")[0] for case in opcheck_cases("cpu")} == functions
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_functions_compile_into_one_graph(device):
     """The argument checks and the search for the native library leave nothing to a graph break."""
-    x, noise = torch.randn(5, 37), stream(1, 2)
-    crow, col = torch.tensor([0, 2, 3], dtype=torch.int32), torch.tensor([4, 0, 4]).int()
+    x, noise = torch.randn(5, 37, device=device), stream(1, 2, device)
+    crow = torch.tensor([0, 2, 3], dtype=torch.int32, device=device)
+    col, values = crow.new_tensor([4, 0, 4]), torch.ones(3, device=device)
+    rows, drop = torch.tensor([1, -1], device=device), {"negative_slope": 0.2, "probability": 0.5}
 
     def step(x):
-        codes, minimum, size = ops.quantize(x, noise, bits=2)
-        back = ops.dequantize(codes, minimum, size, num_columns=37, bits=2, dtype=x.dtype)
-        back = ops.leaky_relu_backward(back, ops.sign_mask(x), negative_slope=0.2)
-        product = ops.spmm(crow, col, torch.ones(3), ops.dropout(back, noise, probability=0.5))
-        return ops.spmm_add_(product.clone(), crow, col, torch.ones(3), back)
+        kept = ops.quantize(x, noise, bits=2)
+        back = ops.dequantize(*kept, num_columns=37, bits=2, dtype=x.dtype)
+        back = ops.dequantize_add_(ops.dequantize_(back.clone(), *kept, bits=2), *kept, bits=2)
+        mask = ops.leaky_relu_dropout_(back, noise, x, **drop)
+        grads = ops.leaky_relu_dropout_backward(x, mask, noise, **drop)
+        back = ops.leaky_relu_backward(grads[0] + grads[1], ops.sign_mask(x), negative_slope=0.2)
+        back = ops.normalize_backward(back, x, x[:, 0].contiguous(), eps=1e-12)
+        product = ops.spmm(crow, col, values, ops.dropout(back, noise, probability=0.5))
+        return ops.spmm_add_(product.clone(), crow, col, values, back, rows)
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), step(x))
