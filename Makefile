@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format bench wheel clean missing
+.PHONY: help setup train test sanitize lint format bench wheel clean missing
 
 help:  ## list the targets
 	@echo "usage: make TARGET [ARGS='--key=value ...'] [PYTHON=python3.12]"
@@ -25,6 +25,17 @@ train: setup  ## train TinyKGAT at INT2 on ml-100k; ARGS='--epochs=5 --compress_
 # One thread: on tensors as small as the tests' threads mostly wait for each other.
 test: setup $(VENV)/.dev  ## run the tests; ARGS='-k quantizer' adds pytest flags
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
+
+# A copy of the package whose CPU library has AddressSanitizer and UndefinedBehaviorSanitizer; PyTorch
+# and Python have neither, so the sanitizers come in by LD_PRELOAD and leaks are not looked for.
+SANITIZERS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+sanitize: setup $(VENV)/.dev  ## run the operators' tests on a library with ASan and UBSan (GCC)
+	CXX=g++ CXXFLAGS="$(SANITIZERS)" RECBOLE_TINYKG_CUDA=0 $(BIN)/python setup.py -q build \
+	  --build-base build/sanitize --build-lib build/sanitize/lib
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/lib OPERATOR_EXAMPLES=15 OMP_NUM_THREADS=2 \
+	  $(BIN)/pytest -q -k "not two_to_the_31" tests/test_ops_*.py tests/test_spmm.py \
+	  tests/test_instruction_sets.py
 
 lint: setup $(VENV)/.dev  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ interpreter; a compiler call per source does not.
 
 Environment:
     CXX: the C++ compiler; by default the first of c++, g++, clang++.
+    CXXFLAGS: more flags for it, which win over those here.
     CUDA_HOME: where to look for nvcc when it is not on PATH.
     RECBOLE_TINYKG_CUDA: 1 builds the CUDA library even for a PyTorch without CUDA, 0 never builds
         it; unset, it is built where PyTorch has CUDA and nvcc is found.
@@ -160,7 +161,8 @@ class BuildNative(build_ext):
     def run(self) -> None:
         """Build the CPU library, and the CUDA library where it is wanted and can be built."""
         self.torch, torch_has_cuda = find_torch()
-        self.compilers = {"_native_cpu": [*find_cxx(), *FLAGS, *CPU_FLAGS]}
+        own_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
+        self.compilers = {"_native_cpu": [*find_cxx(), *FLAGS, *CPU_FLAGS, *own_flags]}
         if nvcc := find_nvcc(torch_has_cuda):
             host = ["-ccbin", find_cxx()[-1]]
             cuda = [*FLAGS, *CUDA_FLAGS, *cuda_architectures(nvcc)]

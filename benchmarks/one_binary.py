@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,7 +68,7 @@ def tested_with(version: str) -> str:
         folder = Path(name)
         python = folder / "venv/bin/python"
         subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-        install = [python, "-m", "pip", "install", "-q", "--no-cache-dir"]
+        install = [python, "-m", "pip", "install", "-qq", "--no-cache-dir"]
         subprocess.run([*install, f"torch=={version}", *NEEDED], check=True)
         for part in ("recbole_tinykg", "tests"):
             shutil.copytree(ROOT / part, folder / "copy" / part)
@@ -84,7 +85,8 @@ def run_tests(python: Path, copy: Path) -> str:
     (copy / "pytest.ini").write_text("[pytest]\npythonpath = . tests\n")
     files = [f"tests/{name}.py" for name in TESTS]
     command = [python, "-m", "pytest", "-q", "--noconftest", *files]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as `make test`
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
     if done.returncode:
         print(done.stdout[-3000:], done.stderr[-1000:], flush=True)
     return (done.stdout.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
