@@ -102,6 +102,7 @@ def test_rounding_the_metadata_adds_less_than_2_percent_of_noise(ratio, bits):
     position = (x.double() - low.double()) / ideal
     fraction = position - position.floor()
     unrounded = (ideal**2 * fraction * (1 - fraction)).mean().sqrt()
-    # The mean of 128,000 squares of at most step^2 errs by 0.0099 step^2, 6 % of step^2 / 6, or less.
+    # Hoeffding: the mean of 128,000 squares of at most step^2 errs by 0.0099 step^2 (once in 1e11),
+    # which is 6 % of their mean, step^2 / 6.
     slack = rounding_slack(x, step.double()).max()
     assert measured <= unrounded * 1.02 * math.sqrt(1.06) + slack
