@@ -44,3 +44,33 @@ def write_tiny_dataset(folder: Path, name: str = "tiny", seed: int = 7) -> Path:
 def _write(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     lines = ["\t".join(map(str, row)) for row in [header, *rows]]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+CHECKERBOARD_KINDS, CHECKERBOARD_ITEMS, CHECKERBOARD_USERS = 4, 6, 8
+
+
+def write_checkerboard(folder: Path, name: str = "checkerboard") -> Path:
+    """Writes a data set in which the held-out item is the one right answer; returns `folder`.
+
+    Items are of four kinds, six of each, and the knowledge graph says of which. Eight users like a
+    kind and nothing else. A user's interactions, by time, are all items of the kind; with the last
+    two held out, the only items of the kind that the user has not seen are those.
+    """
+    (folder / name).mkdir(parents=True)
+    interactions, links, triples = [], [], []
+    for kind in range(CHECKERBOARD_KINDS):
+        items = [f"i{kind}.{i}" for i in range(CHECKERBOARD_ITEMS)]
+        links += [(item, f"e{item}") for item in items]
+        triples += [(f"e{item}", "of_kind", f"k{kind}") for item in items]
+        triples += [(f"k{kind}", "has", f"e{item}") for item in items]
+        for user in range(CHECKERBOARD_USERS):
+            seen = items[user % len(items) :] + items[: user % len(items)]
+            interactions += [(f"u{kind}.{user}", item, 5, time) for time, item in enumerate(seen)]
+    files = {
+        "inter": ("user_id:token item_id:token rating:float timestamp:float", interactions),
+        "kg": ("head_id:token relation_id:token tail_id:token", triples),
+        "link": ("item_id:token entity_id:token", links),
+    }
+    for suffix, (header, rows) in files.items():
+        _write(folder / name / f"{name}.{suffix}", header.split(), rows)
+    return folder

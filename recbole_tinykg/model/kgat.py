@@ -14,13 +14,9 @@ a seed, losses and scores are RecBole's. What differs is what a step keeps and c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from recbole.model.abstract_recommender import KnowledgeRecommender
 from recbole.model.init import xavier_normal_initialization
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -36,26 +32,27 @@ from recbole_tinykg.functional import (
 )
 from recbole_tinykg.functional.propagation import SITES_PER_LAYER
 from recbole_tinykg.graph import AttentionGraph, collaborative_edges
-from recbole_tinykg.layers import GraphLayer, NoiseStreams
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.layers import GraphLayer
+from recbole_tinykg.model.twin import (
+    Twin,
+    check_choice,
+    check_positive,
+    check_rate,
+    check_weight,
+    is_positive,
+)
 
 AGGREGATOR_TYPES = ("gcn", "graphsage", "bi")
 
 
-class TinyKGAT(KnowledgeRecommender):
-    """KGAT's twin; trains with RecBole's `KGATTrainer`.
-
-    Args:
-        config: RecBole configuration of KGAT plus the `compress_*` keys.
-        dataset: training split of a RecBole knowledge-based dataset.
-    """
+class TinyKGAT(Twin):
+    """KGAT's twin; trains with RecBole's `KGATTrainer`."""
 
     host = "KGAT"
     input_type = InputType.PAIRWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:
         """Build the graph, then the parameters in RecBole's order."""
-        self.check_config(config)
         super().__init__(config, dataset)
         self.embedding_size = config["embedding_size"]
         self.kg_embedding_size = config["kg_embedding_size"]
@@ -63,7 +60,6 @@ class TinyKGAT(KnowledgeRecommender):
         self.aggregator_type = config["aggregator_type"]
         self.mess_dropout = config["mess_dropout"]
         self.reg_weight = config["reg_weight"]
-        self.quantizer = Quantizer(config["compress_bits"], config["compress_rounding"])
 
         self.user_embedding = nn.Embedding(self.n_users, self.embedding_size)
         self.entity_embedding = nn.Embedding(self.n_entities, self.embedding_size)
@@ -75,54 +71,31 @@ class TinyKGAT(KnowledgeRecommender):
         )
         self.apply(xavier_normal_initialization)
 
-        seed = config["compress_seed"]
-        num_layers = len(self.aggregator_layers)
-        self.streams = NoiseStreams(
-            config["seed"] if seed is None else seed, num_layers * (SITES_PER_LAYER + 1)
-        )
         self.graph = AttentionGraph(collaborative_edges(dataset), (self.n_users, self.n_entities))
-        self._all_scored: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def check_config(cls, config: Any) -> None:
         """Raise ConfigurationError for values that cannot describe a KGAT."""
         layers = config["layers"]
-        if (
-            not isinstance(layers, list)
-            or not layers
-            or not all(_is_positive_int(d) for d in layers)
-        ):
+        if not isinstance(layers, list) or not layers or not all(is_positive(d) for d in layers):
             raise ConfigurationError(
                 f"layers must be a non-empty list of positive integers such as [64, 32]; "
                 f"got {layers!r}"
             )
-        for key in ("embedding_size", "kg_embedding_size"):
-            if not _is_positive_int(config[key]):
-                raise ConfigurationError(f"{key} must be a positive integer; got {config[key]!r}")
-        if config["aggregator_type"] not in AGGREGATOR_TYPES:
-            raise ConfigurationError(
-                f"aggregator_type must be one of {', '.join(AGGREGATOR_TYPES)}; "
-                f"got {config['aggregator_type']!r}"
-            )
-        dropout = config["mess_dropout"]
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ConfigurationError(f"mess_dropout must lie in [0, 1); got {dropout!r}")
+        check_positive(config, "embedding_size", "kg_embedding_size")
+        check_choice(config, "aggregator_type", AGGREGATOR_TYPES)
+        check_rate(config, "mess_dropout")
+        check_weight(config, "reg_weight")
+
+    @classmethod
+    def count_sites(cls, config: Any) -> int:
+        """One for the head of each layer, then those of `propagate`."""
+        return len(config["layers"]) * (SITES_PER_LAYER + 1)
 
     @property
     def attention(self) -> tuple[Tensor, Tensor, Tensor]:
         """The attention matrix as CSR: row pointers (N + 1,), columns (E,), values (E,)."""
         return self.graph.adjacency.to_csr()
-
-    @contextmanager
-    def compression(self, bits: int) -> Iterator[None]:
-        """Keep activations at `bits` (32: as they are) in a `with` block; no noise is used up."""
-        quantizer, position = self.quantizer, self.streams.position.clone()
-        self.quantizer = replace(quantizer, bits=bits)
-        try:
-            yield
-        finally:
-            self.quantizer = quantizer
-            self.streams.position.copy_(position)
 
     def forward(self, rows: NodeRows) -> tuple[Tensor, ...]:
         """Rows (R, D_l) of the embeddings and of every layer's output, before normalisation."""
@@ -151,7 +124,7 @@ class TinyKGAT(KnowledgeRecommender):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """BPR loss of a batch of (user, item, negative item), with the regulariser; a scalar."""
-        self._all_scored = None
+        self._cache = None
         users = interaction[self.USER_ID]
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
         rows, user_rows, item_rows = self._rows(users, items)
@@ -165,7 +138,7 @@ class TinyKGAT(KnowledgeRecommender):
 
     def calculate_kg_loss(self, interaction: Any) -> Tensor:
         """TransR loss of a batch of triples and negative tails, with the regulariser; a scalar."""
-        self._all_scored = None
+        self._cache = None
         fields = (
             self.HEAD_ENTITY_ID,
             self.RELATION_ID,
@@ -183,7 +156,7 @@ class TinyKGAT(KnowledgeRecommender):
 
     def update_attentive_A(self) -> None:  # noqa: N802 - called by RecBole's KGATTrainer
         """Refresh the attention matrix from the embeddings."""
-        self._all_scored = None
+        self._cache = None
         self.graph.refresh(self._parts(), self.relation_embedding.weight, self.trans_w.weight)
 
     @torch.no_grad()
@@ -196,21 +169,21 @@ class TinyKGAT(KnowledgeRecommender):
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores (B * n_items,) of each user with every item."""
-        if self._all_scored is None:
+        if self._cache is None:
             every = [torch.arange(n, device=self.device) for n in (self.n_users, self.n_items)]
             rows = NodeRows.from_parts(every[0], every[1], self.n_users)
             users, items = normalized_rows(self.forward(rows)).split([self.n_users, self.n_items])
-            self._all_scored = users, items
-        users, items = self._all_scored
+            self._cache = users, items
+        users, items = self._cache
         return (users[interaction[self.USER_ID]] @ items.t()).view(-1)
 
     def other_parameter(self) -> dict[str, Any]:
-        """State outside `state_dict`: the attention matrix as CSR arrays, and the noise step."""
-        return {"attention": self.graph.state(), "compression_step": self.streams.step}
+        """The attention matrix as CSR arrays, and the noise step."""
+        return {"attention": self.graph.state(), **super().other_parameter()}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
         """Take the state of `other_parameter`; stock's has no attention matrix: compute it."""
-        self._all_scored = None
+        super().load_other_parameter(para)
         if not para or "attention" not in para:
             self.update_attentive_A()
             return
@@ -220,13 +193,3 @@ class TinyKGAT(KnowledgeRecommender):
             raise CheckpointError(
                 f"the checkpoint's attention matrix does not fit: {error}"
             ) from error
-        self.streams.step = para["compression_step"]
-
-    def train(self, mode: bool = True) -> TinyKGAT:
-        """Switch between training and evaluation; cached evaluation embeddings are dropped."""
-        self._all_scored = None
-        return super().train(mode)
-
-
-def _is_positive_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,112 @@
+"""What every hand-made twin has: a quantizer, a noise stream, and a cache that evaluation fills.
+
+A twin is a `KnowledgeRecommender` with the parameters of its host: same names, same shapes, same
+initial values for a seed, so that weights go back and forth. `docs/adding_a_model.md` shows how one
+is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+from recbole.model.abstract_recommender import KnowledgeRecommender
+
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.layers import NoiseStreams
+from recbole_tinykg.quantizer import Quantizer
+
+
+class Twin(KnowledgeRecommender):
+    """Base of the twins; a subclass names its host and creates its parameters in the host's order.
+
+    Args:
+        config: RecBole configuration of the host plus the `compress_*` keys.
+        dataset: training split of a RecBole knowledge-based dataset.
+    """
+
+    host: ClassVar[str]
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Check the configuration, then prepare quantizer and noise; no parameter yet."""
+        self.check_config(config)
+        super().__init__(config, dataset)
+        self.quantizer = Quantizer(config["compress_bits"], config["compress_rounding"])
+        seed = config["compress_seed"]
+        self.streams = NoiseStreams(
+            config["seed"] if seed is None else seed, self.count_sites(config)
+        )
+        self._cache: Any = None  # of evaluation; what it was computed from changes in training
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe the host."""
+        raise NotImplementedError
+
+    @classmethod
+    def count_sites(cls, config: Any) -> int:
+        """Number of places of a step that draw noise."""
+        raise NotImplementedError
+
+    @contextmanager
+    def compression(self, bits: int) -> Iterator[None]:
+        """Keep activations at `bits` (32: as they are) in a `with` block; no noise is used up."""
+        quantizer, position = self.quantizer, self.streams.position.clone()
+        self.quantizer = replace(quantizer, bits=bits)
+        try:
+            yield
+        finally:
+            self.quantizer = quantizer
+            self.streams.position.copy_(position)
+
+    def other_parameter(self) -> dict[str, Any]:
+        """State outside `state_dict`: how many steps have drawn noise."""
+        return {"compression_step": self.streams.step}
+
+    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
+        """Take the state of `other_parameter`, the host's or ours."""
+        self._cache = None
+        if para and "compression_step" in para:
+            self.streams.step = para["compression_step"]
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; what evaluation had cached is dropped."""
+        self._cache = None
+        return super().train(mode)
+
+
+def check_choice(config: Any, key: str, choices: tuple[str, ...]) -> None:
+    """Raise ConfigurationError unless the value of `key` is one of `choices`."""
+    if config[key] not in choices:
+        raise ConfigurationError(f"{key} must be one of {', '.join(choices)}; got {config[key]!r}")
+
+
+def check_positive(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are integers above 0."""
+    for key in keys:
+        if not is_positive(config[key]):
+            raise ConfigurationError(f"{key} must be a positive integer; got {config[key]!r}")
+
+
+def check_rate(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are probabilities below 1."""
+    for key in keys:
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ConfigurationError(f"{key} must lie in [0, 1); got {value!r}")
+
+
+def check_weight(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are finite numbers of 0 or more."""
+    for key in keys:
+        value = config[key]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < float("inf"):
+            raise ConfigurationError(f"{key} must be a number of 0 or more; got {value!r}")
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is an integer above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,314 @@
+"""What every twin must do, as one class: a model's tests are a subclass of a few lines.
+
+    class TestTinyKGCN(TwinConformance):
+        twin = "TinyKGCN"
+        variants = [{"aggregator": "sum"}, {"aggregator": "concat"}]
+
+Numbers are held against RecBole's own class with the same weights and batch. float64 decides: 1e-10
+leaves six digits for another order of sums; float32 gets 1e-4, as gradients that nearly cancel lose
+digits in stock too. `unbiased.py` says what is proved of gradients below 32 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from datasets import write_checkerboard, write_tiny_dataset
+from recbole.data.interaction import Interaction
+from recbole.utils import KGDataLoaderState, init_seed
+from unbiased import excess
+
+from recbole_tinykg.config import Config
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.meter import saved_tensors
+from recbole_tinykg.model import get_model
+from recbole_tinykg.quick_start import prepare
+
+BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
+QUIET = {"state": "ERROR", "gpu_id": "", "show_progress": False}
+BATCH_ROWS = {"ml-100k": 2048, "tiny": 64}
+
+
+class TwinConformance:
+    """Tests of one twin; pytest collects the subclasses."""
+
+    twin: ClassVar[str]
+    variants: ClassVar[list[dict[str, Any]]] = [{}]
+    """Configurations in which the twin is compared with its host."""
+    small: ClassVar[dict[str, Any]] = {"embedding_size": 8}
+    """Configuration on the tiny data set, over the defaults."""
+    large: ClassVar[dict[str, Any]] = {}
+    """Configuration on ml-100k, over the defaults."""
+    losses: ClassVar[dict[str, KGDataLoaderState]] = {"calculate_loss": KGDataLoaderState.RS}
+    """Loss functions, and what RecBole's loader feeds each."""
+    refused: ClassVar[list[tuple[str, Any]]] = []
+    """Keys and values that cannot describe the host."""
+    checkerboard: ClassVar[dict[str, Any]] = {}
+    """Configuration in which the twin finds every held-out item."""
+    fewer_bytes: ClassVar[float]
+    """How many times fewer bytes than stock a step keeps at 2 bits on ml-100k."""
+
+    @property
+    def host(self) -> str:
+        """Name of RecBole's class."""
+        return self.twin.removeprefix("Tiny")
+
+    def share(self, stock: Any, twin: Any) -> None:
+        """Give the twin what stock drew besides its weights, such as sampled neighbours."""
+
+    def convert(self, stock: Any, dtype: torch.dtype) -> None:
+        """Convert what `stock.to(dtype)` leaves as it is."""
+
+    @pytest.fixture(params=["tiny", "ml-100k"])
+    def dataset(self, request) -> str:
+        """A data set small enough to see through, and a real one."""
+        return request.param
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Run over the subclass's lists."""
+        if "variant" in metafunc.fixturenames:
+            metafunc.parametrize("variant", self.variants, ids=lambda v: json.dumps(v)[1:-1])
+        if "refused_value" in metafunc.fixturenames:
+            metafunc.parametrize("refused_value", self.refused, ids=str)
+
+    def settings(self, dataset: str, **changes: Any) -> dict[str, Any]:
+        """Parameters on a data set."""
+        own = {**self.small, "data_path": tiny_folder()} if dataset == "tiny" else self.large
+        return {**QUIET, "train_batch_size": BATCH_ROWS[dataset], **own, **changes}
+
+    def build(self, name: str, dataset: str, **changes: Any) -> Any:
+        """A model with the initial weights of seed 2020."""
+        settings = self.settings(dataset, **changes)
+        if not name.startswith("Tiny"):
+            settings = {k: v for k, v in settings.items() if not k.startswith("compress")}
+        config = Config(name, dataset, config_dict=settings)
+        split, _ = self.data(dataset)
+        init_seed(2020, True)
+        return get_model(name)(config, split)
+
+    def pair(self, dataset: str, **changes: Any) -> tuple[Any, Any]:
+        """Stock model and uncompressed twin with the same weights."""
+        stock = self.build(self.host, dataset, **changes)
+        twin = self.build(self.twin, dataset, compress_bits=32, **changes)
+        self.share(stock, twin)
+        return stock, twin
+
+    def data(self, dataset: str) -> tuple[Any, dict[str, Interaction]]:
+        """Training split, and a batch for each loss."""
+        return load(self.host, dataset, json.dumps(self.settings(dataset)), **self.losses)
+
+    # The tests.
+
+    def test_initial_weights_are_the_hosts(self, dataset, variant):
+        stock, twin = self.pair(dataset, **variant)
+        ours, theirs = dict(twin.named_parameters()), dict(stock.named_parameters())
+        assert list(ours) == list(theirs)
+        for name, parameter in theirs.items():
+            assert torch.equal(ours[name], parameter), name
+
+    def test_state_dict_is_exchanged_with_the_host(self):
+        stock, twin = self.pair("tiny")
+        with torch.no_grad():
+            for parameter in stock.parameters():
+                parameter.normal_()
+        twin.load_state_dict(stock.state_dict(), strict=True)
+        stock.load_state_dict(twin.state_dict(), strict=True)
+        storages = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+        assert len(storages) == len(list(twin.parameters())), "parameters share a storage"
+
+    def test_equals_stock(self, dataset, variant):
+        stock, twin = self.pair(dataset, **variant)
+        for dtype, bound in BOUNDS.items():
+            stock.to(dtype)
+            twin.to(dtype)
+            self.convert(stock, dtype)
+            with default_dtype(dtype):  # RecBole's EmbLoss sums in it
+                for loss, batch in self.data(dataset)[1].items():
+                    self.compare_step(stock, twin, loss, batch, bound)
+                self.compare_scores(stock, twin, dataset, bound)
+
+    def compare_step(self, stock, twin, loss, batch, bound):
+        values = []
+        for model in (stock, twin):
+            model.train()
+            model.zero_grad()
+            value = total(getattr(model, loss)(batch))
+            value.backward()
+            values.append(value)
+        assert distance(values[1], values[0]) < bound, loss
+        ours = dict(twin.named_parameters())
+        for name, parameter in stock.named_parameters():
+            expected, got = parameter.grad, ours[name].grad
+            if expected is None or not expected.any():
+                assert got is None or not got.any(), f"{loss}: gradient of {name} must vanish"
+            else:
+                assert got is not None, f"{loss}: {name} has no gradient"
+                assert distance(got, expected) < bound, f"{loss}: gradient of {name}"
+
+    def compare_scores(self, stock, twin, dataset, bound):
+        pairs = self.scored_pairs(dataset)
+        for score in ("predict", "full_sort_predict"):
+            with torch.no_grad():
+                expected, got = (getattr(m.eval(), score)(pairs) for m in (stock, twin))
+            assert got.shape == expected.shape, score
+            assert distance(got, expected) < bound, score
+
+    def scored_pairs(self, dataset: str) -> Interaction:
+        """Users and items to score, of those that training has seen."""
+        split, _ = self.data(dataset)
+        step = max(1, len(split.inter_feat) // 40)
+        columns = (split.uid_field, split.iid_field)
+        return Interaction({c: split.inter_feat[c][::step][:40].clone() for c in columns})
+
+    def test_loss_is_exact_at_every_bit_width(self):
+        for loss, batch in self.data("tiny")[1].items():
+            values = {
+                float(total(getattr(self.build(self.twin, "tiny", compress_bits=b), loss)(batch)))
+                for b in (1, 2, 4, 8, 32)
+            }
+            assert len(values) == 1, values
+
+    @pytest.mark.parametrize("bits", [2, 4, 8])
+    def test_gradient_is_unbiased(self, variant, bits):
+        model = self.build(self.twin, "tiny", compress_bits=bits, **variant).double()
+        with torch.no_grad():  # biases away from zero, so that every sign is defined
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.uniform_(-0.1, 0.1)
+        for loss, batch in self.data("tiny")[1].items():
+            with default_dtype(torch.float64):
+                ratios = excess(model, lambda: total(getattr(model, loss)(batch)))  # noqa: B023
+            assert max(ratios.values()) < 1, (loss, ratios)
+
+    def test_keeps_fewer_bytes(self):
+        kept = {}
+        for name in (self.host, self.twin):
+            model = self.build(name, "ml-100k", compress_bits=2)
+            kept[name] = 0
+            for loss, batch in self.data("ml-100k")[1].items():
+                with saved_tensors(model, batch) as saved:
+                    value = getattr(model, loss)(batch)
+                kept[name] += saved.num_bytes
+                del value
+        assert kept[self.twin] * self.fewer_bytes <= kept[self.host], kept
+
+    def test_training_step_leaves_the_global_random_state_alone(self):
+        twin = self.build(self.twin, "tiny")
+        before = torch.get_rng_state()
+        for loss, batch in self.data("tiny")[1].items():
+            total(getattr(twin, loss)(batch)).backward()
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_evaluation_is_deterministic(self):
+        twin, pairs = self.build(self.twin, "tiny").eval(), self.scored_pairs("tiny")
+        for score in (twin.predict, twin.full_sort_predict):
+            assert torch.equal(score(pairs), score(pairs))
+
+    def test_both_scores_agree(self):
+        twin, pairs = self.build(self.twin, "tiny").eval().double(), self.scored_pairs("tiny")
+        user, item = pairs.interaction.values()
+        every = twin.full_sort_predict(pairs).view(len(user), -1)
+        assert distance(every[torch.arange(len(user)), item], twin.predict(pairs)) < 1e-12
+
+    def test_weights_and_state_survive_saving_and_resuming(self, tmp_path):
+        common = {**self.settings("tiny"), "checkpoint_dir": str(tmp_path), "topk": 5}
+        common |= {"valid_metric": "MRR@5", "run_name": "run"}
+        straight = self.trained({**common, "epochs": 3, "run_name": "straight"})
+        self.trained({**common, "epochs": 2})
+        again = prepare(self.twin, "tiny", config_dict={**common, "epochs": 3})
+        again.trainer.resume_checkpoint(tmp_path / "run-last.pth", again.train_data)
+        again.trainer.fit(again.train_data, again.valid_data)
+        results = [e.trainer.evaluate(e.test_data, load_best_model=True) for e in (straight, again)]
+        assert results[0] == results[1]
+        expected = straight.model.state_dict()
+        for name, value in again.model.state_dict().items():
+            assert torch.equal(value, expected[name]), name
+
+    def trained(self, settings: dict[str, Any]) -> Any:
+        experiment = prepare(self.twin, "tiny", config_dict=settings)
+        experiment.trainer.fit(experiment.train_data, experiment.valid_data)
+        return experiment
+
+    def test_learns_the_checkerboard(self, tmp_path):
+        """Each user has one item left that is of the kind the user likes: it must come first."""
+        settings = {
+            **QUIET,
+            "data_path": str(write_checkerboard(tmp_path)),
+            "checkpoint_dir": str(tmp_path),
+            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
+            "embedding_size": 16,
+            "learning_rate": 0.01,
+            "epochs": 40,
+            "eval_step": 5,
+            "topk": 1,
+            "metrics": ["Hit"],
+            "valid_metric": "Hit@1",
+            "compress_bits": 2,
+            **self.checkerboard,
+        }
+        experiment = prepare(self.twin, "checkerboard", config_dict=settings)
+        experiment.trainer.fit(experiment.train_data, experiment.valid_data)
+        result = experiment.trainer.evaluate(experiment.test_data)
+        assert result["hit@1"] == 1.0, result
+
+    def test_bad_configuration_is_refused(self, refused_value):
+        key, value = refused_value
+        with pytest.raises(ConfigurationError, match=f"{key} must"):
+            prepare(self.twin, "tiny", config_dict=self.settings("tiny", **{key: value}))
+
+    def test_double_backward_is_refused(self):
+        twin = self.build(self.twin, "tiny")
+        loss, batch = next(iter(self.data("tiny")[1].items()))
+        value = total(getattr(twin, loss)(batch))
+        with pytest.raises(RuntimeError, match="create_graph must be False"):
+            torch.autograd.grad(
+                value, list(twin.parameters()), create_graph=True, allow_unused=True
+            )
+
+
+@functools.cache
+def tiny_folder() -> str:
+    """The folder above the generated data set `tiny`, one per process."""
+    import tempfile
+    from pathlib import Path
+
+    return str(write_tiny_dataset(Path(tempfile.mkdtemp(prefix="recbole-tinykg-"))))
+
+
+@functools.cache
+def load(host: str, dataset: str, settings: str, **losses: KGDataLoaderState) -> Any:
+    """Training split, and a batch for each loss, as RecBole draws them for the host."""
+    experiment = prepare(host, dataset, config_dict=json.loads(settings))
+    batches = {}
+    for loss, state in losses.items():
+        experiment.train_data.set_mode(state)
+        batches[loss] = next(iter(experiment.train_data))
+    return experiment.train_data._dataset, batches
+
+
+def total(losses: Any) -> torch.Tensor:
+    """A loss, or the sum of several, as a scalar."""
+    return sum(losses).squeeze() if isinstance(losses, tuple) else losses.squeeze()
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Norm of the difference, relative to that of b."""
+    return float(((a - b).norm() / b.norm()).detach())
+
+
+class default_dtype:  # noqa: N801 - used like torch.no_grad
+    """Creates tensors in `dtype` in a `with` block."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.previous = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(self.previous)
