@@ -164,7 +164,7 @@ class BuildNative(build_ext):
         own_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
         self.compilers = {"_native_cpu": [*find_cxx(), *FLAGS, *CPU_FLAGS, *own_flags]}
         if nvcc := find_nvcc(torch_has_cuda):
-            host = ["-ccbin", find_cxx()[-1]]
+            host = ["-ccbin", [word for word in find_cxx() if not word.startswith("-")][-1]]
             cuda = [*FLAGS, *CUDA_FLAGS, *cuda_architectures(nvcc)]
             self.compilers["_native_cuda"] = [nvcc, *host, *cuda]
         self.extensions = [e for e in self.extensions if e.name.split(".")[-1] in self.compilers]

@@ -30,6 +30,22 @@ constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
   return (num_columns * bits + 7) / 8;
 }
 
+// Groups of a row.
+constexpr int64_t groups_of(int64_t num_columns) {
+  return (num_columns + kGroupColumns - 1) / kGroupColumns;
+}
+
+// A probability of dropout in 2^-16, and what the elements that stay are multiplied by.
+struct DropoutRate {
+  int32_t num_dropped;  // of the 2^16 values of the random bits
+  double keep_scale;
+};
+
+inline DropoutRate dropout_rate(double probability) {
+  const double dropped = std::nearbyint(probability * 65536);
+  return {static_cast<int32_t>(dropped), dropped < 65536 ? 65536 / (65536 - dropped) : 0};
+}
+
 // One (seed, position) of the random stream, split into the words that Philox takes.
 struct Stream {
   uint32_t key0, key1;

@@ -13,6 +13,7 @@ CUDA_VISIBLE_DEVICES.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ _FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_")}  # it is cuSPARSE's kernel the
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
-    """Whether the native kernels of "cpu" or "cuda" load, and their path or the reason why not."""
+    """Whether the native kernels of a device load, and their path or the reason why not."""
     return _load_native(device_type)
 
 
@@ -69,13 +70,14 @@ def require_native(device_type: str | None = None) -> None:
         device_type: "cpu" or "cuda"; None is the CPU and, where PyTorch sees a GPU, CUDA.
 
     Raises:
-        NativeLibraryError: A library is missing or does not load; the message names the remedy.
+        NativeLibraryError: A library is missing or does not load, or there is none for the device;
+            the message names the remedy.
     """
     available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for required in available if device_type is None else [device_type]:
         loaded, detail = _load_native(required)
         if not loaded:
-            kernels, _, remedy = _NATIVE[required]
+            kernels, _, remedy = _NATIVE.get(required, (required, None, "choose cpu or cuda"))
             message = f"the native {kernels} kernels are required but {detail}; {remedy}"
             raise NativeLibraryError(message)
 
@@ -92,8 +94,18 @@ def _warn_not_native(device_type: str) -> None:
     )
 
 
-@functools.cache
+_LOADING = threading.RLock()  # loading a library changes a flag of the whole process for a moment
+
+
 def _load_native(device_type: str) -> tuple[bool, str]:
+    with _LOADING:
+        return _load_native_once(device_type)
+
+
+@functools.cache
+def _load_native_once(device_type: str) -> tuple[bool, str]:
+    if device_type not in _NATIVE:
+        return False, f"there are none for {device_type}"
     path = _NATIVE[device_type][1]
     if device_type == "cuda" and not torch.cuda.is_available():
         return False, "PyTorch sees no CUDA device"
@@ -228,6 +240,19 @@ def _spmm_add__shape(
     return None
 
 
+def _in_place(name: str) -> Callable[..., None | Tensor]:
+    """Tells autograd that an operator writes its first argument, as PyTorch's own in-place do."""
+
+    def write(keys: Any, target: Tensor, *others: Any, **options: Any) -> Any:
+        operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+        torch.autograd.graph.increment_version(target)
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            below = keys & torch._C._after_ADInplaceOrView_keyset
+            return operator.redispatch(below, target, *others, **options)
+
+    return write
+
+
 def _register() -> Library:
     library = Library(NAMESPACE, "DEF")
     for schema in _SCHEMAS:
@@ -235,6 +260,8 @@ def _register() -> Library:
         implementation = _stand_in(name, getattr(reference, name))
         library.define(schema)
         library.impl(name, implementation, "CompositeExplicitAutograd")
+        if "(a!)" in schema:
+            library.impl(name, _in_place(name), "ADInplaceOrView", with_keyset=True)
         shape_rule = globals()[f"_{name}_shape"]
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_rule, lib=library)
     return library

@@ -10,7 +10,7 @@ from recbole_tinykg import ops, reference
 
 X, NOISE = torch.zeros(4, 9), torch.zeros(2, dtype=torch.int64)
 CROW, COL, VALUES = torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.ones(2)
-KEPT = ops.quantize(X, NOISE, bits=2)
+KEPT, SQUARE = ops.quantize(X, NOISE, bits=2), torch.zeros(2, 2)
 
 
 def dequantize(codes=KEPT[0], minimum=KEPT[1], step=KEPT[2], **changes):
@@ -78,6 +78,14 @@ REFUSED = {
     "probability must be in [0, 1]; got -0.5": lambda: ops.leaky_relu_dropout_(
         X.clone(), NOISE, negative_slope=0.1, probability=-0.5
     ),
+    "num_columns must be at least 0; got -3": lambda: dequantize(num_columns=-3),
+    "codes must be a matrix; got shape (4,)": lambda: dequantize(codes=KEPT[0][:, 0]),
+    "out must have a place in memory for each element; got strides (0, 1)": lambda: ops.dequantize_(
+        X[:1].expand(4, 9), *KEPT, bits=2
+    ),
+    "x must have a place in memory for each element; got strides (9, 0)": lambda: (
+        ops.leaky_relu_dropout_(X[:, :1].expand(4, 9), NOISE, negative_slope=0.1, probability=0.5)
+    ),
     "first_row must be below 4611686018427387900 for a matrix of shape (4, 9); "
     "got 4611686018427387900": lambda: ops.dropout(X, NOISE, probability=0.5, first_row=2**62 - 4),
 }
@@ -98,6 +106,42 @@ def test_wrong_arguments_are_named_whatever_the_kernel(message, monkeypatch):
             monkeypatch.setitem(globals(), name, mode.from_tensor(globals()[name]))
         monkeypatch.setitem(globals(), "KEPT", tuple(map(mode.from_tensor, KEPT)))
         test_wrong_arguments_are_named(message)
+
+
+def test_sparse_tensors_are_refused():
+    for sparse in (X.to_sparse(), X.to_sparse_csr()):
+        with pytest.raises(
+            ValueError, match=r"x must be dense \(torch.strided\); got torch.sparse"
+        ):
+            ops.sign_mask(sparse)
+
+
+def test_product_is_not_added_to_what_it_reads():
+    with pytest.raises(ValueError, match="out must not be dense"):
+        ops.spmm_add_(SQUARE, CROW, COL, VALUES, SQUARE)
+
+
+IN_PLACE = {
+    "dequantize_": lambda out: ops.dequantize_(out, *KEPT, bits=2),
+    "dequantize_add_": lambda out: ops.dequantize_add_(out, *KEPT, bits=2),
+    "leaky_relu_dropout_": lambda out: ops.leaky_relu_dropout_(
+        out, NOISE, negative_slope=0.1, probability=0.5
+    ),
+    "spmm_add_": lambda out: ops.spmm_add_(out[:2], CROW, COL, VALUES, X),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_autograd_learns_of_what_was_written_in_place(name):
+    leaf = torch.randn(4, 9, requires_grad=True)
+    with pytest.raises(RuntimeError, match="must not require a gradient"):
+        IN_PLACE[name](leaf * 2)
+    written = leaf * 2
+    result = written.square().sum()
+    with torch.no_grad():
+        IN_PLACE[name](written)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.backward()
 
 
 OUT_OF_RANGE = {

@@ -129,6 +129,46 @@ def test_requiring_a_missing_or_broken_library_names_the_remedy(tmp_path, librar
     assert "build it with" in last
 
 
+def test_requiring_kernels_for_a_device_without_any_says_so():
+    with pytest.raises(NativeLibraryError, match="there are none for mps; choose cpu or cuda"):
+        ops.require_native("mps")
+
+
+def test_first_calls_of_several_threads_load_the_library_once(tmp_path):
+    script = """
+import sys, threading, torch
+from recbole_tinykg import ops
+loads, load = [], torch.ops.load_library
+torch.ops.load_library = lambda path: (loads.append(path), load(path))
+sys.setswitchinterval(1e-6)
+barrier, flags = threading.Barrier(8), sys.getdlopenflags()
+def call():
+    barrier.wait()
+    ops.sign_mask(torch.ones(2, 3))
+threads = [threading.Thread(target=call) for _ in range(8)]
+[t.start() for t in threads], [t.join() for t in threads]
+print(len(loads), sys.getdlopenflags() == flags)
+"""
+    done = run_without_native(tmp_path, script, (PACKAGE / "_native_cpu.so").read_bytes())
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
+
+
+def test_fallback_has_the_layout_of_the_kernels(tmp_path):
+    script = """
+import torch
+from recbole_tinykg import ops
+x, noise, mask = torch.randn(6, 64).t(), torch.tensor([1, 2]), ops.sign_mask(torch.ones(64, 6))
+drop = {"negative_slope": 0.2, "probability": 0.5}
+results = [ops.dropout(x, noise, probability=0.5),
+           ops.leaky_relu_backward(x, mask, negative_slope=0.1),
+           ops.normalize_backward(x, x, torch.zeros(64), eps=1e-12),
+           *ops.leaky_relu_dropout_backward(x, mask, noise, **drop)]
+print(all(result.is_contiguous() for result in results), ops.native_status()[0])
+"""
+    done = run_without_native(tmp_path, script, warnings="ignore")
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
 def test_sparse_csr_warning_does_not_reach_the_user():
     """In a fresh process, as PyTorch says it once: any warning is an error there."""
     script = """

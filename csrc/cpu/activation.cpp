@@ -47,11 +47,11 @@ template <typename T>
 void set_dropout(ActivationJob<T>& job, const Tensor& stream, double probability,
                  int64_t first_row) {
   STD_TORCH_CHECK(probability >= 0 && probability <= 1, "probability must be in [0, 1]");
-  const double num_dropped = std::nearbyint(probability * 65536);
+  const DropoutRate rate = dropout_rate(probability);
   job.first_row = first_row;
   job.stream = read_stream(stream);
-  job.num_dropped = static_cast<int32_t>(num_dropped);
-  job.keep_scale = static_cast<Compute<T>>(num_dropped < 65536 ? 65536 / (65536 - num_dropped) : 0);
+  job.num_dropped = rate.num_dropped;
+  job.keep_scale = static_cast<Compute<T>>(rate.keep_scale);
 }
 
 void check_mask(const Tensor& mask, const Tensor& grad) {

@@ -41,7 +41,7 @@ void run_dequantize(const Tensor& out, const Tensor& codes, const Tensor& minimu
                     const Tensor& step, const int64_t* index, int64_t bits) {
   STD_TORCH_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8");
   const int64_t num_rows = codes.size(0), num_columns = out.size(1);
-  const int64_t num_groups = (num_columns + kGroupColumns - 1) / kGroupColumns;
+  const int64_t num_groups = groups_of(num_columns);
   const bool is_double = out.scalar_type() == ScalarType::Double;
   STD_TORCH_CHECK(codes.size(1) == packed_bytes(num_columns, static_cast<int>(bits)) &&
                       minimum.numel() == num_rows * num_groups &&

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, const Tensor& strea
   STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
   STD_TORCH_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8");
   const int64_t num_rows = x.size(0), num_columns = x.size(1);
-  const int64_t num_groups = (num_columns + kGroupColumns - 1) / kGroupColumns;
+  const int64_t num_groups = groups_of(num_columns);
   const bool is_double = x.scalar_type() == ScalarType::Double;
   Tensor codes = new_output(x, {num_rows, packed_bytes(num_columns, static_cast<int>(bits))},
                             ScalarType::Byte);

@@ -12,9 +12,8 @@ namespace {
 
 template <typename T>
 Dropout<Compute<T>> make_dropout(const Noise& noise, double probability) {
-  const double num_dropped = std::nearbyint(probability * 65536);
-  const double keep_scale = num_dropped < 65536 ? 65536 / (65536 - num_dropped) : 0;
-  return {noise, static_cast<int32_t>(num_dropped), static_cast<Compute<T>>(keep_scale)};
+  const DropoutRate rate = dropout_rate(probability);
+  return {noise, rate.num_dropped, static_cast<Compute<T>>(rate.keep_scale)};
 }
 
 void check_probability(double probability) {

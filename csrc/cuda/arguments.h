@@ -14,10 +14,6 @@
 
 namespace tinykg {
 
-constexpr int64_t groups_of(int64_t num_columns) {
-  return (num_columns + kGroupColumns - 1) / kGroupColumns;
-}
-
 inline void check_device(const char* name, const Tensor& tensor, const Tensor& other) {
   STD_TORCH_CHECK(
       tensor.is_cpu() == other.is_cpu() && tensor.get_device_index() == other.get_device_index(),

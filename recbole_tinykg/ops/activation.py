@@ -11,6 +11,7 @@ from recbole_tinykg.ops.checks import (
     check_probability,
     check_stream,
     check_tensor,
+    check_written,
 )
 
 _sign_mask = torch.ops.recbole_tinykg.sign_mask.default
@@ -82,7 +83,7 @@ def dropout(
 def leaky_relu_dropout_(
     x: Tensor,  # (N, D), any strides
     stream: Tensor,  # (2,) int64: seed, position
-    addend: Tensor | None = None,  # (N, D)
+    addend: Tensor | None = None,  # (N, D), no memory in common with x, or x itself
     *,
     negative_slope: float,
     probability: float,
@@ -93,10 +94,11 @@ def leaky_relu_dropout_(
     The dropout is that of ``dropout``; with probability 0 there is none and no noise is drawn.
 
     Raises:
+        RuntimeError: ``x`` requires a gradient and autograd is on.
         TypeError: A tensor has the wrong dtype.
         ValueError: A shape, a device, ``probability`` or ``first_row`` is wrong.
     """
-    check_matrix("x", x)
+    check_written("x", x)
     check_stream(stream, x, first_row)
     check_probability(probability)
     if addend is not None:

@@ -17,6 +17,21 @@ def check_matrix(name: str, x: Tensor) -> None:
     if x.dim() != 2:
         raise ValueError(f"{name} must be a matrix (N, D); got shape {tuple(x.shape)}")
     check_float(name, x.dtype)
+    _check_strided(name, x)
+
+
+def check_written(name: str, x: Tensor) -> None:
+    """A float matrix that an operator may write to, unseen by autograd."""
+    check_matrix(name, x)
+    if x.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{name} must not require a gradient; got one that does: the operator has no "
+            "derivative, call it under torch.no_grad()"
+        )
+    if any(size > 1 and step == 0 for size, step in zip(x.shape, x.stride(), strict=True)):
+        raise ValueError(
+            f"{name} must have a place in memory for each element; got strides {x.stride()}"
+        )
 
 
 def check_float(name: str, dtype: torch.dtype) -> None:
@@ -67,6 +82,12 @@ def check_tensor(
         raise TypeError(f"{name} must be {dtype}; got {tensor.dtype}")
     if tensor.device != device:
         raise ValueError(f"{name} must be on {device}; got {tensor.device}")
+    _check_strided(name, tensor)
+
+
+def _check_strided(name: str, tensor: Tensor) -> None:
+    if not torch.compiler.is_compiling() and tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be dense (torch.strided); got {tensor.layout}")
 
 
 def check_csr(crow: Tensor, col: Tensor, values: Tensor, dense: Tensor) -> None:

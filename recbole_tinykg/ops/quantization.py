@@ -13,6 +13,7 @@ from recbole_tinykg.ops.checks import (
     check_matrix,
     check_stream,
     check_tensor,
+    check_written,
 )
 
 _quantize = torch.ops.recbole_tinykg.quantize.default
@@ -79,6 +80,10 @@ def dequantize(
     """
     check_bits(bits)
     check_float("dtype", dtype)
+    if num_columns < 0:
+        raise ValueError(f"num_columns must be at least 0; got {num_columns}")
+    if codes.dim() != 2:
+        raise ValueError(f"codes must be a matrix; got shape {tuple(codes.shape)}")
     _check_kept(codes, minimum, step, (codes.shape[0], num_columns), bits, dtype, minimum.device)
     return _dequantize(codes, minimum, step, num_columns=num_columns, bits=bits, dtype=dtype)
 
@@ -94,11 +99,12 @@ def dequantize_(
     """Write what ``dequantize`` gives into ``out``: memory that is there already costs no faults.
 
     Raises:
+        RuntimeError: ``out`` requires a gradient and autograd is on.
         TypeError: A tensor has the wrong dtype.
         ValueError: A shape, a device or ``bits`` is wrong.
     """
     check_bits(bits)
-    check_matrix("out", out)
+    check_written("out", out)
     _check_kept(codes, minimum, step, tuple(out.shape), bits, out.dtype, out.device)
     _dequantize_(out, codes, minimum, step, bits=bits)
     return out
@@ -115,16 +121,18 @@ def dequantize_add_(
 ) -> Tensor:  # out
     """Add what ``dequantize`` gives to rows of ``out``, without a tensor in between.
 
-    That the numbers of ``index`` differ is not checked, nor, on a GPU, that they are rows of
-    ``out``: the check would wait for the device.
+    That the numbers of ``index`` differ is not checked. On a GPU one that is no row of ``out`` ends
+    the process' use of the device by an assertion, as an index does in PyTorch: to look before
+    would wait for the device.
 
     Raises:
-        RuntimeError: On a CPU, ``index`` holds a number that is no row of ``out``.
+        RuntimeError: On a CPU, ``index`` holds a number that is no row of ``out``; or ``out``
+            requires a gradient and autograd is on.
         TypeError: A tensor has the wrong dtype.
         ValueError: A shape, a device or ``bits`` is wrong.
     """
     check_bits(bits)
-    check_matrix("out", out)
+    check_written("out", out)
     num_rows = out.shape[0] if index is None else check_index("index", index, out.device)
     kept_shape = (num_rows, out.shape[1])
     _check_kept(codes, minimum, step, kept_shape, bits, out.dtype, out.device)

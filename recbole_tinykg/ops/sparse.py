@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_tinykg.ops.checks import check_csr, check_index, check_tensor
+from recbole_tinykg.ops.checks import check_csr, check_index, check_tensor, check_written
 
 _spmm = torch.ops.recbole_tinykg.spmm.default
 _spmm_add_ = torch.ops.recbole_tinykg.spmm_add_.default
@@ -33,7 +33,7 @@ def spmm(
 
     On a CPU the sums are in the order of the entries, so they do not depend on the threads, and
     16-bit types are summed in float32. On a GPU the numbers in crow, col, rows and places are not
-    checked: it would have to be waited for.
+    checked: it would have to be waited for. There only ``rows`` waits, for the number of entries.
 
     Raises:
         RuntimeError: On a CPU, an index is out of range.
@@ -56,12 +56,16 @@ def spmm_add_(
     """Add the product that ``spmm`` gives to ``out``, in place.
 
     Raises:
-        RuntimeError: On a CPU, an index is out of range; rows of ``out`` may have been added to.
+        RuntimeError: On a CPU, an index is out of range (rows of ``out`` may have been added to);
+            or ``out`` requires a gradient and autograd is on.
         TypeError: Index types differ or are no integers, or value types differ.
         ValueError: A shape or a device is wrong.
     """
     num_rows = _check_product(crow, col, values, dense, rows, places)
     check_tensor("out", out, (num_rows, dense.shape[1]), dense.dtype, dense.device)
+    check_written("out", out)
+    if out is dense:
+        raise ValueError("out must not be dense: rows are read after others were written")
     _spmm_add_(out, crow, col, values, dense, rows, places)
     return out
 

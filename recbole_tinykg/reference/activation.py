@@ -21,7 +21,7 @@ def leaky_relu_backward(
     negative_slope: float,
 ) -> Tensor:  # (N, D)
     """Multiply ``grad`` by 1 where the bit is set and by ``negative_slope`` elsewhere."""
-    work = grad.to(compute_dtype(grad.dtype))
+    work = grad.contiguous().to(compute_dtype(grad.dtype))
     positive = unpack(mask, 1, grad.shape[1]) > 0
     return torch.where(positive, work, work * negative_slope).to(grad.dtype)
 
@@ -34,7 +34,8 @@ def dropout(
     first_row: int = 0,
 ) -> Tensor:  # (N, D)
     """Zero elements with ``probability``, a multiple of 2**-16; scale the others."""
-    return _drop(x.to(compute_dtype(x.dtype)), stream, probability, first_row).to(x.dtype)
+    work = x.contiguous().to(compute_dtype(x.dtype))
+    return _drop(work, stream, probability, first_row).to(x.dtype)
 
 
 def leaky_relu_dropout_(
@@ -66,7 +67,8 @@ def leaky_relu_dropout_backward(
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
     """Gradients of x and of the addend of ``leaky_relu_dropout_``."""
-    work = _drop(grad.to(compute_dtype(grad.dtype)), stream, probability, first_row)
+    work = grad.contiguous().to(compute_dtype(grad.dtype))
+    work = _drop(work, stream, probability, first_row)
     positive = unpack(mask, 1, grad.shape[1]) > 0
     grad_x = torch.where(positive, work, work * negative_slope)
     return grad_x.to(grad.dtype), work.to(grad.dtype)

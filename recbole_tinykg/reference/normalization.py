@@ -19,7 +19,7 @@ def normalize_backward(
 
     The factor is ``-grad . y``, or ``shrink`` in rows shorter than ``eps``.
     """
-    g, x_wide = (tensor.to(compute_dtype(x.dtype)) for tensor in (grad, x))
+    g, x_wide = (t.contiguous().to(compute_dtype(x.dtype)) for t in (grad, x))
     norm = x_wide.norm(dim=1, keepdim=True)
     length = norm.clamp_min(eps)
     y = x_wide / length
