@@ -7,6 +7,9 @@ table shows means, and for each variant the paired difference to stock in per ce
 interval (Student's t).
 
     python benchmarks/accuracy.py --model TinyKGAT --dataset ml-100k --seeds 2020:2028
+    python benchmarks/accuracy.py --model TinyRippleNet --embedding_size=16 --n_memory=8
+
+Other RecBole parameters may follow; they become a part of the results file's name.
 
 Finished runs are lines of the results file and are not repeated; a run that was interrupted goes on
 from its last epoch if `--scratch` names the same folder. `--workers` trains several runs at a time,
@@ -25,6 +28,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from recbole_tinykg.parameters import read_arguments, read_literal
 
 METRICS = ("recall@10", "ndcg@10", "mrr@10")
 STOCK = "stock"
@@ -58,12 +63,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--gpu_id", default="0", help="as in RecBole; empty: train on the CPU")
     parser.add_argument("--scratch", type=Path, default=None, help="folder of checkpoints")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table")
-    args = parser.parse_args()
-    default = (
-        Path(__file__).parent
-        / "results"
-        / (f"accuracy_{args.model}_{args.dataset}_lr{args.learning_rate:g}.jsonl")
+    args, others = parser.parse_known_args()
+    args.parameters = {k: read_literal(v) for k, v in read_arguments(others).items()}
+    name = "_".join(
+        [
+            f"accuracy_{args.model}_{args.dataset}_lr{args.learning_rate:g}",
+            *(f"{key}{value}" for key, value in sorted(args.parameters.items())),
+        ]
     )
+    default = Path(__file__).parent / "results" / f"{name}.jsonl"
     args.results = (args.results or default).resolve()
     args.scratch = (args.scratch or Path(tempfile.mkdtemp(prefix="accuracy-"))).resolve()
     return args
@@ -132,6 +140,7 @@ def configuration(args: argparse.Namespace, variant: str, seed: int) -> tuple[st
         "state": "WARNING",
         "gpu_id": args.gpu_id,
         "learning_rate": args.learning_rate,
+        **args.parameters,
     }
     if args.data_path:
         settings["data_path"] = os.path.abspath(args.data_path)

@@ -1,8 +1,10 @@
-"""Bytes that a training step keeps for backward: KGAT against TinyKGAT, counted in three ways.
+"""Bytes that a training step keeps for backward: a twin against its host, counted in three ways.
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --models TinyKGCN --bits 2
 
-For each `layers` and phase (rs: BPR, kg: TransR), on ml-100k with RecBole's defaults:
+For each model and phase (rs: recommendation, kg: knowledge graph), on ml-100k with RecBole's
+defaults, KGAT also with `layers` [64, 32, 16]:
 
 * meter: the package's own count (`meter.saved_tensors`), the number of the ratio;
 * hooks: an independent count, a few lines below: bytes of the distinct storages that pass through
@@ -26,37 +28,48 @@ from recbole.utils import KGDataLoaderState
 from torch.profiler import ProfilerActivity, profile
 
 from recbole_tinykg import meter
+from recbole_tinykg.model import get_model
 from recbole_tinykg.quick_start import prepare
 
 PHASES = {
     "rs": (KGDataLoaderState.RS, "calculate_loss"),
     "kg": (KGDataLoaderState.KG, "calculate_kg_loss"),
 }
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("TinyKGAT", {"layers": [64]}),
+    ("TinyKGAT", {"layers": [64, 32, 16]}),
+    ("TinyKGCN", {}),
+    ("TinyKGNNLS", {}),
+]
 
 
 def main() -> None:
     """Measure every model and phase, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", default="[64];[64,32,16]", help="separated by semicolons")
+    every = dict.fromkeys(name for name, _ in CASES)
+    parser.add_argument("--models", default=",".join(every), help="twins, separated by commas")
     parser.add_argument("--bits", default="32,8,4,2,1", help="bits of the twin")
     args = parser.parse_args()
     rows = []
-    for layers in map(json.loads, args.layers.split(";")):
-        rows += measure("KGAT", layers, None)
-        for bits in map(int, args.bits.split(",")):
-            rows += measure("TinyKGAT", layers, bits)
+    for name, settings in CASES:
+        if name in args.models.split(","):
+            rows += measure(get_model(name).host, settings)
+            for bits in map(int, args.bits.split(",")):
+                rows += measure(name, settings, bits)
     print(table(rows))
     print(json.dumps({"torch": torch.__version__, "machine": platform.machine(), "rows": rows}))
 
 
-def measure(name: str, layers: list[int], bits: int | None) -> list[dict[str, Any]]:
-    """Both phases of a model: a row each."""
-    settings: dict[str, Any] = {"layers": layers, "gpu_id": "", "state": "ERROR"}
+def measure(name: str, settings: dict[str, Any], bits: int | None = None) -> list[dict[str, Any]]:
+    """Every phase of a model: a row each."""
+    given = {**settings, "gpu_id": "", "state": "ERROR"}
     if bits is not None:
-        settings["compress_bits"] = bits
-    experiment = prepare(name, "ml-100k", config_dict=settings)
+        given["compress_bits"] = bits
+    experiment = prepare(name, "ml-100k", config_dict=given)
     model, rows = experiment.model.train(), []
     for phase, (state, loss_name) in PHASES.items():
+        if not hasattr(model, loss_name):
+            continue
         experiment.train_data.set_mode(state)
         batch, loss = next(iter(experiment.train_data)), getattr(model, loss_name)
         loss(batch).sum().backward()
@@ -68,7 +81,9 @@ def measure(name: str, layers: list[int], bits: int | None) -> list[dict[str, An
             "hooks": count_by_hooks(model, batch, loss),
             "allocator": count_by_allocator(loss, batch),
         }
-        rows.append({"model": name, "bits": bits, "layers": layers, "phase": phase, **counts})
+        case = "".join(f", {key} {value}" for key, value in settings.items())
+        host = getattr(model, "host", name)
+        rows.append({"host": host + case, "phase": phase, "model": name, "bits": bits, **counts})
     return rows
 
 
@@ -110,16 +125,17 @@ def count_by_allocator(loss: Any, batch: Any) -> int:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, with the ratio of stock's bytes to the row's."""
     lines = [
-        "| layers | phase | model | meter, bytes | hooks | allocator | fewer than stock |",
+        "| host | phase | model | meter, bytes | hooks | allocator | fewer than stock |",
         "|---|---|---|---|---|---|---|",
     ]
-    stock = {(str(r["layers"]), r["phase"]): r["meter"] for r in rows if r["bits"] is None}
-    for r in sorted(rows, key=lambda r: (str(r["layers"]), r["phase"], -(r["bits"] or 99))):
+    stock = {(r["host"], r["phase"]): r["meter"] for r in rows if r["bits"] is None}
+    for r in sorted(rows, key=lambda r: (r["host"], r["phase"], -(r["bits"] or 99))):
         name = r["model"] if r["bits"] is None else f"{r['model']}, {r['bits']} bits"
-        base = stock[str(r["layers"]), r["phase"]]
-        ratio = f"{base / r['meter']:.1f}×" if r["meter"] else "nothing kept"
+        ratio = "nothing kept"
+        if r["meter"]:
+            ratio = f"{stock[r['host'], r['phase']] / r['meter']:.1f}×"
         lines.append(
-            f"| {r['layers']} | {r['phase']} | {name} | {r['meter']:,} | {r['hooks']:,} "
+            f"| {r['host']} | {r['phase']} | {name} | {r['meter']:,} | {r['hooks']:,} "
             f"| {r['allocator']:,} | {ratio} |"
         )
     return "\n".join(lines)

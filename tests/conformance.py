@@ -39,6 +39,8 @@ class TwinConformance:
     twin: ClassVar[str]
     variants: ClassVar[list[dict[str, Any]]] = [{}]
     """Configurations in which the twin is compared with its host."""
+    noisy: ClassVar[list[dict[str, Any]] | None] = None
+    """Those in which the gradient's mean is proved exact, if not all: each takes seconds."""
     small: ClassVar[dict[str, Any]] = {"embedding_size": 8}
     """Configuration on the tiny data set, over the defaults."""
     large: ClassVar[dict[str, Any]] = {}
@@ -71,7 +73,9 @@ class TwinConformance:
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Run over the subclass's lists."""
         if "variant" in metafunc.fixturenames:
-            metafunc.parametrize("variant", self.variants, ids=lambda v: json.dumps(v)[1:-1])
+            proves = metafunc.function.__name__ == "test_gradient_is_unbiased"
+            chosen = self.noisy if proves and self.noisy is not None else self.variants
+            metafunc.parametrize("variant", chosen, ids=lambda v: json.dumps(v)[1:-1])
         if "refused_value" in metafunc.fixturenames:
             metafunc.parametrize("refused_value", self.refused, ids=str)
 
@@ -167,12 +171,12 @@ class TwinConformance:
     def test_loss_is_exact_at_every_bit_width(self):
         for loss, batch in self.data("tiny")[1].items():
             values = {
-                float(total(getattr(self.build(self.twin, "tiny", compress_bits=b), loss)(batch)))
+                total(getattr(self.build(self.twin, "tiny", compress_bits=b), loss)(batch)).item()
                 for b in (1, 2, 4, 8, 32)
             }
             assert len(values) == 1, values
 
-    @pytest.mark.parametrize("bits", [2, 4, 8])
+    @pytest.mark.parametrize("bits", [2, 8])
     def test_gradient_is_unbiased(self, variant, bits):
         model = self.build(self.twin, "tiny", compress_bits=bits, **variant).double()
         with torch.no_grad():  # biases away from zero, so that every sign is defined
@@ -244,9 +248,9 @@ class TwinConformance:
             "learning_rate": 0.01,
             "epochs": 40,
             "eval_step": 5,
-            "topk": 1,
+            "topk": [1, 2],
             "metrics": ["Hit"],
-            "valid_metric": "Hit@1",
+            "valid_metric": "Hit@2",  # the item held out for the test is as good there
             "compress_bits": 2,
             **self.checkerboard,
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.utils import get_trainer
 from recboles import recboles_own
 
 from recbole_tinykg import load_data_and_model
@@ -13,18 +14,25 @@ from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.convert import convert
 from recbole_tinykg.commands.evaluate import evaluate
 from recbole_tinykg.errors import CheckpointError
+from recbole_tinykg.model import MODELS
+
+DETERMINISTIC = {"KGIN": {"node_dropout_rate": 0.0}}
+"""Settings without which RecBole's own model scores differently every time."""
+
+
+def trained(host, parameters):
+    """A model trained by RecBole alone: the trainer, its test data, and the checkpoint it saved."""
+    config, (train_data, _, test_data), model = recboles_own(host, parameters)
+    trainer = get_trainer(config["MODEL_TYPE"], host)(config, model)
+    trainer.fit(train_data, saved=True, verbose=False)
+    trainer.tensorboard.close()
+    return trainer, test_data, Path(trainer.saved_model_file)
 
 
 @pytest.fixture
 def stock(tiny):
-    """KGAT trained by RecBole alone: the trainer, its test data, and the checkpoint it saved."""
-    from recbole.trainer import KGATTrainer
-
-    config, (train_data, _, test_data), model = recboles_own("KGAT", tiny)
-    trainer = KGATTrainer(config, model)
-    trainer.fit(train_data, saved=True, verbose=False)
-    trainer.tensorboard.close()
-    return trainer, test_data, Path(trainer.saved_model_file)
+    """KGAT, trained."""
+    return trained("KGAT", tiny)
 
 
 def scores(model) -> torch.Tensor:
@@ -46,6 +54,15 @@ def test_convert_keeps_every_score(name, stock, tmp_path):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     metrics = trainer.evaluate(test_data, load_best_model=False)
     assert evaluate(target)["test"] == pytest.approx(dict(metrics), abs=1e-9)
+
+
+@pytest.mark.parametrize("host", sorted(name.removeprefix("Tiny") for name in MODELS))
+def test_every_twin_takes_its_hosts_checkpoint(host, tiny, tmp_path):
+    trainer, _, source = trained(host, {**tiny, **DETERMINISTIC.get(host, {}), "epochs": 1})
+    target = tmp_path / "ours.pth"
+    assert convert(source, target) == f"Tiny{host}"
+    _, model, *_ = load_data_and_model(target)
+    torch.testing.assert_close(scores(model), scores(trainer.model), rtol=1e-5, atol=1e-6)
 
 
 def test_convert_command_says_what_it_wrote(stock, capsys):

@@ -26,6 +26,7 @@ ORDER = [
     "layers",
     "compat",
     "graph",
+    "neighbors",
     "model",
     "random_state",
     "plain",

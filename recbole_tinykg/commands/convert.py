@@ -4,8 +4,9 @@ RecBole pickles its whole configuration into the file, so reading it runs whatev
 holds. Here, and nowhere else, that is done, because the user vouches for the file; what comes out
 is read without running anything.
 
-KGAT's attention matrix, which RecBole does not save, is computed again from the weights. That is
-exact: RecBole saves right after it refreshed the attention from the same weights.
+What a model sampled besides its weights, such as KGCN's neighbours, comes along. KGAT's attention
+matrix, which RecBole does not save, is computed again from the weights. That is exact: RecBole
+saves right after it refreshed the attention from the same weights.
 """
 
 from __future__ import annotations
@@ -110,10 +111,9 @@ def _fill(model: Any, stock: Mapping[str, Any], source: FilePath) -> None:
         raise CheckpointError(
             f"{source} does not fit the model or the data set: {error}"
         ) from error
-    if type(model).__name__ == stock["config"]["model"]:
-        other = stock.get("other_parameter") or {}
-        kept = {key: value for key, value in other.items() if not key.startswith("restore_")}
-        model.load_other_parameter(revived(kept, next(model.parameters()).device))
+    other = stock.get("other_parameter") or {}
+    kept = {key: value for key, value in other.items() if not key.startswith("restore_")}
+    model.load_other_parameter(revived(kept, next(model.parameters()).device))
     if hasattr(model, "update_attentive_A"):
         with torch.no_grad(), recboles_deprecations_ignored():
             model.update_attentive_A()

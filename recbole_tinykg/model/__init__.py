@@ -10,7 +10,11 @@ import importlib
 from recbole_tinykg import compat
 from recbole_tinykg.errors import ConfigurationError
 
-MODELS = {"TinyKGAT": "recbole_tinykg.model.kgat"}
+MODELS = {
+    "TinyKGAT": "recbole_tinykg.model.kgat",
+    "TinyKGCN": "recbole_tinykg.model.kgcn",
+    "TinyKGNNLS": "recbole_tinykg.model.kgnnls",
+}
 """Module of each twin by its class name."""
 
 

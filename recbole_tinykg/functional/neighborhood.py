@@ -1,0 +1,248 @@
+r"""Items seen through their neighbours: the graph convolution of KGCN and KGNN-LS.
+
+Layer i turns the vectors v of hops 0 to H - i into those of hops 0 to H - i - 1 (KGCN, equations 4
+to 6, algorithm 1):
+
+.. math:: v'_e = \sigma(W_i\, c(v_e, s_e) + b_i), \qquad s_e = \frac1K \sum_k p_{e,k} v_{n(e,k)}
+
+with c the sum, the concatenation, or :math:`s_e` alone. (The paper has no 1/K; RecBole takes the
+mean of the weighted neighbours.) :math:`\sigma` is ReLU, and tanh in the last layer.
+
+The first layer reads the embedding table, so its neighbours are a sparse product with K entries per
+row, and backward builds its input again, exactly, from the parameter. Nothing of size N x K^H x d
+exists in it.
+
+Saves, per element: the output of a hidden layer at `bits` (it gives the input of the next layer,
+for dW and dp) and one bit for its sign; :math:`1 - y^2`, tanh's derivative, at `bits`. The weights
+p in float32, 1/d as many. The items.
+
+Noise: gradients that flow down carry that of :math:`1 - y^2` only, as W, p and the signs are exact.
+It meets the codes of a hidden output in dW and dp, once, and these lead nowhere else. Every matrix
+has a site of its own. :math:`1 - \hat y^2` would be biased, and codes of :math:`1 - y^2`, which
+stays near 1, have less noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg import ops
+from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.receptive_field import ReceptiveField
+from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
+
+AGGREGATORS = ("sum", "neighbor", "concat")
+
+
+def count_neighborhood_sites(num_hops: int) -> int:
+    """Most places that draw noise: an output of each layer at each hop that it has."""
+    return num_hops * (num_hops + 1) // 2
+
+
+@without_autocast
+def aggregate_neighborhood(
+    streams: Tensor,  # (count_neighborhood_sites, 2) int64
+    quantizer: Quantizer,
+    field: ReceptiveField,
+    aggregator: str,
+    items: Tensor,  # (N,)
+    entities: Tensor,  # (num_entities, d)
+    attention: tuple[Tensor, ...],  # H tensors (N * K^h, K)
+    weights: tuple[Tensor, ...],  # H times W (d, d) or (d, 2 d), b (d,)
+) -> Tensor:  # (N, d)
+    """Vectors of the items after H layers; see the head of the file."""
+    plan = _Plan(field, aggregator, quantizer)
+    tensors = (items.int(), entities, *attention, *weights)
+    return _AggregateNeighborhood.apply(plan, streams, *tensors)
+
+
+class _Plan(NamedTuple):
+    """What forward and backward share besides tensors."""
+
+    field: ReceptiveField
+    aggregator: str
+    quantizer: Quantizer
+
+    def hops(self, layer: int) -> range:
+        """Hops whose outputs of a layer anybody reads; `neighbor` passes over an entity's own."""
+        stop = self.field.num_hops - layer
+        return range(stop - 1 if self.aggregator == "neighbor" else 0, stop)
+
+
+class _Tensors(NamedTuple):
+    """The tensors of a call, or their gradients."""
+
+    items: Tensor
+    entities: Tensor
+    attention: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, plan: _Plan, flat: tuple[Tensor, ...]) -> _Tensors:
+        border = 2 + plan.field.num_hops
+        return cls(flat[0], flat[1], flat[2:border], flat[border:])
+
+    def linear(self, layer: int) -> tuple[Tensor, ...]:  # W, b
+        return self.weights[2 * layer : 2 * layer + 2]
+
+
+class _AggregateNeighborhood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, streams: Tensor, *flat: Tensor) -> Tensor:
+        tensors, sites = _Tensors.of(plan, flat), iter(streams)
+        hops = plan.field.entities(tensors.items)
+        kept: list[Tensor] = []
+        vectors: dict[int, Tensor] = {}
+        ctx.plan, ctx.layouts = plan, []
+        for layer in range(plan.field.num_hops):
+            below, vectors = vectors, {}
+            weight, bias = tensors.linear(layer)
+            for hop in plan.hops(layer):
+                x = _ends(plan, layer, hop, tensors.entities, hops, below).mixed(
+                    plan, tensors.attention[hop]
+                )
+                vectors[hop], *kinds = _activate_(torch.addmm(bias, x, weight.t()), plan, layer)
+                if any(ctx.needs_input_grad):
+                    code = plan.quantizer.quantize(kinds[0], next(sites))
+                    ctx.layouts.append(code.layout)
+                    kept += (*code.tensors(), *kinds[1:])
+        ctx.save_for_backward(*flat, *kept)
+        return vectors[0]
+
+    @staticmethod
+    @refuse_double_backward
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        plan: _Plan = ctx.plan
+        flat, layers = _read(plan, ctx.saved_tensors, ctx.layouts)
+        tensors = _Tensors.of(plan, flat)
+        grads = _Tensors.of(plan, (flat[0], *(torch.zeros_like(t) for t in flat[1:])))
+        hops = plan.field.entities(tensors.items)
+        below = {0: grad}
+        for layer in reversed(range(plan.field.num_hops)):
+            above, below = below, {}
+            vectors = {}
+            if layer > 0:
+                vectors = {hop: kept.code.dequantize() for hop, kept in layers[layer - 1].items()}
+            for hop, dv in above.items():
+                ends = _ends(plan, layer, hop, tensors.entities, hops, vectors)
+                dz = layers[layer][hop].activation_backward(dv)
+                d_ego, d_neighbors = _backward_hop(plan, ends, dz, layer, hop, tensors, grads)
+                for end, rows in ((hop, d_ego), (hop + 1, d_neighbors)):
+                    if rows is None:
+                        continue
+                    if layer == 0:
+                        grads.entities.index_add_(0, hops[end], rows)
+                    else:
+                        below[end] = below[end].add_(rows) if end in below else rows
+        return None, None, None, grads.entities, *grads.attention, *grads.weights
+
+
+def _backward_hop(
+    plan: _Plan,
+    ends: _Ends,
+    dz: Tensor,  # (n, d)
+    layer: int,
+    hop: int,
+    tensors: _Tensors,
+    grads: _Tensors,
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients (n, d) and (n * K, d) of the ends; adds those of p, W and b."""
+    p, (weight, _) = tensors.attention[hop], tensors.linear(layer)
+    grad_weight, grad_bias = grads.linear(layer)
+    grad_weight.addmm_(dz.t(), ends.mixed(plan, p))
+    grad_bias.add_(dz.sum(0))
+    d_ego, d_side = _split_gradient(plan.aggregator, dz @ weight)
+    d_side = d_side.div(p.shape[1])[:, None]  # (n, 1, d)
+    neighbors = ends.neighbors().view(*p.shape, -1)  # (n, K, d)
+    grads.attention[hop].add_((neighbors @ d_side.mT).squeeze(2))
+    return d_ego, (p[:, :, None] * d_side).flatten(0, 1)
+
+
+class _Ends(NamedTuple):
+    """Entities of a hop and their neighbours: the ends of the edges that a layer follows."""
+
+    ego: Tensor | None  # (n, d), None where nobody reads it
+    table: Tensor  # (M, d), in which the neighbours are
+    rows: Tensor | None  # (n * K,) int32 rows of the neighbours; None: 0, 1, 2, ...
+
+    def mixed(self, plan: _Plan, attention: Tensor) -> Tensor:  # (n, K) -> (n, d) or (n, 2 d)
+        """c(v, s), the linear layer's input."""
+        num_rows, size = attention.shape
+        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=attention.device)
+        rows = count[:-1] if self.rows is None else self.rows
+        side = ops.spmm(count[::size], rows, attention.reshape(-1) / size, self.table)
+        if self.ego is None:
+            return side
+        return side.add_(self.ego) if plan.aggregator == "sum" else torch.cat([self.ego, side], 1)
+
+    def neighbors(self) -> Tensor:  # (n * K, d)
+        """The neighbours' vectors, those of an entity together."""
+        return self.table if self.rows is None else self.table.index_select(0, self.rows)
+
+
+def _ends(
+    plan: _Plan,
+    layer: int,
+    hop: int,
+    entities: Tensor,  # (num_entities, d)
+    hops: list[Tensor],  # entities of each hop
+    vectors: dict[int, Tensor],  # hop: (N * K^hop, d), outputs of the layer below
+) -> _Ends:
+    """The first layer's ends are rows of the embedding table, later ones outputs."""
+    reads_ego = plan.aggregator != "neighbor"
+    if layer == 0:
+        ego = entities.index_select(0, hops[hop]) if reads_ego else None
+        return _Ends(ego, entities, hops[hop + 1])
+    return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None)
+
+
+class _Kept(NamedTuple):
+    """What is kept of an output: its codes and signs, or codes of tanh's derivative."""
+
+    code: Quantized
+    mask: Tensor | None  # (n, ceil(d / 8)) uint8; None in the last layer
+
+    def activation_backward(self, grad: Tensor) -> Tensor:
+        """Gradient (n, d) of the activation's input."""
+        if self.mask is None:
+            return grad * self.code.dequantize()
+        return ops.leaky_relu_backward(grad, self.mask, negative_slope=0.0)
+
+
+def _activate_(z: Tensor, plan: _Plan, layer: int) -> tuple[Tensor, ...]:
+    """The output, in the memory of z; what to keep codes of; and signs, in a hidden layer."""
+    if layer == plan.field.num_hops - 1:
+        output = z.tanh_()
+        return output, 1 - output.square()
+    output = z.relu_()
+    return output, output, ops.sign_mask(output)
+
+
+def _read(
+    plan: _Plan, saved: tuple[Tensor, ...], layouts: list[Layout]
+) -> tuple[tuple[Tensor, ...], list[dict[int, _Kept]]]:
+    """The inputs, and what was kept of each layer by hop."""
+    num_inputs = 2 + 3 * plan.field.num_hops
+    tensors, layout = iter(saved[num_inputs:]), iter(layouts)
+    layers: list[dict[int, _Kept]] = []
+    for layer in range(plan.field.num_hops):
+        layers.append({})
+        for hop in plan.hops(layer):
+            own = next(layout)
+            code = Quantized.from_tensors(tuple(next(tensors) for _ in range(own.num_tensors)), own)
+            mask = next(tensors) if layer < plan.field.num_hops - 1 else None
+            layers[layer][hop] = _Kept(code, mask)
+    return saved[:num_inputs], layers
+
+
+def _split_gradient(aggregator: str, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Gradients (n, d) of v and s from that of c(v, s)."""
+    if aggregator == "sum":
+        return grad, grad
+    if aggregator == "neighbor":
+        return None, grad
+    ego, side = grad.chunk(2, dim=1)
+    return ego, side

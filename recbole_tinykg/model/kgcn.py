@@ -1,0 +1,178 @@
+"""TinyKGCN: RecBole's KGCN, exact in the forward pass, with low-bit activations for backward.
+
+KGCN (Wang et al., WWW 2019) represents an item, for a user, by itself and its sampled neighbours in
+the knowledge graph, weighted by what the user thinks of the relations. Parameters, their names,
+their initial values for a seed, losses and scores are RecBole's. What differs:
+
+* neighbours are sampled for all entities at once, from a generator of the model's own seed;
+* `functional.relation_attention` gathers scores from a table of users times relations, and
+  `functional.aggregate_neighborhood` sums neighbours straight from the embedding table, keeps codes
+  of hidden layers, and computes positive and negative items together;
+* evaluation computes an entity's vector once per user, however many items reach it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.init import xavier_normal_initialization
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_tinykg.errors import CheckpointError
+from recbole_tinykg.functional import (
+    BatchUsers,
+    ReceptiveField,
+    aggregate_neighborhood,
+    pointwise_loss,
+    relation_attention,
+)
+from recbole_tinykg.functional.neighborhood import AGGREGATORS, count_neighborhood_sites
+from recbole_tinykg.functional.neighborhood_scores import NeighborhoodScores
+from recbole_tinykg.functional.pointwise import NUM_POINTWISE_SITES
+from recbole_tinykg.model.twin import Twin, check_choice, check_positive, check_weight
+from recbole_tinykg.neighbors import knowledge_triples, sample_neighbors
+
+
+class TinyKGCN(Twin):
+    """KGCN's twin."""
+
+    host = "KGCN"
+    input_type = InputType.PAIRWISE
+    num_norms = 2  # RecBole's EmbLoss takes positive and negative items apart
+    adj_entity: Tensor  # (n_entities, K) int32
+    adj_relation: Tensor  # (n_entities, K) int32
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Sample the neighbours, then create the parameters in RecBole's order."""
+        super().__init__(config, dataset)
+        self.embedding_size = config["embedding_size"]
+        self.n_iter = config["n_iter"]
+        self.aggregator = config["aggregator"]
+        self.reg_weight = config["reg_weight"]
+        generator = torch.Generator().manual_seed(config["seed"])
+        neighbors, relations = sample_neighbors(
+            *knowledge_triples(dataset), self.n_entities, config["neighbor_sample_size"], generator
+        )
+        self.register_buffer("adj_entity", neighbors, persistent=False)
+        self.register_buffer("adj_relation", relations, persistent=False)
+        self._draw_labels(dataset, generator)
+
+        self.user_embedding = nn.Embedding(self.n_users, self.embedding_size)
+        self.entity_embedding = nn.Embedding(self.n_entities, self.embedding_size)
+        self.relation_embedding = nn.Embedding(self.n_relations + 1, self.embedding_size)
+        input_size = self.embedding_size * (2 if self.aggregator == "concat" else 1)
+        self.linear_layers = nn.ModuleList(
+            nn.Linear(input_size, self.embedding_size) for _ in range(self.n_iter)
+        )
+        self.apply(xavier_normal_initialization)
+
+    def _draw_labels(self, dataset: Any, generator: torch.Generator) -> None:
+        """KGCN has no labels; KGNN-LS samples some."""
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a KGCN."""
+        check_positive(config, "embedding_size", "n_iter", "neighbor_sample_size")
+        check_choice(config, "aggregator", AGGREGATORS)
+        check_weight(config, "reg_weight")
+
+    @classmethod
+    def count_sites(cls, config: Any) -> int:
+        """Those of the loss, then those of the convolution."""
+        return NUM_POINTWISE_SITES + count_neighborhood_sites(config["n_iter"])
+
+    @property
+    def field(self) -> ReceptiveField:
+        """The sampled graph, followed for `n_iter` hops."""
+        return ReceptiveField(self.adj_entity, self.adj_relation, self.n_iter)
+
+    def attention(self, users: BatchUsers, items: Tensor) -> tuple[Tensor, ...]:
+        """Weights (N * K^h, K) of the neighbours in each hop, for the users of N items."""
+        user, relation = self.user_embedding.weight, self.relation_embedding.weight
+        return relation_attention(user, relation, self.field, users, items)
+
+    def forward(self, items: Tensor, attention: tuple[Tensor, ...], streams: Tensor) -> Tensor:
+        """Vectors (N, d) of items, as the users of `attention` see them."""
+        return aggregate_neighborhood(
+            streams[NUM_POINTWISE_SITES:],
+            self.quantizer,
+            self.field,
+            self.aggregator,
+            items,
+            self.entity_embedding.weight,
+            attention,
+            tuple(self.linear_layers.parameters()),
+        )
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Cross entropy of a batch of (user, item, negative item), and regulariser; a scalar."""
+        self._cache = None
+        users = BatchUsers.of(interaction[self.USER_ID])
+        items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]]).int()
+        labels = (torch.arange(len(items), device=items.device) < len(items) // 2).float()
+        attention = self.attention(users, items)
+        streams = self.streams.advance()
+        loss = pointwise_loss(
+            streams[:NUM_POINTWISE_SITES],
+            self.quantizer,
+            self.user_embedding.weight,
+            users,
+            self.forward(items, attention, streams),
+            labels,
+            self.reg_weight,
+            self.num_norms,
+        )
+        return self._with_label_loss(loss, interaction[self.USER_ID], items, attention, labels)
+
+    def _with_label_loss(
+        self, loss: Tensor, users: Tensor, items: Tensor, attention: Any, labels: Tensor
+    ) -> Tensor:
+        """KGCN has no other term."""
+        return loss
+
+    @torch.no_grad()
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores (B,) of pairs of a user and an item."""
+        user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        vectors = self.forward(
+            item, self.attention(BatchUsers.of(user), item), self.streams.current()
+        )
+        return (self.user_embedding.weight.index_select(0, user) * vectors).sum(1)
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores (B * n_items,) of each user with every item."""
+        if self._cache is None:
+            self._cache = NeighborhoodScores(
+                self.field,
+                self.aggregator,
+                self.n_items,
+                self.entity_embedding.weight,
+                self.relation_embedding.weight,
+                tuple(self.linear_layers.parameters()),
+            )
+        users = self.user_embedding.weight.index_select(0, interaction[self.USER_ID])
+        return self._cache.scores(users).view(-1)
+
+    def other_parameter(self) -> dict[str, Any]:
+        """The sampled neighbours, under RecBole's names, and the noise step."""
+        tables = {"adj_entity": self.adj_entity, "adj_relation": self.adj_relation}
+        return {**tables, **super().other_parameter()}
+
+    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
+        """Take sampled neighbours, ours or RecBole's."""
+        super().load_other_parameter(para)
+        for name in ("adj_entity", "adj_relation"):
+            if para and name in para:
+                self._load_table(name, para[name])
+
+    def _load_table(self, name: str, table: Tensor) -> None:
+        own = getattr(self, name)
+        if table.shape != own.shape:
+            raise CheckpointError(
+                f"the checkpoint's {name} must have shape {tuple(own.shape)}, as "
+                f"neighbor_sample_size and the data set say; got {tuple(table.shape)}"
+            )
+        own.copy_(table)

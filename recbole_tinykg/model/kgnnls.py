@@ -1,0 +1,107 @@
+"""TinyKGNNLS: RecBole's KGNN-LS, exact in the forward pass, with low-bit activations for backward.
+
+KGNN-LS (Wang et al., KDD 2019) is KGCN plus label smoothness: the weights that mix neighbours also
+have to predict which items a user knows. RecBole looks labels up in a Python dict, number by
+number; here they are a sorted tensor of 64-bit keys, searched on the device.
+
+RecBole's dict has 32-bit keys, which overflow from 2,147 users on once there are 100,000 entities,
+and it grows by every key that it is asked for. Negative labels are sampled as often as there are
+positive ones; here they are distinct and of users and items that exist.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg.functional import label_smoothness_loss
+from recbole_tinykg.functional.label_smoothness import UNKNOWN
+from recbole_tinykg.model.kgcn import TinyKGCN
+from recbole_tinykg.model.twin import check_weight
+
+
+class TinyKGNNLS(TinyKGCN):
+    """KGNN-LS' twin."""
+
+    host = "KGNNLS"
+    num_norms = 1  # RecBole's EmbLoss takes positive and negative items together
+    label_keys: Tensor  # (L,) int64, sorted: user * n_entities + item
+    label_values: Tensor  # (L,) uint8: twice the label
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """As KGCN, with labels sampled after the neighbours."""
+        super().__init__(config, dataset)
+        self.ls_weight = config["ls_weight"]
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a KGNN-LS."""
+        super().check_config(config)
+        check_weight(config, "ls_weight")
+
+    def _draw_labels(self, dataset: Any, generator: torch.Generator) -> None:
+        users, items = (
+            dataset.inter_feat[field].cpu() for field in (dataset.uid_field, dataset.iid_field)
+        )
+        positive = torch.unique(users * self.n_entities + items)
+        negative = self._sample_negatives(positive, generator)
+        keys, order = torch.cat([positive, negative]).sort()
+        values = torch.cat([torch.full_like(positive, 2), torch.zeros_like(negative)])[order]
+        self.register_buffer("label_keys", keys, persistent=False)
+        self.register_buffer("label_values", values.to(torch.uint8), persistent=False)
+
+    def _sample_negatives(self, positive: Tensor, generator: torch.Generator) -> Tensor:
+        """Keys of as many distinct pairs as `positive` has, or as there are, none of them in it."""
+        wanted = min(len(positive), self.n_users * self.n_items - len(positive))
+        keys = positive[:0]
+        while len(keys) < wanted:
+            size = (wanted,)
+            user = torch.randint(self.n_users, size, generator=generator)
+            item = torch.randint(self.n_items, size, generator=generator)
+            keys = torch.unique(torch.cat([keys, user * self.n_entities + item]))
+            keys = keys[~torch.isin(keys, positive)]
+        return keys[torch.randperm(len(keys), generator=generator)[:wanted]]
+
+    def set_labels(self, users: Tensor, items: Tensor, labels: Tensor) -> None:
+        """Replace the known labels: users, items, labels of 0 and 1, (L,) each; no pair twice."""
+        keys, order = (users.long() * self.n_entities + items.long()).sort()
+        self.label_keys = keys.to(self.label_keys)
+        self.label_values = (2 * labels[order]).to(self.label_values)
+
+    def known_labels(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Twice the labels (N * K^h,) uint8 in each hop of the items (N,), `UNKNOWN` for most.
+
+        The items themselves are held out wherever they appear.
+        """
+        known = []
+        for entities in self.field.entities(items):
+            repeats = len(entities) // len(items)
+            user, item = (t.repeat_interleave(repeats) for t in (users, items))
+            labels = torch.full_like(entities, UNKNOWN, dtype=torch.uint8)
+            asked = ((entities < self.n_items) & (entities != item)).nonzero().squeeze(1)
+            keys = user[asked] * self.n_entities + entities[asked]
+            place = torch.searchsorted(self.label_keys, keys).clamp_(max=len(self.label_keys) - 1)
+            found = self.label_keys[place] == keys
+            labels[asked] = torch.where(found, self.label_values[place], UNKNOWN)
+            known.append(labels)
+        return tuple(known)
+
+    def _with_label_loss(
+        self, loss: Tensor, users: Tensor, items: Tensor, attention: Any, labels: Tensor
+    ) -> Tensor:
+        known = self.known_labels(users.repeat(len(items) // len(users)), items)
+        return loss + self.ls_weight * label_smoothness_loss(attention, known, labels)
+
+    def other_parameter(self) -> dict[str, Any]:
+        """The known labels too."""
+        labels = {"label_keys": self.label_keys, "label_values": self.label_values}
+        return {**labels, **super().other_parameter()}
+
+    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
+        """Take the labels as well; RecBole saves none."""
+        super().load_other_parameter(para)
+        if para and "label_keys" in para:
+            self.label_keys = para["label_keys"].to(self.label_keys)
+            self.label_values = para["label_values"].to(self.label_values)
