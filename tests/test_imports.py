@@ -27,6 +27,7 @@ ORDER = [
     "compat",
     "graph",
     "neighbors",
+    "relational_graph",
     "model",
     "random_state",
     "plain",

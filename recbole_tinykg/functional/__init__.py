@@ -10,11 +10,18 @@ One file per function. Each says what it keeps for backward and why its gradient
   `relation_attention`, the weights of the neighbours, and `receptive_field`, who they are;
 * `pointwise`: binary cross entropy of user-item scores;
 * `label_smoothness`: KGNN-LS' regulariser of the weights.
+* `relational`: the hops of KGIN (with `relational_graph`, its fixed patterns, made of
+  `paired_edges` and `interactions`, `intent_step`, what a step draws, `edge_sampling`, `intents`,
+  and `unit_rows`);
+* `summed_ranking`: BPR over sums of hops; `independence`: KGIN's regulariser of the intents.
 
 Everything a function keeps goes through `ctx.save_for_backward`. Parameters are kept by reference.
 """
 
 from recbole_tinykg.functional.adjacency import Adjacency
+from recbole_tinykg.functional.independence import dependence
+from recbole_tinykg.functional.intent_step import Batch, IntentPropagation
+from recbole_tinykg.functional.interactions import Interactions
 from recbole_tinykg.functional.label_smoothness import label_smoothness_loss
 from recbole_tinykg.functional.neighborhood import aggregate_neighborhood
 from recbole_tinykg.functional.pointwise import pointwise_loss
@@ -22,21 +29,31 @@ from recbole_tinykg.functional.propagation import Propagation, propagate
 from recbole_tinykg.functional.ranking import bpr_loss, normalized_rows
 from recbole_tinykg.functional.receptive_field import ReceptiveField
 from recbole_tinykg.functional.relation_attention import BatchUsers, relation_attention
+from recbole_tinykg.functional.relational import propagate_intents
+from recbole_tinykg.functional.relational_graph import RelationalGraph
+from recbole_tinykg.functional.summed_ranking import summed_bpr_loss
 from recbole_tinykg.functional.targets import NodeRows
 from recbole_tinykg.functional.transr import transr_loss
 
 __all__ = [
     "Adjacency",
+    "Batch",
     "BatchUsers",
+    "IntentPropagation",
+    "Interactions",
     "NodeRows",
     "Propagation",
     "ReceptiveField",
+    "RelationalGraph",
     "aggregate_neighborhood",
     "bpr_loss",
+    "dependence",
     "label_smoothness_loss",
     "normalized_rows",
     "pointwise_loss",
     "propagate",
+    "propagate_intents",
     "relation_attention",
+    "summed_bpr_loss",
     "transr_loss",
 ]

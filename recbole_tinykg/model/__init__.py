@@ -14,6 +14,7 @@ MODELS = {
     "TinyKGAT": "recbole_tinykg.model.kgat",
     "TinyKGCN": "recbole_tinykg.model.kgcn",
     "TinyKGNNLS": "recbole_tinykg.model.kgnnls",
+    "TinyKGIN": "recbole_tinykg.model.kgin",
 }
 """Module of each twin by its class name."""
 

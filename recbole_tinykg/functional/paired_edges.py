@@ -1,0 +1,205 @@
+r"""Sums over the edges of a knowledge graph, relation by relation, without a row per edge.
+
+A relational layer (KGIN, equation 9) computes, for a row h with edges (h, r, t),
+
+.. math:: s_h = \sum_{(r, t)} a_{hrt}\, w_r \odot x_t
+              = \sum_r w_r \odot \sum_{t} a_{hrt}\, x_t
+
+so that the relation multiplies the sum of a *pair* (h, r), not each edge: in ml-100k 22,609 pairs
+have 91,631 edges. The inner sum is a sparse product over the edges of a pair, the outer one a
+sparse product over the pairs of a row, both in row blocks, so that no map of all pairs exists.
+
+Backward is the same sum over the same edges with head and tail exchanged: it sends the gradient of
+s to x, and on its way through a pair (t, r) it meets all that the gradient of :math:`w_r` needs:
+
+.. math:: \partial w_r = \sum_t x_t \odot \sum_h a_{hrt}\, g_h
+
+The pattern is fixed; the edges' weights a come with each call (0: the edge is left out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recbole_tinykg import ops
+
+PAIR_BLOCK = 4096
+"""Pairs that dense work handles at a time: 4096 x 64 floats stay in a core's cache."""
+
+ROW_BLOCK = 16384
+"""Rows at a time, where a row may have any number of pairs."""
+
+
+class _Block(NamedTuple):
+    """Ranges of rows and of pairs, and where the block's row pointers begin."""
+
+    rows: slice
+    pairs: slice
+    number: int
+
+
+class RelationGradient(NamedTuple):
+    """Where the gradient of the relations goes, and the rows that it is made of."""
+
+    out: Tensor  # (num_relations, D), added to
+    ego: Callable[[slice], Tensor]  # x of a range of rows
+
+
+class PairedEdges(nn.Module):
+    """Edges (row, relation, column), sorted by row and relation.
+
+    Args:
+        row: (E,) int64 row of each edge.
+        relation: (E,) int64 relation of each edge.
+        col: (E,) int64 column of each edge.
+        num_rows: M, number of rows; some may have no edge.
+        num_relations: number of relations.
+    """
+
+    order: Tensor  # (E,) int32: place of each sorted edge in the arguments
+    col: Tensor  # (E,) int32
+    pair_crow: Tensor  # (P + 1,) int32: where the edges of each pair begin
+    pair_relation: Tensor  # (P,) int32
+    pair_row: Tensor  # (P,) int32: row of each pair, counted from the first row of its block
+    row_crow: Tensor  # (M + 1,) int32: where the pairs of each row begin
+    block_crow: Tensor  # (M + num_blocks,) int32: the same, block by block, counted within it
+    relation_crow: Tensor  # (num_blocks * (num_relations + 1),) int32: pointers into the next
+    relation_col: Tensor  # (P,) int32: pairs of each block by relation, counted within it
+
+    def __init__(
+        self, row: Tensor, relation: Tensor, col: Tensor, num_rows: int, num_relations: int
+    ) -> None:
+        """Sort the edges and find their pairs and blocks."""
+        super().__init__()
+        self.num_rows, self.num_relations = num_rows, num_relations
+        key = row * num_relations + relation
+        order = torch.argsort(key, stable=True)
+        pairs, edges_of_pair = torch.unique_consecutive(key[order], return_counts=True)
+        pair_row = pairs // num_relations
+        row_crow = pointers(torch.bincount(pair_row, minlength=num_rows))
+        self._register("order", order)
+        self._register("col", col[order])
+        self._register("pair_crow", pointers(edges_of_pair))
+        self._register("pair_relation", pairs % num_relations)
+        self._register("row_crow", row_crow)
+        self.blocks = _blocks(row_crow)
+        self._register_blocks(pair_row)
+
+    def _register(self, name: str, tensor: Tensor) -> None:
+        self.register_buffer(name, tensor.int(), persistent=False)
+
+    def _register_blocks(self, pair_row: Tensor) -> None:
+        """Numbers within each block: rows of pairs, row pointers, pairs by relation."""
+        nothing = torch.zeros(0, dtype=torch.int32)
+        rows, crows, relation_crows, relation_cols = [nothing], [nothing], [nothing], [nothing]
+        for block in self.blocks:
+            relation = self.pair_relation[block.pairs]
+            rows.append(pair_row[block.pairs] - block.rows.start)
+            crows.append(self.row_crow[block.rows.start : block.rows.stop + 1] - block.pairs.start)
+            relation_crows.append(pointers(torch.bincount(relation, minlength=self.num_relations)))
+            relation_cols.append(torch.argsort(relation, stable=True))
+        self._register("pair_row", torch.cat(rows))
+        self._register("block_crow", torch.cat(crows))
+        self._register("relation_crow", torch.cat(relation_crows))
+        self._register("relation_col", torch.cat(relation_cols))
+
+    @property
+    def num_edges(self) -> int:
+        """E."""
+        return len(self.col)
+
+    def degrees(self, values: Tensor) -> Tensor:
+        """Sums (M,) of the values (E,) of each row's edges, in the order of `col`."""
+        total = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
+        torch.cumsum(values, 0, dtype=torch.float64, out=total[1:])
+        ends = total.index_select(0, self.pair_crow.index_select(0, self.row_crow))
+        return ends.diff().to(values.dtype)
+
+    def add_sums_(
+        self,
+        out: Tensor,  # (M, D)
+        values: Tensor,  # (E,) in the order of `col`
+        dense: Tensor,  # (N, D)
+        relations: Tensor,  # (num_relations, D)
+        places: Tensor | None = None,  # (K,) int32, as in `ops.spmm`
+        gradient: RelationGradient | None = None,
+    ) -> None:
+        """Add every row's sum over its edges, and to the gradient of the relations, in place."""
+        for block in self.blocks:
+            crow = self.pair_crow[block.pairs.start : block.pairs.stop + 1]
+            sums = ops.spmm(crow, self.col, values, dense, places=places)  # (p, D)
+            if gradient is not None:
+                rows = gradient.ego(block.rows).index_select(0, self.pair_row[block.pairs])
+                self._add_relation_gradient_(gradient.out, block, rows.mul_(sums))
+            start = block.rows.start + block.number
+            crow = self.block_crow[start : start + block.rows.stop - block.rows.start + 1]
+            relation = self.pair_relation[block.pairs]
+            _add_pairs_(out[block.rows], crow, sums, relations, relation)
+
+    def _add_relation_gradient_(self, out: Tensor, block: _Block, products: Tensor) -> None:
+        """Add the rows (p, D) of each relation's pairs to its gradient."""
+        start = block.number * (self.num_relations + 1)
+        crow = self.relation_crow[start : start + self.num_relations + 1]
+        col = self.relation_col[block.pairs]
+        ops.spmm_add_(out, crow, col, products.new_ones(len(col)), products)
+
+    def sums_of(
+        self,
+        rows: Tensor,  # (R,) int64, -1 for a row without edges
+        values: Tensor,  # (E,) in the order of `col`
+        dense: Tensor,  # (N, D)
+        relations: Tensor,  # (num_relations, D)
+        places: Tensor | None = None,  # (K,) int32, as in `ops.spmm`
+    ) -> Tensor:
+        """Sums (R, D) of the rows `rows` alone."""
+        out = dense.new_zeros(len(rows), dense.shape[1])
+        for start in range(0, len(rows), ROW_BLOCK):
+            pairs, crow = self._pairs_of(rows[start : start + ROW_BLOCK])
+            sums = ops.spmm(self.pair_crow, self.col, values, dense, pairs, places)
+            relation = self.pair_relation.index_select(0, pairs)
+            _add_pairs_(out[start : start + ROW_BLOCK], crow, sums, relations, relation)
+        return out
+
+    def _pairs_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of rows, one row's after the other's, and where each row's begin."""
+        first = self.row_crow.index_select(0, rows.clamp(min=0))
+        last = self.row_crow.index_select(0, rows.clamp(min=0) + (rows >= 0))
+        crow = pointers(last - first)
+        shift = torch.repeat_interleave(first - crow[:-1], (last - first).long())
+        return shift + torch.arange(len(shift), device=rows.device), crow
+
+
+def _add_pairs_(
+    out: Tensor,  # (r, D)
+    crow: Tensor,  # (r + 1,) int32
+    sums: Tensor,  # (p, D), overwritten
+    relations: Tensor,  # (num_relations, D)
+    relation: Tensor,  # (p,)
+) -> None:
+    """Add to each row its pairs' sums times their relations."""
+    sums.mul_(relations.index_select(0, relation))
+    col = torch.arange(len(sums), dtype=crow.dtype, device=crow.device)
+    ops.spmm_add_(out, crow, col, sums.new_ones(len(sums)), sums)
+
+
+def pointers(counts: Tensor) -> Tensor:
+    """CSR pointers (M + 1,) int32 of rows with `counts` (M,) entries."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+
+
+def _blocks(row_crow: Tensor) -> list[_Block]:
+    """Ranges of at most ROW_BLOCK rows with at most PAIR_BLOCK pairs, or of a single row."""
+    blocks: list[_Block] = []
+    num_rows, row, pair = len(row_crow) - 1, 0, 0
+    while row < num_rows:
+        most = torch.tensor(pair + PAIR_BLOCK, dtype=row_crow.dtype)
+        fitting = int(torch.searchsorted(row_crow, most, right=True)) - 1
+        stop = min(max(fitting, row + 1), row + ROW_BLOCK, num_rows)
+        last = int(row_crow[stop])
+        blocks.append(_Block(slice(row, stop), slice(pair, last), len(blocks)))
+        row, pair = stop, last
+    return blocks

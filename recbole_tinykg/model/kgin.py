@@ -1,0 +1,170 @@
+r"""TinyKGIN: RecBole's KGIN, exact in the forward pass, with low-bit activations for backward.
+
+KGIN (Wang et al., WWW 2021) explains a user's interactions by intents, mixes of relations, and sums
+messages along relational paths. Parameters, their names, their initial values for a seed, loss and
+scores are RecBole's. What differs is what a step keeps and computes:
+
+* `functional.propagate_intents` multiplies by a relation per (head, relation), not per edge, keeps
+  codes of the heads' and of the batch's users' rows, and computes the last hop for the batch only;
+* `functional.summed_bpr_loss` works on the batch's unique rows;
+* a step's edges and its dropout come from the model's noise stream, not from NumPy.
+
+RecBole samples edges in evaluation too, and ranks with embeddings cached before the best weights
+are loaded. The twin evaluates on all edges, with the weights of the moment.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from recbole.model.init import xavier_uniform_initialization
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.functional import (
+    Batch,
+    IntentPropagation,
+    dependence,
+    propagate_intents,
+    summed_bpr_loss,
+)
+from recbole_tinykg.functional.independence import MEASURES
+from recbole_tinykg.functional.intent_step import SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.ranking import EPS
+from recbole_tinykg.functional.relational import Parameters
+from recbole_tinykg.functional.summed_ranking import NUM_SITES as HEAD_SITES
+from recbole_tinykg.model.twin import (
+    Twin,
+    check_choice,
+    check_positive,
+    check_rate,
+    check_weight,
+)
+from recbole_tinykg.relational_graph import relational_graph
+
+
+class IntentLayers(nn.Module):
+    """The parameters of KGIN's `GraphConv`, named and created as there."""
+
+    def __init__(self, num_relations: int, embedding_size: int, num_factors: int) -> None:
+        """Create them in RecBole's order, so that a seed gives the same weights."""
+        super().__init__()
+        self.relation_embedding = nn.Embedding(num_relations, embedding_size)
+        self.disen_weight_att = nn.Parameter(
+            nn.init.xavier_uniform_(torch.empty(num_factors, num_relations))
+        )
+        self.apply(xavier_uniform_initialization)
+
+
+class TinyKGIN(Twin):
+    """KGIN's twin; trains with RecBole's `KGTrainer`."""
+
+    host = "KGIN"
+    input_type = InputType.PAIRWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Create the parameters in RecBole's order, then the graph."""
+        super().__init__(config, dataset)
+        self.embedding_size = config["embedding_size"]
+        self.n_factors = config["n_factors"]
+        self.context_hops = config["context_hops"]
+        self.node_dropout_rate = config["node_dropout_rate"]
+        self.mess_dropout_rate = config["mess_dropout_rate"]
+        self.ind = config["ind"]
+        self.sim_decay = config["sim_regularity"]
+        self.reg_weight = config["reg_weight"]
+        self.temperature = config["temperature"]
+
+        self.user_embedding = nn.Embedding(self.n_users, self.embedding_size)
+        self.entity_embedding = nn.Embedding(self.n_entities, self.embedding_size)
+        self.latent_embedding = nn.Embedding(self.n_factors, self.embedding_size)
+        self.gcn = IntentLayers(self.n_relations, self.embedding_size, self.n_factors)
+        self.apply(xavier_uniform_initialization)
+
+        self.graph = relational_graph(dataset)
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a KGIN."""
+        check_positive(config, "embedding_size", "n_factors", "context_hops")
+        check_choice(config, "ind", MEASURES)
+        check_rate(config, "mess_dropout_rate")
+        check_weight(config, "reg_weight", "sim_regularity", "node_dropout_rate", "temperature")
+        if config["node_dropout_rate"] > 1:
+            raise ConfigurationError(
+                "node_dropout_rate must lie in [0, 1]: the share of edges that a step keeps, 0 for "
+                f"all; got {config['node_dropout_rate']!r}"
+            )
+        if config["temperature"] == 0:
+            raise ConfigurationError("temperature must be above 0; got 0")
+
+    @classmethod
+    def count_sites(cls, config: Any) -> int:
+        """Those of the loss, then those of `propagate_intents`."""
+        return HEAD_SITES + SAMPLING_SITES + config["context_hops"] * SITES_PER_HOP
+
+    def forward(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Representations (U, D) and (I, D) of unique users and items."""
+        batch = Batch(users, items)
+        sums, last = self._propagate(batch, self.streams.current())
+        rows = sums + F.normalize(last, dim=1, eps=EPS)
+        user_rows, item_rows = rows.split([len(users), len(items)])
+        return user_rows, item_rows
+
+    def _propagate(self, batch: Batch, streams: Tensor) -> tuple[Tensor, Tensor]:
+        return propagate_intents(streams[HEAD_SITES:], self.plan, batch, self._parameters_of_hops())
+
+    @property
+    def plan(self) -> IntentPropagation:
+        """How the hops are computed now, in training or in evaluation."""
+        rates = (self.node_dropout_rate, self.mess_dropout_rate) if self.training else (0.0, 0.0)
+        return IntentPropagation(self.graph, self.quantizer, self.context_hops, *rates)
+
+    def _parameters_of_hops(self) -> Parameters:
+        return (
+            self.user_embedding.weight,
+            self.entity_embedding.weight,
+            self.latent_embedding.weight,
+            self.gcn.relation_embedding.weight,
+            self.gcn.disen_weight_att,
+        )
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """BPR loss of a batch of (user, item, negative item), with both regularisers; a scalar."""
+        self._cache = None
+        users, user_rows = torch.unique(interaction[self.USER_ID], return_inverse=True)
+        items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
+        items, item_rows = torch.unique(items, return_inverse=True)
+        streams = self.streams.advance()
+        sums, last = self._propagate(Batch(users, items), streams)
+        pairs = (user_rows, *(item_rows + len(users)).chunk(2))
+        loss = summed_bpr_loss(
+            streams[:HEAD_SITES], sums, last, pairs, self.quantizer, self.reg_weight
+        )
+        dependent = dependence(self.gcn.disen_weight_att, self.ind, self.temperature)
+        return loss + self.sim_decay * dependent
+
+    @torch.no_grad()
+    def _representations(self) -> tuple[Tensor, Tensor]:
+        """Representations of all users and all items, computed anew after a change of weights."""
+        versions = tuple(parameter._version for parameter in self.parameters())
+        if self._cache is None or self._cache[0] != versions:
+            every = [torch.arange(n, device=self.device) for n in (self.n_users, self.n_items)]
+            self._cache = versions, self(*every)
+        return self._cache[1]
+
+    @torch.no_grad()
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores (B,) of pairs of a user and an item."""
+        users, items = self._representations()
+        rows = users.index_select(0, interaction[self.USER_ID])
+        return (rows * items.index_select(0, interaction[self.ITEM_ID])).sum(1)
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores (B * n_items,) of each user with every item."""
+        users, items = self._representations()
+        return (users.index_select(0, interaction[self.USER_ID]) @ items.t()).view(-1)

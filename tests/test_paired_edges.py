@@ -1,0 +1,116 @@
+"""Sums over edges against the formula, one edge at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_tinykg.functional import paired_edges
+from recbole_tinykg.functional.interactions import Interactions, places_of
+from recbole_tinykg.functional.paired_edges import PairedEdges, RelationGradient
+
+NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
+
+
+@pytest.fixture(params=[(8192, 4096), (6, 4), (1, 1)], ids=["one block", "blocks", "rows"])
+def edges(request, monkeypatch):
+    """Edges with doubles, empty rows and rows above a block; and the formula's arguments."""
+    monkeypatch.setattr(paired_edges, "PAIR_BLOCK", request.param[0])
+    monkeypatch.setattr(paired_edges, "ROW_BLOCK", request.param[1])
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(high):
+        return torch.randint(0, high, (80,), generator=generator)
+
+    row, relation, col = draw(NUM_ROWS - 2), draw(NUM_RELATIONS), draw(NUM_COLS)
+    row[row == 4] = 5
+    return PairedEdges(row, relation, col, NUM_ROWS, NUM_RELATIONS), (row, relation, col)
+
+
+def arguments(edges):
+    generator = torch.Generator().manual_seed(4)
+    dense = torch.randn(NUM_COLS, WIDTH, generator=generator, dtype=torch.float64)
+    relations = torch.randn(NUM_RELATIONS, WIDTH, generator=generator, dtype=torch.float64)
+    weights = torch.rand(80, generator=generator, dtype=torch.float64).round()
+    return weights, dense, relations
+
+
+def formula(triples, weights, dense, relations):
+    row, relation, col = triples
+    messages = weights[:, None] * relations[relation] * dense[col]
+    return torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64).index_add_(0, row, messages)
+
+
+def test_sums_are_those_of_the_formula(edges):
+    edges, triples = edges
+    weights, dense, relations = arguments(edges)
+    out = torch.ones(NUM_ROWS, WIDTH, dtype=torch.float64)
+    edges.add_sums_(out, weights[edges.order.long()], dense, relations)
+    torch.testing.assert_close(out - 1, formula(triples, weights, dense, relations))
+
+
+def test_sums_of_some_rows(edges):
+    edges, triples = edges
+    weights, dense, relations = arguments(edges)
+    rows = torch.tensor([7, -1, 0, 4, 10, 2, 5])
+    got = edges.sums_of(rows, weights[edges.order.long()], dense, relations)
+    expected = formula(triples, weights, dense, relations)[rows] * (rows >= 0)[:, None]
+    torch.testing.assert_close(got, expected)
+
+
+def test_an_absent_column_counts_for_nothing(edges):
+    edges, triples = edges
+    weights, dense, relations = arguments(edges)
+    present = torch.tensor([12, 3, 5, 0])
+    out = torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64)
+    places = places_of(present, NUM_COLS)
+    edges.add_sums_(out, weights[edges.order.long()], dense[present], relations, places)
+    dense[places < 0] = 0
+    torch.testing.assert_close(out, formula(triples, weights, dense, relations))
+
+
+def test_gradient_of_the_relations(edges):
+    """A sum of rows times `ego` has the products of both as its gradient."""
+    edges, triples = edges
+    weights, dense, relations = arguments(edges)
+    ego = torch.randn(NUM_ROWS, WIDTH, dtype=torch.float64)
+    relations.requires_grad_()
+    (formula(triples, weights, dense, relations) * ego).sum().backward()
+    out = torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64)
+    gradient = RelationGradient(torch.zeros_like(relations), lambda rows: ego[rows])
+    values = weights[edges.order.long()]
+    edges.add_sums_(out, values, dense, relations.detach(), gradient=gradient)
+    torch.testing.assert_close(gradient.out, relations.grad)
+
+
+def test_degrees_count_the_edges_that_are_kept(edges):
+    edges, triples = edges
+    weights, _, _ = arguments(edges)
+    expected = torch.zeros(NUM_ROWS, dtype=torch.float64).index_add_(0, triples[0], weights)
+    assert torch.equal(edges.degrees(weights[edges.order.long()]), expected)
+
+
+def test_means_of_users_and_their_transpose():
+    user, item = torch.tensor([3, 1, 1, 3, 3, 1]), torch.tensor([0, 2, 1, 0, 4, 2])
+    interactions = Interactions(user, item, (5, 6)).double()
+    matrix = torch.zeros(5, 6, dtype=torch.float64)
+    matrix[3, [0, 4]] = matrix[1, [1, 2]] = 0.5
+    users, dense = torch.tensor([3, 0, 1]), torch.randn(6, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(
+        interactions.means_of(users, interactions.values, dense), matrix[users] @ dense
+    )
+    gradient = torch.randn(3, WIDTH, dtype=torch.float64)
+    out = torch.ones(6, WIDTH, dtype=torch.float64)
+    interactions.add_transposed_(out, users, interactions.values_t, gradient)
+    torch.testing.assert_close(out, 1 + matrix[users].t() @ gradient)
+
+
+def test_dropout_of_interactions_is_the_same_both_ways():
+    generator = torch.Generator().manual_seed(1)
+    user, item = (torch.randint(0, 20, (200,), generator=generator) for _ in range(2))
+    interactions = Interactions(user, item, (20, 20))
+    stream = torch.tensor([5, 9])
+    values = interactions.sample(stream, 0.4, transposed=False)
+    transposed = interactions.sample(stream, 0.4, transposed=True)
+    assert 0 < int((values == 0).sum()) < len(values)
+    assert torch.equal(transposed, values[interactions.order_t.long()])
