@@ -28,6 +28,7 @@ ORDER = [
     "graph",
     "neighbors",
     "relational_graph",
+    "ripple_sets",
     "model",
     "random_state",
     "plain",

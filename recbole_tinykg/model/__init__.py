@@ -15,6 +15,7 @@ MODELS = {
     "TinyKGCN": "recbole_tinykg.model.kgcn",
     "TinyKGNNLS": "recbole_tinykg.model.kgnnls",
     "TinyKGIN": "recbole_tinykg.model.kgin",
+    "TinyRippleNet": "recbole_tinykg.model.ripplenet",
 }
 """Module of each twin by its class name."""
 

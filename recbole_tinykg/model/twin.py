@@ -77,10 +77,12 @@ class Twin(KnowledgeRecommender):
         return super().train(mode)
 
 
-def check_choice(config: Any, key: str, choices: tuple[str, ...]) -> None:
+def check_choice(config: Any, key: str, choices: tuple[Any, ...]) -> None:
     """Raise ConfigurationError unless the value of `key` is one of `choices`."""
     if config[key] not in choices:
-        raise ConfigurationError(f"{key} must be one of {', '.join(choices)}; got {config[key]!r}")
+        raise ConfigurationError(
+            f"{key} must be one of {', '.join(map(str, choices))}; got {config[key]!r}"
+        )
 
 
 def check_positive(config: Any, *keys: str) -> None:
