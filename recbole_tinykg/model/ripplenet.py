@@ -10,9 +10,9 @@ keeps and computes:
 * `functional.ripple_loss` multiplies by each relation's matrix once instead of gathering one per
   memory slot of every row, and keeps the attention weights only.
 
-RecBole's later hops repeat the first one by mistake; so do these, unless `repeat_first_hop` is False
-and the ripple sets follow the graph as in the paper. So little is left to keep that none of it is
-rounded: `compress_bits` changes nothing here.
+RecBole's later hops repeat the first one by mistake; so do these, unless `repeat_first_hop` is
+False and the ripple sets follow the graph as in the paper. So little is left to keep that none of
+it is rounded: `compress_bits` changes nothing here.
 """
 
 from __future__ import annotations
