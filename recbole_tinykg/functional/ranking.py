@@ -88,10 +88,10 @@ class _BPRLoss(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return loss
         slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / len(score)
-        shrink = _shrinkage(pairs, norms, reg_weight, len(z))
+        shrink = shrinkage(pairs, norms, reg_weight, len(z))
         width = outputs[0].shape[1]
         hidden = [batch[:, width:] for batch in (user, positive, negative)]
-        grad = _score_gradient(slope, pairs, hidden, len(z))
+        grad = score_gradient(slope, pairs, hidden, len(z))
         kept = _normalize_backward(grad, outputs[1:], shrink)
         quantizer = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
         codes = [quantizer.quantize(g, stream) for g, stream in zip(kept, streams, strict=True)]
@@ -111,7 +111,7 @@ class _BPRLoss(torch.autograd.Function):
         rows = NodeRows(nodes.long(), ctx.num_first, ctx.offset)
         x = rows.gather((first, second))
         batches = [x.index_select(0, index) for index in pairs]
-        grad = _score_gradient(slope, tuple(pairs), batches, len(x))
+        grad = score_gradient(slope, tuple(pairs), batches, len(x))
         grads = [grad.addcmul_(shrink[:, None], x).mul_(grad_loss)]
         for layout in ctx.layouts:
             own = tuple(next(tensors) for _ in range(layout.num_tensors))
@@ -120,7 +120,7 @@ class _BPRLoss(torch.autograd.Function):
         return None, None, None, None, None, None, None, None, None, *grads
 
 
-def _shrinkage(
+def shrinkage(
     pairs: tuple[Tensor, ...], norms: Tensor, reg_weight: float, num_rows: int
 ) -> Tensor:
     """Factor (R,) of each row in the regulariser's gradient, over the three batches."""
@@ -131,7 +131,7 @@ def _shrinkage(
     return total
 
 
-def _score_gradient(
+def score_gradient(
     slope: Tensor,  # (B,) derivative of the loss by the score difference
     pairs: tuple[Tensor, ...],
     batches: list[Tensor],  # (B, D) each: user, positive, negative

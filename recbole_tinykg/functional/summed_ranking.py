@@ -25,8 +25,8 @@ from recbole_tinykg.functional.guards import refuse_double_backward, without_aut
 from recbole_tinykg.functional.ranking import (
     GAMMA,
     GRADIENT_BITS,
-    _score_gradient,
-    _shrinkage,
+    score_gradient,
+    shrinkage,
 )
 from recbole_tinykg.functional.unit_rows import along, normalize, take
 from recbole_tinykg.quantizer import Quantizer
@@ -67,8 +67,8 @@ class _SummedBPRLoss(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return loss
         slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / len(score)
-        g = _score_gradient(slope, pairs, batches, len(z))
-        g.addcmul_(_shrinkage(pairs, norms, reg_weight, len(z))[:, None], z)
+        g = score_gradient(slope, pairs, batches, len(z))
+        g.addcmul_(shrinkage(pairs, norms, reg_weight, len(z))[:, None], z)
         fine = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
         codes = fine.quantize(g, streams[0]), quantizer.quantize(y, streams[1])
         ctx.layouts = [code.layout for code in codes]
