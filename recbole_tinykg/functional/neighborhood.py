@@ -32,6 +32,7 @@ from torch import Tensor
 from recbole_tinykg import ops
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.receptive_field import ReceptiveField
+from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 
 AGGREGATORS = ("sum", "neighbor", "concat")
@@ -134,7 +135,7 @@ class _AggregateNeighborhood(torch.autograd.Function):
                     if rows is None:
                         continue
                     if layer == 0:
-                        grads.entities.index_add_(0, hops[end], rows)
+                        add_rows_(grads.entities, hops[end], rows)
                     else:
                         below[end] = below[end].add_(rows) if end in below else rows
         return None, None, None, grads.entities, *grads.attention, *grads.weights

@@ -26,6 +26,7 @@ from torch import Tensor
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.ranking import GRADIENT_BITS
 from recbole_tinykg.functional.relation_attention import BatchUsers
+from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.quantizer import Quantized, Quantizer
 
 NUM_POINTWISE_SITES = 2
@@ -75,7 +76,7 @@ class _PointwiseLoss(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return loss
         slope = (torch.sigmoid(score) - labels) / num_rows
-        grad_user = torch.zeros_like(user).index_add_(0, rows, y * slope[:, None])
+        grad_user = add_rows_(torch.zeros_like(user), rows, y * slope[:, None])
         count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
         sharp = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))

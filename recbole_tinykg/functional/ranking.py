@@ -120,9 +120,7 @@ class _BPRLoss(torch.autograd.Function):
         return None, None, None, None, None, None, None, None, None, *grads
 
 
-def shrinkage(
-    pairs: tuple[Tensor, ...], norms: Tensor, reg_weight: float, num_rows: int
-) -> Tensor:
+def shrinkage(pairs: tuple[Tensor, ...], norms: Tensor, reg_weight: float, num_rows: int) -> Tensor:
     """Factor (R,) of each row in the regulariser's gradient, over the three batches."""
     factors = torch.where(norms > 0, reg_weight / (len(pairs[0]) * norms), 0)
     total = norms.new_zeros(num_rows)

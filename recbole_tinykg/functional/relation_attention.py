@@ -78,7 +78,7 @@ class _RelationAttention(torch.autograd.Function):
         hops = _table_index(ctx.field, place, items, num_relations)
         for index, weight, grad in zip(hops, weights, grads, strict=True):
             grad_score = weight * (grad - (weight * grad).sum(1, keepdim=True))
-            grad_table.index_add_(0, index.view(-1), grad_score.view(-1))
+            grad_table.scatter_add_(0, index.view(-1).long(), grad_score.view(-1))
         grad_table = grad_table.view(-1, num_relations).div_(user_weight.shape[1])
         grad_users = torch.zeros_like(user_weight)
         grad_users.index_copy_(0, unique.long(), grad_table @ relation_weight)

@@ -45,6 +45,7 @@ from recbole_tinykg.functional.intents import (
 from recbole_tinykg.functional.interactions import places_of
 from recbole_tinykg.functional.paired_edges import RelationGradient
 from recbole_tinykg.functional.relational_graph import Weights
+from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.functional.unit_rows import UnitRows, normalize, take
 from recbole_tinykg.quantizer import Layout, Quantized
 
@@ -204,7 +205,7 @@ class _Walk:
             users, heads, sites = kept[hop].users, kept[hop].heads, self.sites[hop]
             if users is not None and heads is not None:
                 grad_users = users.backward_(grad_users.add_(residual[0]))
-                grad_heads = heads.backward_(grad_heads.index_add_(0, self.row, residual[1]))
+                grad_heads = heads.backward_(add_rows_(grad_heads, self.row, residual[1]))
             source = self._new_source_gradient(hop)
             grad_users = self._backward_users(
                 source, self.plan.drop(grad_users, sites[5]), kept, hop, intents
@@ -213,7 +214,7 @@ class _Walk:
             self._backward_heads(source, grad_heads, kept, hop, grad_relations)
             grad_heads = source
         parts = directions_backward(intents.directions, self.attention, self.relations)
-        grad_heads.index_add_(0, self.batch.items, grad_sums[num_users:])
+        add_rows_(grad_heads, self.batch.items, grad_sums[num_users:])
         all_users = torch.zeros_like(self.users)
         all_users.index_copy_(0, self.batch.users, grad_users.add_(residual[0]))
         return all_users, grad_heads, intents.latent, grad_relations.add_(parts[1]), parts[0]

@@ -49,6 +49,7 @@ from recbole_tinykg.functional.relation_products import (
     relation_products_backward,
     relation_queries,
 )
+from recbole_tinykg.functional.rows import add_rows_
 
 
 class Penalty(NamedTuple):
@@ -112,7 +113,7 @@ class _RippleLoss(torch.autograd.Function):
             weights,
         )
         item = items.index_select(0, memories.order)
-        _add_rows_(grads.entities, item, read_grads.items)
+        add_rows_(grads.entities, item, read_grads.items)
         kg_grad, reg_grad = -ctx.penalty.kg_weight * grad_loss, ctx.penalty.reg_weight * grad_loss
         scale = kg_grad, reg_grad
         _fact_gradients(grads, read, read_grads, memories, products, weights, scale)
@@ -163,7 +164,7 @@ def _fact_gradients(
         read_grads.answers.flatten(0, 1),
     )
     add_tail_gradient_(tail_rows, memories, slope, tail_shrink, queries, weights.entities)
-    _add_rows_(grads.entities, memories.tail, tail_rows)
+    add_rows_(grads.entities, memories.tail, tail_rows)
     del tail_rows
     grad_keys = ops.spmm(
         readings.pair_start,
@@ -181,9 +182,4 @@ def _fact_gradients(
         memories.segments,
     )
     head_rows.addcmul_(heads, head_shrink[:, None])
-    _add_rows_(grads.entities, memories.head, head_rows)
-
-
-def _add_rows_(grad: Tensor, index: Tensor, rows: Tensor) -> None:
-    """Add rows (N, d) to a gradient at `index` (N,)."""
-    grad.scatter_add_(0, index.long()[:, None].expand_as(rows), rows)
+    add_rows_(grads.entities, memories.head, head_rows)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.rows import add_rows_
 
 SOFTPLUS_THRESHOLD = 20.0
 """Beyond it `torch.nn.functional.softplus` is the identity, with slope 1."""
@@ -76,8 +77,8 @@ class _TransRLoss(torch.autograd.Function):
             torch.mm(batch.rows[span].t(), flat[span], out=grad_projections[r].view(shape))
         return (
             *(None,) * 5,
-            _scatter_rows(entities, batch.entity, grad_rows),
-            _scatter_rows(relations, batch.relation, grad_translation),
+            add_rows_(torch.zeros_like(entities), batch.entity, grad_rows),
+            add_rows_(torch.zeros_like(relations), batch.relation, grad_translation),
             grad_projections,
         )
 
@@ -143,9 +144,3 @@ def _batch_gradient(
     pull = near - far
     grad = torch.stack([pull, -near, far], dim=1).addcmul_(batch.projected, shrink[:3, None])
     return grad, pull.addcmul_(batch.translation, shrink[3])
-
-
-def _scatter_rows(parameter: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """Sum rows (M, D) into a zero gradient of the parameter at `index` (M,)."""
-    grad = torch.zeros_like(parameter)
-    return grad.scatter_add_(0, index[:, None].expand_as(rows), rows)
