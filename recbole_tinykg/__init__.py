@@ -18,12 +18,15 @@ if TYPE_CHECKING:
         register,
         run_recbole_tinykg,
     )
+    from recbole_tinykg.saves import compressed_saves, measure_bias
 
 __all__ = [
     "Quantized",
     "Quantizer",
     "__version__",
+    "compressed_saves",
     "load_data_and_model",
+    "measure_bias",
     "prepare",
     "quantize",
     "register",
@@ -33,6 +36,7 @@ __all__ = [
 _HOMES = {
     "quantizer": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
+    "saves": ("compressed_saves", "measure_bias"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -32,11 +32,14 @@ from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS, get_model
 from recbole_tinykg.plain import plain
 
-_COMPRESS_KEYS = ("compress_bits", "compress_rounding", "compress_seed", "compress_require_native")
+_COMPRESS_KEYS = tuple(
+    "compress_bits compress_rounding compress_seed compress_require_native compressed_saves".split()
+)
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "compress_bits": (1, 2, 4, 8, 32),
     "compress_rounding": ("stochastic", "nearest"),
     "compress_require_native": (False, True),
+    "compressed_saves": (False, True),
     "detect_anomaly": (False, True),
 }
 _SEED_LIMIT = 2**63  # a seed travels as int64
@@ -170,6 +173,8 @@ def load_properties(
 ) -> None:
     """Fills ``internal_config_dict``: a twin takes its host's properties, then ours.
 
+    A stock model takes our general ones if it is to train with ``compressed_saves``.
+
     Args:
         config: The configuration under construction.
         load: RecBole's own ``_load_internal_config_dict``, bound to it.
@@ -178,7 +183,7 @@ def load_properties(
         dataset: Name of the data set.
     """
     load(getattr(model_class, "host", model), model_class, dataset)
-    if is_tiny(model_class):
+    if is_tiny(model_class) or config.external_config_dict.get("compressed_saves"):
         for file in ("overall.yaml", f"model/{model}.yaml"):
             if (_properties() / file).is_file():
                 config._update_internal_config_dict(str(_properties() / file))
@@ -199,6 +204,8 @@ def finish(config: RecBoleConfig) -> None:
             raise ConfigurationError(
                 f"{key} must be one of {', '.join(map(str, choices))}; got {final[key]!r}"
             )
+    if "compress_seed" in final:
+        _check_seed(final)
     if is_tiny(config.model_class):
         _check_twin(config)
     name = f"{config.model}-{config.dataset}-{get_local_time()}-{secrets.token_hex(3)}"
@@ -226,21 +233,31 @@ def _check_compress_names(config: RecBoleConfig) -> None:
             raise ConfigurationError(
                 f"{key} is not a key; did you mean {near}? (keys: {', '.join(_COMPRESS_KEYS)})"
             )
-        if not is_tiny(config.model_class):
+        saves = key == "compressed_saves" or config.final_config_dict.get("compressed_saves")
+        if not is_tiny(config.model_class) and not saves:
             twin = f"Tiny{config.model}"
             remedy = f"use model {twin} or leave it out" if twin in MODELS else "leave it out"
             raise ConfigurationError(
-                f"{key} belongs to the Tiny models; got it with {config.model}: {remedy}"
+                f"{key} belongs to the Tiny models and to compressed_saves: True; "
+                f"got it with {config.model}: {remedy}"
             )
 
 
-def _check_twin(config: RecBoleConfig) -> None:
-    final = config.final_config_dict
+def _check_seed(final: dict[str, Any]) -> None:
     if final["compress_seed"] is None:
         final["compress_seed"] = final["seed"]
     seed = final["compress_seed"]
     if type(seed) is not int or not 0 <= seed < _SEED_LIMIT:
         raise ConfigurationError(f"compress_seed must be an integer in [0, 2^63); got {seed!r}")
+
+
+def _check_twin(config: RecBoleConfig) -> None:
+    final = config.final_config_dict
+    if final["compressed_saves"]:
+        raise ConfigurationError(
+            f"compressed_saves must be False for {config.model}; got True: "
+            "it is for stock models, a Tiny model compresses by itself"
+        )
     if final["detect_anomaly"]:
         raise ConfigurationError(
             f"detect_anomaly must be False for {config.model}; got True: only stock models take it"

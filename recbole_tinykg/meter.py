@@ -32,7 +32,11 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-_NOT_THE_MODEL = (str(Path(torch.__file__).parent), __file__)  # code between a model and our hook
+_NOT_THE_MODEL = (  # code between a model and our hook
+    str(Path(torch.__file__).parent),
+    __file__,
+    str(Path(__file__).with_name("saves")),
+)
 _KINETO_ERRORS_ONLY = "6"  # by default kineto greets on stderr at every start
 
 

@@ -8,7 +8,7 @@ of its attention. Bytes are measured on the first step of each phase, seconds in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -74,8 +74,9 @@ class StepMeter:
             train_epoch(meter.loss_func)
         meter.result
 
-    For a model with ``compression(bits)`` the forward runs once more at 32 bits, keeping nothing
-    and with the random state put back, so that its saved bytes can be compared with float32's.
+    With ``compression(bits)``, the model's or the argument, the forward runs once more at 32 bits,
+    keeping nothing and with the random state put back, so that its saved bytes can be compared with
+    float32's.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class StepMeter:
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         loss_func: LossFunction,
+        compression: Callable[[int], AbstractContextManager[None]] | None = None,
     ) -> None:
-        """Wraps ``loss_func``; the arguments are those of the training loop."""
+        """Wraps ``loss_func``; the other arguments are those of the training loop."""
+        self._compression = compression or getattr(model, "compression", None)
         self._model, self._optimizer, self._device = model, optimizer, device
         self._loss_func = loss_func
         self._region = ExitStack()
@@ -123,16 +126,16 @@ class StepMeter:
         self._region.close()  # open only if a gradient scaler skipped the optimizer's first step
         if self._saved is not None:
             return self._loss_func(interaction)
-        if hasattr(self._model, "compression"):
-            self._float32_saved = self._count_at_32_bits(interaction)
+        if self._compression is not None:
+            self._float32_saved = self._count(interaction, self._compression(32))
         self._peak = self._region.enter_context(peak_bytes(self._device))
         with saved_tensors(self._model, interaction) as self._saved:
             return self._loss_func(interaction)  # held by the caller while the block ends
 
-    def _count_at_32_bits(self, interaction: Any) -> SavedTensors:
+    def _count(self, interaction: Any, compression: AbstractContextManager[None]) -> SavedTensors:
         with (
             random_state.preserved(),
-            self._model.compression(32),
+            compression,
             saved_tensors(self._model, interaction, keep=False) as saved,
         ):
             losses = self._loss_func(interaction)

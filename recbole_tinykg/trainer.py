@@ -29,9 +29,11 @@ from recbole.utils import set_color
 from torch import nn
 
 from recbole_tinykg import checkpoint, random_state
+from recbole_tinykg.compressed_loss import CompressedLoss
 from recbole_tinykg.config import is_tiny, to_plain
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.meter import optimizer_bytes, resident_bytes
+from recbole_tinykg.optimizers import fused
 from recbole_tinykg.phases import EpochClock, LossFunction, StepMeter, phase_of
 from recbole_tinykg.run_files import RunFiles
 from recbole_tinykg.side_effects import LazyWriter, no_files, recboles_deprecations_ignored
@@ -93,6 +95,7 @@ class TinyTrainer(Trainer):
         self._resident_bytes: dict[str, int] = {}
         self._resumed: dict[str, Any] | None = None
         self._latest_valid_result: dict[str, float] | None = None
+        self._compressed = CompressedLoss.of(config, model, self.device)
 
     @property
     def epoch_seconds(self) -> list[dict[str, float]]:
@@ -187,6 +190,8 @@ class TinyTrainer(Trainer):
         self.start_epoch = state["epoch"] + 1
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        if self._compressed:
+            self._compressed.step = state["compression_step"]
         self._resumed = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
@@ -222,7 +227,7 @@ class TinyTrainer(Trainer):
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super()._build_optimizer(**kwargs)
         is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
-        return _fused(optimizer) if is_adam and is_tiny(type(self.model)) else optimizer
+        return fused(optimizer) if is_adam and is_tiny(type(self.model)) else optimizer
 
     def _train_epoch(
         self,
@@ -232,6 +237,7 @@ class TinyTrainer(Trainer):
         show_progress: bool = False,
     ) -> Any:
         loss_func = loss_func or self.model.calculate_loss
+        loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
         phase = phase_of(loss_func)
         self._resident_bytes = self._resident_bytes or resident_bytes(self.model)
         with self._clock.phase(phase), self._measured(phase, loss_func) as measured:
@@ -242,7 +248,8 @@ class TinyTrainer(Trainer):
         if phase in self._phase_bytes:
             yield loss_func
             return
-        with StepMeter(self.model, self.optimizer, self.device, loss_func) as meter:
+        compression = self._compressed.compression if self._compressed else None
+        with StepMeter(self.model, self.optimizer, self.device, loss_func, compression) as meter:
             yield meter.loss_func
         if meter.result:
             self._phase_bytes[phase] = meter.result
@@ -284,16 +291,8 @@ class TinyTrainer(Trainer):
             "config": to_plain(self.config),
             "epoch": epoch,
             **{name: getattr(self, name) for name in _COUNTERS},
+            "compression_step": self._compressed.step if self._compressed else 0,
             "optimizer": self.optimizer.state_dict(),
             "random_state": random_state.capture(),
             "generators": {name: g.get_state() for name, g in self._generators.items()},
         }
-
-
-def _fused(optimizer: Any) -> torch.optim.Optimizer:
-    """The same optimizer in one kernel, much faster on large tables; itself where there is none."""
-    groups = [{**group, "fused": True} for group in optimizer.param_groups]
-    try:
-        return type(optimizer)(groups, fused=True)
-    except RuntimeError:
-        return optimizer

@@ -34,6 +34,7 @@ def test_twin_has_its_hosts_parameters_and_ours():
         "compress_rounding": "stochastic",
         "compress_seed": host["seed"],
         "compress_require_native": False,
+        "compressed_saves": False,
     }
 
 

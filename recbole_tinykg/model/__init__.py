@@ -16,6 +16,11 @@ MODELS = {
     "TinyKGNNLS": "recbole_tinykg.model.kgnnls",
     "TinyKGIN": "recbole_tinykg.model.kgin",
     "TinyRippleNet": "recbole_tinykg.model.ripplenet",
+    "TinyCFKG": "recbole_tinykg.model.generic",
+    "TinyCKE": "recbole_tinykg.model.generic",
+    "TinyKTUP": "recbole_tinykg.model.generic",
+    "TinyMCCLK": "recbole_tinykg.model.generic",
+    "TinyMKR": "recbole_tinykg.model.generic",
 }
 """Module of each twin by its class name."""
 

@@ -1,0 +1,196 @@
+"""Twins by compressed_saves: RecBole's own class, whose losses run in a block that keeps codes.
+
+TinyMCCLK, TinyCKE, TinyCFKG, TinyKTUP and TinyMKR compute what their hosts compute, with the host's
+code: parameters, losses, scores and the random numbers of training are the host's. What autograd
+keeps is packed by `saves.compressed_saves`. Their gradients are not proved unbiased, as those of
+the hand-made twins are; `saves.measure_bias` measures them.
+
+Mended, because it does not touch training: evaluation draws no random numbers, and what it caches
+is dropped when training goes on or other weights are loaded. Left alone, because it would: KTUP
+normalises its initial user, preference and entity embeddings but, by a misspelt attribute, not its
+item embeddings.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg import compat
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.model.twin import (
+    Twin,
+    check_choice,
+    check_positive,
+    check_rate,
+    check_weight,
+)
+from recbole_tinykg.saves import compressed_saves
+
+CFKG: Any = compat.get_stock_model("CFKG")
+CKE: Any = compat.get_stock_model("CKE")
+KTUP: Any = compat.get_stock_model("KTUP")
+MCCLK: Any = compat.get_stock_model("MCCLK")
+MKR: Any = compat.get_stock_model("MKR")
+
+LOSSES = ("calculate_loss", "calculate_kg_loss", "calculate_rs_loss")
+"""What RecBole's trainers call for a loss."""
+
+
+class GenericTwin(Twin):
+    """Base of the twins whose other base is their host."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Run the losses that the host has in `compressed_saves`."""
+        super().__init_subclass__(**kwargs)
+        if GenericTwin in cls.__bases__:
+            for name in set(LOSSES) & set(dir(cls)):
+                setattr(cls, name, _compressed(getattr(cls, name)))
+
+    @classmethod
+    def count_sites(cls, config: Any) -> int:
+        """One: the block numbers its sites itself."""
+        return 1
+
+    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
+        """Take the state of `other_parameter`; what evaluation had cached is dropped."""
+        super().load_other_parameter(para)
+        self._drop_cache()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; what evaluation had cached is dropped."""
+        self._drop_cache()
+        return super().train(mode)
+
+    def _drop_cache(self) -> None:
+        for name in [name for name in vars(self) if name.startswith("restore_")]:
+            setattr(self, name, None)
+
+    def _drop_graph(self) -> None:
+        """Some hosts leave intermediate results on themselves, and all that led to them."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                delattr(self, name)
+
+
+def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @functools.wraps(loss)
+    def run(self: GenericTwin, interaction: Any) -> Any:
+        with compressed_saves(
+            self,
+            self.quantizer.bits,
+            rounding=self.quantizer.rounding,
+            streams=self.streams,
+            resident=interaction.interaction.values(),
+        ):
+            losses = loss(self, interaction)
+        self._drop_graph()
+        return losses
+
+    return run
+
+
+class TinyCFKG(GenericTwin, CFKG):
+    """CFKG's twin."""
+
+    host = "CFKG"
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a CFKG."""
+        check_positive(config, "embedding_size")
+        check_choice(config, "loss_function", ("inner_product", "transe"))
+        check_weight(config, "margin")
+
+
+class TinyCKE(GenericTwin, CKE):
+    """CKE's twin."""
+
+    host = "CKE"
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a CKE."""
+        check_positive(config, "embedding_size", "kg_embedding_size")
+        weights = config["reg_weights"]
+        if not isinstance(weights, list) or len(weights) != 2 or not all(map(_is_weight, weights)):
+            raise ConfigurationError(
+                f"reg_weights must be two numbers of 0 or more, such as [1e-2, 1e-2]; "
+                f"got {weights!r}"
+            )
+
+
+class TinyKTUP(GenericTwin, KTUP):
+    """KTUP's twin; trains items and knowledge in turn with RecBole's `KGTrainer`."""
+
+    host = "KTUP"
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe a KTUP."""
+        check_positive(config, "embedding_size", "train_rec_step", "train_kg_step")
+        check_weight(config, "margin", "kg_weight", "align_weight")
+        _check_flag(config, "use_st_gumbel", "L1_flag")
+
+    def st_gumbel_softmax(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """One preference for each pair: a sample in training, the likeliest in evaluation."""
+        if self.training:
+            return super().st_gumbel_softmax(logits, temperature)
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+
+
+class TinyMCCLK(GenericTwin, MCCLK):
+    """MCCLK's twin; evaluates on the whole graph, where MCCLK takes a sample of its edges."""
+
+    host = "MCCLK"
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Build the host."""
+        super().__init__(config, dataset)
+        self.node_dropout_rate = config["node_dropout_rate"]
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe an MCCLK."""
+        check_positive(config, "embedding_size", "n_hops", "lightgcn_layer", "item_agg_layer", "k")
+        check_rate(config, "node_dropout_rate", "mess_dropout_rate")
+        check_weight(config, "reg_weight", "alpha", "beta", "lambda_coeff", "temperature")
+        if config["temperature"] == 0:
+            raise ConfigurationError("temperature must be above 0; got 0")
+        check_choice(config, "loss_type", ("BPR", "bpr", "BCE", "bce"))
+        _check_flag(config, "build_graph_separately")
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training, with sampled edges, and evaluation with all of them."""
+        self.gcn.node_dropout_rate = self.node_dropout_rate if mode else 0.0
+        return super().train(mode)
+
+
+class TinyMKR(GenericTwin, MKR):
+    """MKR's twin; trains with RecBole's `MKRTrainer`."""
+
+    host = "MKR"
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise ConfigurationError for values that cannot describe an MKR."""
+        check_positive(config, "embedding_size", "low_layers_num", "high_layers_num")
+        check_positive(config, "kge_interval")
+        check_rate(config, "dropout_prob")
+        check_weight(config, "reg_weight")
+        _check_flag(config, "use_inner_product")
+
+
+def _check_flag(config: Any, *keys: str) -> None:
+    for key in keys:
+        if not isinstance(config[key], bool):
+            raise ConfigurationError(f"{key} must be True or False; got {config[key]!r}")
+
+
+def _is_weight(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < float("inf")

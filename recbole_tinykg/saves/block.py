@@ -1,0 +1,220 @@
+"""The `with` block: hooks that pack what is saved, a mode that tells them for which operation.
+
+A saved-tensor hook is not told who saves. A dispatch mode sees every operation, but only below
+autograd: after an operation has saved its arguments, before it saves its outputs::
+
+    pack(a), pack(b)   mode(mul)   pack(y), pack(y)   mode(mm)
+    `- mul's arguments             |        `- an argument of mm
+                                   `- an output of the last operation, if its node saves outputs
+
+So a tensor waits, as it is, for the next operation; then all that can have saved it are known, and
+it is kept as the most demanding of them needs. A custom `autograd.Function` saves without an
+operation and is recognised by the frame that calls the hook.
+
+State is of the block alone. The hooks and the mode are of the thread that opened it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recbole_tinykg.layers import NoiseStreams
+from recbole_tinykg.quantizer import UNCOMPRESSED, Quantizer, Rounding
+from recbole_tinykg.saves.kept import Outer, Reference, Repeated
+from recbole_tinykg.saves.needs import (
+    Need,
+    is_gather,
+    need_of_argument,
+    need_of_output,
+    written_arguments,
+)
+from recbole_tinykg.saves.storage import Packing, Record, Saved, in_backward
+
+_PACKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_APPLY = torch.autograd.Function.apply.__code__
+
+
+@contextmanager
+def compressed_saves(
+    model: nn.Module | None = None,
+    bits: int = 2,
+    *,
+    rounding: Rounding = "stochastic",
+    streams: NoiseStreams | None = None,
+    resident: Iterable[Tensor] = (),
+    min_saved_bytes: int = 4096,
+) -> Iterator[None]:
+    """Keeps what the block's forward saves for backward as codes.
+
+    By reference, never copied: parameters and buffers of ``model``, other leaves that require
+    gradients, integers, booleans, sparse tensors, small tensors, and whatever a derivative needs
+    exactly. A view is a view of what is kept of its storage.
+
+    Args:
+        model: Its parameters and buffers are kept by reference, and what is gathered from them is
+            gathered again.
+        bits: 1, 2, 4, 8, or 32 for a block that does nothing.
+        rounding: "stochastic", or "nearest" with less noise and a bias.
+        streams: Noise; each block takes its next step. None: the same noise in every block.
+        resident: Tensors that stay in memory anyway, such as the batch: kept by reference, too.
+        min_saved_bytes: Codes must save as much of a storage, and half of it.
+
+    Raises:
+        ConfigurationError: ``bits`` or ``rounding`` is none of the values above.
+    """
+    quantizer = Quantizer(bits, rounding)
+    if bits == UNCOMPRESSED:
+        yield
+        return
+    stream = (NoiseStreams(0, 1) if streams is None else streams).advance()[0]
+    tensors = [*resident, *(() if model is None else [*model.parameters(), *model.buffers()])]
+    block = _Block(tensors, Packing(quantizer, stream, Outer.current(), min_saved_bytes))
+    with torch.autograd.graph.saved_tensors_hooks(block.pack, Saved.unpack), block:
+        try:
+            yield
+        finally:
+            block.settle()
+
+
+class _Block(TorchDispatchMode):
+    """State of one `with` block; see the module's text."""
+
+    def __init__(self, resident: list[Tensor], packing: Packing) -> None:
+        super().__init__()
+        self._packing = packing
+        self._storages = [t.untyped_storage() for t in resident if t.layout is torch.strided]
+        self._resident = {storage._cdata for storage in self._storages}
+        self._records: WeakValueDictionary[Any, Record] = WeakValueDictionary()
+        self._gathered: dict[int, tuple[StorageWeakRef, Repeated]] = {}
+        self._waiting: list[tuple[Tensor, Need, Saved]] = []
+        self._last_func: Any = None
+        self._last_outputs: set[int] = set()  # storages that it may still save
+
+    def pack(self, tensor: Tensor) -> Saved:
+        """The hook: what stands for a tensor that is being saved."""
+        saved = Saved()
+        with torch._C._DisableTorchDispatch():
+            kept = tensor.detach()  # an output must not hold its own graph
+            if not self._can_wait(tensor):
+                saved.kept = Reference(kept, self._packing.outer)
+                return saved
+        saved.waiting = kept
+        if sys._getframe(1).f_code is _APPLY:
+            self._keep(saved, Need.EXACT)
+        else:
+            self._waiting.append((tensor, self._need_of_output(tensor), saved))
+        return saved
+
+    def settle(self, func: Any = None, args: tuple[Any, ...] = ()) -> None:
+        """Keep what waits, now that all that can have saved it are known."""
+        waiting, self._waiting = self._waiting, []
+        for tensor, need, saved in waiting:
+            if need is Need.NOTHING:
+                need = need_of_argument(func, args, tensor)
+            self._keep(saved, need)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Note the operation that runs; change nothing of it."""
+        if in_backward():
+            return func(*args, **(kwargs or {}))
+        self.settle(func, args)
+        for position in written_arguments(func):
+            self._forget(args[position] if position < len(args) else None)
+        result = func(*args, **(kwargs or {}))
+        outputs = result if isinstance(result, tuple | list) else (result,)
+        self._last_func, self._last_outputs = func, {_storage_id(out) for out in outputs}
+        if is_gather(func) and _storage_id(args[0]) in self._resident:
+            self._note_gather(func, args, kwargs or {}, result)
+        return result
+
+    def _can_wait(self, tensor: Tensor) -> bool:
+        """Whether codes may do, if the operation agrees."""
+        return (
+            not in_backward()
+            and tensor.dtype in _PACKED_DTYPES
+            and tensor.layout is torch.strided
+            and type(tensor) in (Tensor, nn.Parameter)
+            and not tensor.is_neg()
+            and tensor.untyped_storage()._cdata not in self._resident
+            and not _is_parameter(tensor if tensor._base is None else tensor._base)
+            and tensor.untyped_storage().nbytes() > self._packing.min_saved_bytes
+        )
+
+    def _need_of_output(self, tensor: Tensor) -> Need:
+        """What the last operation needs of one of its outputs, once; NOTHING for arguments."""
+        key = _storage_id(tensor)
+        if tensor.grad_fn is None or key not in self._last_outputs:
+            return Need.NOTHING
+        need = need_of_output(self._last_func, tensor.grad_fn)
+        if not need & Need.EXACT:
+            self._last_outputs.discard(key)
+        return need
+
+    def _keep(self, saved: Saved, need: Need) -> None:
+        tensor, saved.waiting = saved.waiting, None
+        assert tensor is not None
+        key = _storage_id(tensor)
+        storage, gather = self._gathered.get(key, (None, None))
+        saved.geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
+        if storage is not None and not storage.expired():
+            saved.kept = gather
+            return
+        record = self._records.get((key, tensor.dtype))
+        if record is None or not record.is_of(tensor):
+            self._records[key, tensor.dtype] = record = Record(tensor)
+        with _autograd_keys():
+            saved.need = record.keep(tensor, need, self._packing)
+            if saved.need:
+                saved.record = record
+            else:
+                saved.kept, saved.geometry = Reference(tensor, self._packing.outer), None
+
+    def _note_gather(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        if result.is_contiguous() and not _shares(args[0], result):
+            with _autograd_keys():
+                repeated = Repeated(func, args, kwargs, self._packing.outer)
+            storage = StorageWeakRef(result.untyped_storage())
+            self._gathered[_storage_id(result)] = storage, repeated
+
+    def _forget(self, tensor: Any) -> None:
+        """A storage is about to change; its tensors need not tell, after `.data` they do not."""
+        key = _storage_id(tensor)
+        self._gathered.pop(key, None)
+        for dtype in _PACKED_DTYPES:
+            self._records.pop((key, dtype), None)
+
+
+@contextmanager
+def _autograd_keys() -> Iterator[None]:
+    """Below autograd, `detach` would give a tensor that does not notice changes in place."""
+    key = torch._C.DispatchKey
+    with (
+        torch._C._SetExcludeDispatchKeyGuard(key.AutogradFunctionality, False),
+        torch._C._SetExcludeDispatchKeyGuard(key.ADInplaceOrView, False),
+        torch.no_grad(),
+    ):
+        yield
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return tensor.is_leaf and tensor.requires_grad
+
+
+def _storage_id(value: Any) -> int:
+    is_dense = isinstance(value, Tensor) and value.layout is torch.strided
+    return value.untyped_storage()._cdata if is_dense else 0
+
+
+def _shares(a: Tensor, b: Tensor) -> bool:
+    return _storage_id(a) == _storage_id(b)

@@ -1,0 +1,133 @@
+"""What is kept in place of a saved tensor, and how the tensor is made again.
+
+Everything that stays in memory goes through `Outer`, the saved-tensor hooks around the block:
+PyTorch asks only the innermost hooks, so without this a meter, or an offloader, would see nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from recbole_tinykg import ops
+from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The hooks around a block, or none."""
+
+    pack: Callable[[Tensor], Any] = staticmethod(lambda tensor: tensor)
+    unpack: Callable[[Any], Tensor] = staticmethod(lambda kept: kept)
+
+    @classmethod
+    def current(cls) -> Outer:
+        """The innermost saved-tensor hooks of this thread."""
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        return cls(*hooks) if hooks else cls()
+
+
+class Kept(Protocol):
+    """Stands for the numbers of a storage."""
+
+    def tensor(self) -> Tensor:
+        """The numbers, exact or estimated."""
+
+
+class Reference:
+    """A tensor as it is; that it changed since is an error, as in autograd."""
+
+    def __init__(self, tensor: Tensor, outer: Outer) -> None:
+        """Keep a tensor that has no autograd history."""
+        self._version, self._shape = tensor._version, tuple(tensor.shape)
+        self._is_strided = tensor.layout is torch.strided
+        self._storage = tensor.untyped_storage()._cdata if self._is_strided else 0
+        self._outer, self._kept = outer, outer.pack(tensor)
+
+    def tensor(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            RuntimeError: It was changed in place since.
+        """
+        tensor = self._outer.unpack(self._kept)
+        is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
+        if not is_copy and tensor._version != self._version:
+            raise RuntimeError(
+                f"a tensor of shape {self._shape} that backward needs (a parameter, or an "
+                "activation that compressed_saves keeps as it is) has been modified in place since "
+                f"forward: it is at version {tensor._version}, expected version {self._version}. "
+                "Call backward before the optimizer steps"
+            )
+        return tensor
+
+
+class Repeated:
+    """A gather from a resident tensor, repeated when its result is needed; exact."""
+
+    def __init__(self, func: OpOverload, args: tuple[Any, ...], kwargs: Any, outer: Outer) -> None:
+        """Keep the arguments by reference; call this where `args` share their version counters."""
+        self._func, self._kwargs = func, kwargs
+        self._args = [_keep(arg, outer) for arg in args]
+        self._last: Callable[[], Tensor | None] = lambda: None
+
+    def tensor(self) -> Tensor:
+        """The numbers of the result's storage."""
+        if (tensor := self._last()) is None:
+            with torch.no_grad():
+                tensor = self._func(*map(_unkeep, self._args), **self._kwargs)
+            self._last = weakref.ref(tensor)
+        return tensor
+
+
+def _keep(arg: Any, outer: Outer) -> Any:
+    if isinstance(arg, Tensor):
+        return Reference(arg, outer)
+    return [_keep(a, outer) for a in arg] if isinstance(arg, list) else arg
+
+
+def _unkeep(arg: Any) -> Any:
+    if isinstance(arg, Reference):
+        return arg.tensor()
+    return [_unkeep(a) for a in arg] if isinstance(arg, list) else arg
+
+
+class Codes:
+    """A storage as low-bit codes."""
+
+    def __init__(self, x: Tensor, quantizer: Quantizer, stream: Tensor, outer: Outer) -> None:
+        """Quantize `matrix_of` a storage."""
+        kept = quantizer.quantize(x, stream)
+        self._layout: Layout = kept.layout
+        self._outer = outer
+        self._kept = [outer.pack(tensor) for tensor in kept.tensors()]
+        self._last: Callable[[], Tensor | None] = lambda: None
+
+    def tensor(self) -> Tensor:
+        """The estimate; operations of a node that ask at the same time share it."""
+        if (tensor := self._last()) is None:
+            parts = tuple(self._outer.unpack(kept) for kept in self._kept)
+            tensor = Quantized.from_tensors(parts, self._layout).dequantize()
+            self._last = weakref.ref(tensor)
+        return tensor
+
+
+class Signs:
+    """One bit per element of a storage: whether it is positive."""
+
+    def __init__(self, x: Tensor, outer: Outer) -> None:
+        """Take the bits of `matrix_of` a storage."""
+        self._shape, self._dtype = x.shape, x.dtype
+        self._outer, self._kept = outer, outer.pack(ops.sign_mask(x))
+
+    def tensor(self) -> Tensor:
+        """1 where the element is positive, else 0."""
+        mask = self._outer.unpack(self._kept)
+        ones = torch.ones(self._shape, dtype=self._dtype, device=mask.device)
+        return ops.leaky_relu_backward(ones, mask, negative_slope=0.0)

@@ -1,0 +1,101 @@
+"""What the derivative of an operation asks of the tensors that the operation saves.
+
+An operation that is not named here is taken to need its saved tensors exactly: its derivative may
+be anything, and codes in a nonlinear place would be a bias that nobody sees. Named are operations
+whose derivative is *linear* in the saved tensor, with an unbiased estimate as good on average as
+the tensor, and those that read nothing but a *sign*.
+
+    operation              derivative                       read from
+    mul, mm, conv, ...     g b, g a                         codes of a and of b
+    div a / b              g / b, -g a / b^2                codes of a, b exactly
+    exp                    g y                              codes of y
+    pow x^2                2 g x                            codes of x
+    |x|_2                  g x / |x|                        codes of x, |x| exactly
+    relu, leaky_relu       g where x > 0                    one bit
+
+`x / |x|` (normalise) saves x in both of its parts, and a chain of derivatives meets both: the norm
+reads codes of a second, independent draw.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from typing import Any
+
+from torch import Tensor
+from torch._ops import OpOverload
+
+
+class Need(enum.Flag):
+    """What must be kept of a saved tensor; needs of several operations are joined by `|`."""
+
+    NOTHING = 0
+    VALUE = enum.auto()  # an unbiased estimate
+    SECOND = enum.auto()  # an unbiased estimate independent of the first
+    SIGN = enum.auto()  # where it is positive
+    EXACT = enum.auto()
+
+
+_LINEAR = frozenset(
+    "mul mm bmm mv dot addmm addbmm baddbmm addmv addr linear convolution mse_loss addcmul".split()
+)
+# Operations that save their output whenever they have a node: the next save of it is not theirs.
+_OUTPUT_NEEDS = {"exp": Need.VALUE, "relu": Need.SIGN, "leaky_relu": Need.SIGN}
+_GATHERS = frozenset(("embedding", "index_select", "index", "_to_copy"))
+
+
+def need_of_argument(func: OpOverload | None, args: tuple[Any, ...], tensor: Tensor) -> Need:
+    """What `func(*args)` needs of a tensor saved for it; if it is none of `args`, everything."""
+    if func is None:
+        return Need.EXACT
+    positions = [position for position, arg in enumerate(args) if arg is tensor]
+    needs = [_need_at(base_name(func), args, position) for position in positions]
+    return functools.reduce(Need.__or__, needs) if needs else Need.EXACT
+
+
+def _need_at(name: str, args: tuple[Any, ...], position: int) -> Need:
+    if name in _LINEAR or (name == "div" and position == 0):
+        return Need.VALUE
+    if name == "pow" and position == 0 and isinstance(args[1], int | float) and args[1] == 2:
+        return Need.VALUE
+    if name == "linalg_vector_norm" and (len(args) == 1 or args[1] == 2):
+        return Need.SECOND
+    return Need.SIGN if name == "leaky_relu" else Need.EXACT
+
+
+def need_of_output(func: OpOverload, node: Any) -> Need:
+    """What `func`, whose autograd node is `node`, needs of its own output if it saves it."""
+    if not _may_save_output(func, type(node)):  # type: ignore[arg-type]
+        return Need.NOTHING
+    return _OUTPUT_NEEDS.get(base_name(func), Need.EXACT)
+
+
+@functools.cache
+def _may_save_output(func: OpOverload, node_class: Any) -> bool:
+    """A node shows what it saves as `_saved_<name>`; unnamed outputs are called result, result1."""
+    names = {returned.name or "result" for returned in func._schema.returns}
+    names |= {f"result{i}" for i in range(len(func._schema.returns))} | {"result", "out", "output"}
+    return any(f"_saved_{name}" in dir(node_class) for name in names)
+
+
+@functools.cache
+def base_name(func: OpOverload) -> str:
+    """Name of an operation of PyTorch's, in place or not; of others with their namespace."""
+    namespace, name = func._schema.name.split("::")
+    return name.rstrip("_") if namespace == "aten" else func._schema.name
+
+
+@functools.cache
+def written_arguments(func: OpOverload) -> tuple[int, ...]:
+    """Positions of the arguments that an operation changes in place."""
+    return tuple(
+        position
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def is_gather(func: OpOverload) -> bool:
+    """Whether an operation copies numbers of its first argument, so that it can be repeated."""
+    return base_name(func) in _GATHERS

@@ -1,0 +1,185 @@
+"""One record per storage, and one `Saved` for every time that autograd saves a tensor of it.
+
+A view, an expanded tensor, a transpose: each is a size, strides and an offset in a storage, and the
+storage is packed once. Codes of an expanded row are the codes of one row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from recbole_tinykg import reference
+from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.saves.kept import Codes, Kept, Outer, Reference, Signs
+from recbole_tinykg.saves.needs import Need
+
+_SHORTEST_ROW = 32  # with shorter rows the 6 bytes of a row's minimum and step weigh too much
+_LONGEST_ROW = 256  # a group of the quantizer
+_NEEDS = (Need.SIGN, Need.VALUE, Need.SECOND)
+
+
+@dataclass
+class Packing:
+    """How the storages of a block are packed."""
+
+    quantizer: Quantizer
+    stream: Tensor  # (2,) int64: the first site of the step
+    outer: Outer
+    min_saved_bytes: int
+
+    def __post_init__(self) -> None:
+        """Start at the first site."""
+        self._site, self._unit = 0, self.stream.new_tensor([0, 1])
+
+    def codes(self, x: Tensor) -> Codes:
+        """Codes of a matrix, with noise of the next site."""
+        stream = torch.add(self.stream, self._unit, alpha=self._site).to(x.device)
+        self._site += 1
+        return Codes(x, self.quantizer, stream, self.outer)
+
+    def num_bytes(self, need: Need, num_rows: int, columns: int, dtype: torch.dtype) -> int:
+        """Bytes that a matrix takes, packed for one need."""
+        if need is Need.SIGN:
+            return num_rows * reference.packed_bytes(columns, 1)
+        group = reference.compute_dtype(dtype).itemsize + reference.step_dtype(dtype).itemsize
+        codes = reference.packed_bytes(columns, self.quantizer.bits)
+        return num_rows * (codes + group * reference.num_groups(columns))
+
+
+class Record:
+    """What is kept of one storage in one version, however many operations save it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Begin with nothing kept."""
+        self._storage, self._version = StorageWeakRef(tensor.untyped_storage()), tensor._version
+        self._columns, self._num_bytes = _row_length(tensor), 0
+        self._parts: dict[Need, Kept] = {}
+        self._exact: Reference | None = None
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether this is of the tensor's storage, known to have the same address, unchanged."""
+        return not self._storage.expired() and self._version == tensor._version
+
+    def keep(self, tensor: Tensor, need: Need, packing: Packing) -> Need:
+        """Keep what is needed and not there yet.
+
+        Returns:
+            What to ask `tensor` for; NOTHING: a reference to the tensor is to be kept instead.
+        """
+        if self._exact is not None:
+            return Need.EXACT
+        if not need & Need.EXACT:
+            for served in (need, *self._other_draws(need)):
+                if self._pack(tensor, served, packing):
+                    return served
+        is_whole = tensor.is_contiguous() and tensor.numel() == _num_elements(tensor)
+        if not is_whole:
+            return Need.NOTHING
+        self._exact = Reference(tensor, packing.outer)
+        self._parts.clear()  # earlier needs are served by it, too
+        return Need.EXACT
+
+    def _other_draws(self, need: Need) -> list[Need]:
+        """Needs that differ by which draw they read, and add no codes to what is there."""
+        draws = Need.VALUE | Need.SECOND
+        there = [part for part in self._parts if part & draws]
+        return [need & ~draws | part for part in there if need & draws]
+
+    def _pack(self, tensor: Tensor, need: Need, packing: Packing) -> bool:
+        """Pack the parts that are missing; False if that would not be worth it."""
+        missing = [part for part in _NEEDS if need & part and part not in self._parts]
+        num_rows = -(-_num_elements(tensor) // self._columns)
+        num_bytes = self._num_bytes + sum(
+            packing.num_bytes(part, num_rows, self._columns, tensor.dtype) for part in missing
+        )
+        saved_bytes = tensor.untyped_storage().nbytes() - num_bytes
+        if saved_bytes < max(num_bytes, packing.min_saved_bytes):
+            return False
+        matrix = _matrix_of(tensor, self._columns) if missing else tensor
+        for part in missing:
+            is_sign = part is Need.SIGN
+            self._parts[part] = Signs(matrix, packing.outer) if is_sign else packing.codes(matrix)
+        self._num_bytes = num_bytes
+        return True
+
+    def tensor(self, need: Need) -> Tensor:
+        """The numbers of the storage in their order, fit for the needs."""
+        if self._exact is not None:
+            return self._exact.tensor()
+        if need is Need.SIGN:
+            return self._parts[Need.SIGN].tensor()
+        value = self._parts[Need.SECOND if need & Need.SECOND else Need.VALUE].tensor()
+        if not need & Need.SIGN:
+            return value
+        above, zero = torch.finfo(value.dtype).tiny, value.new_zeros(())
+        is_positive = self._parts[Need.SIGN].tensor() > 0
+        return torch.where(is_positive, value.clamp(min=above), torch.minimum(value, zero))
+
+
+class Saved:
+    """What autograd owns in place of a saved tensor."""
+
+    def __init__(self) -> None:
+        """Begin undecided."""
+        self.waiting: Tensor | None = None  # the tensor itself, until it is known who saves it
+        self.kept: Kept | None = None  # what stands for its storage or, without geometry, for it
+        self.record: Record | None = None  # what is kept of its storage, and
+        self.need = Need.NOTHING  # what is read of that
+        self.geometry: tuple[Any, ...] | None = None  # size, strides and offset in the storage
+
+    def unpack(self) -> Tensor:
+        """The tensor, or an estimate of it.
+
+        Raises:
+            RuntimeError: A second derivative is wanted, or a tensor kept by reference has changed.
+        """
+        if in_backward() and torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph must be False for compressed_saves; got True: codes of the "
+                "activations cannot give second derivatives. Leave the block out, or use 32 bits"
+            )
+        if self.waiting is not None:
+            return self.waiting
+        with torch.no_grad():
+            if self.record is not None:
+                tensor = self.record.tensor(self.need)
+            else:
+                assert self.kept is not None
+                tensor = self.kept.tensor()
+            return tensor if self.geometry is None else tensor.as_strided(*self.geometry)
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward in this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _row_length(tensor: Tensor) -> int:
+    """Columns D of the matrix as which the storage of a tensor is quantized.
+
+    The tensor's own rows, if the storage consists of such rows; else 256 numbers after another.
+    """
+    strides = [s for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1 and s > 0]
+    wider = sorted(s for s in strides if s > 1)
+    length = wider[0] if wider else tensor.numel()
+    fits = 1 in strides and _num_elements(tensor) % length == 0
+    return length if fits and length >= _SHORTEST_ROW else _LONGEST_ROW
+
+
+def _num_elements(tensor: Tensor) -> int:
+    """How many numbers the storage of a tensor holds."""
+    return tensor.untyped_storage().nbytes() // tensor.element_size()
+
+
+def _matrix_of(tensor: Tensor, columns: int) -> Tensor:  # (N, D)
+    """The whole storage of a tensor as a matrix, copied only if its last row must be filled."""
+    count = _num_elements(tensor)
+    flat = tensor.as_strided((count,), (1,), 0)
+    if count % columns:
+        flat = torch.nn.functional.pad(flat, (0, -count % columns))
+    return flat.view(-1, columns)

@@ -1,0 +1,51 @@
+"""A small net, activations and their bytes, for the tests of compressed_saves."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recbole_tinykg.meter import saved_tensors
+from recbole_tinykg.saves import compressed_saves
+
+N, D = 128, 64
+FLOATS = N * D * 4
+CODES = N * (D * 2 // 8 + 4 + 2)  # at 2 bits: codes, float32 minimum, bfloat16 step
+
+
+def leaf(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape or (N, D), generator=generator).requires_grad_()
+
+
+def hidden(x):
+    """An activation: in its own storage, and no parameter."""
+    return x + 0
+
+
+class Net(nn.Module):
+    """Gathered rows, a hidden layer, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(50, D)
+        self.first, self.second = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, rows):
+        return self.second(torch.relu(self.first(self.table(rows)))).square().mean()
+
+
+def rows(seed=0):
+    return torch.randint(0, 50, (N,), generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(loss, module, **kwargs):
+    return torch.autograd.grad(loss, list(module.parameters()), **kwargs)
+
+
+def kept_bytes(forward, model=None, inputs=(), **kwargs):
+    with saved_tensors(model, inputs) as saved, compressed_saves(model, **kwargs):
+        result = forward()
+    del result
+    return saved.num_bytes

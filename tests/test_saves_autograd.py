@@ -1,0 +1,280 @@
+"""compressed_saves: its noise, and everything else that uses autograd around it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from saves import CODES, FLOATS, D, N, Net, gradients, hidden, leaf, rows
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.layers import NoiseStreams
+from recbole_tinykg.meter import saved_tensors
+from recbole_tinykg.saves import compressed_saves, measure_bias
+
+# Noise.
+
+
+def test_noise_is_of_seed_step_and_site_alone():
+    net, indices = Net(), rows()
+
+    def draw(seed, step):
+        streams = NoiseStreams(seed, 1)
+        streams.step = step
+        torch.rand(3)
+        with compressed_saves(net, streams=streams):
+            return gradients(net(indices), net)[1]
+
+    assert torch.equal(draw(0, 0), draw(0, 0))
+    assert not torch.equal(draw(0, 0), draw(0, 1))
+    assert not torch.equal(draw(0, 0), draw(1, 0))
+
+
+def test_the_global_random_stream_is_left_alone():
+    net, before = Net(), torch.get_rng_state()
+    before = torch.get_rng_state()
+    with compressed_saves(net):
+        net(rows()).backward()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_normalize_is_unbiased():
+    """Its derivative meets its input twice: in two draws."""
+    net = nn.Linear(D, D)
+    x, weight = leaf().detach(), torch.randn(N, D)
+    report = measure_bias(net, lambda: (F.normalize(net(x)) * weight).sum(), 1, draws=300)
+    for name, found in report.items():
+        assert found.bias < 4 * found.resolution, (name, found)
+
+
+def test_measure_bias_finds_a_bias_and_finds_none():
+    net = nn.Linear(D, D, bias=False)
+    x = torch.rand(N, D)
+    (none,) = measure_bias(net, lambda: net(x).square().sum(), 2, draws=200).values()
+    assert none.bias < 4 * none.resolution < none.noise
+
+    def cubed():
+        y = net(x)
+        return (y * y * y).sum()  # dy = 2 y y + y y: the codes of y by themselves
+
+    (some,) = measure_bias(net, cubed, 1, draws=200).values()
+    assert some.bias > 10 * some.resolution
+    (exact,) = measure_bias(net, cubed, 32, draws=2).values()
+    assert (exact.bias, exact.noise) == (0.0, 0.0)
+
+
+# Under everything else.
+
+
+def test_backward_twice_gives_the_same_gradient_twice():
+    net = Net()
+    with compressed_saves(net):
+        loss = net(rows())
+    first = gradients(loss, net, retain_graph=True)
+    assert all(map(torch.equal, first, gradients(loss, net)))
+
+
+def test_several_graphs_and_accumulated_gradients():
+    net = Net()
+    streams = NoiseStreams(0, 1)
+    losses = []
+    for seed in (0, 1):
+        with compressed_saves(net, streams=streams):
+            losses.append(net(rows(seed)))
+    together = [gradients(loss, net, retain_graph=True) for loss in losses]
+    for loss in reversed(losses):
+        loss.backward()
+    for p, first, second in zip(net.parameters(), *together, strict=True):
+        assert torch.equal(p.grad, second + first)
+
+
+def test_backward_may_run_inside_the_block():
+    net, indices = Net(), rows()
+    with compressed_saves(net):
+        inside = gradients(net(indices), net)
+    with compressed_saves(net):
+        loss = net(indices)
+    assert all(map(torch.equal, inside, gradients(loss, net)))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_checkpoint(reentrant, inside):
+    """It keeps its inputs, exactly, and nothing else; what it recomputes is kept briefly, as is."""
+    net, x = Net(), leaf()
+    w = torch.randn(D, 1)
+
+    def step(bits, inside):
+        net.zero_grad()
+        with compressed_saves(net, bits):
+            y = checkpoint(
+                lambda x: net.second(F.relu(net.first(x))), x + 0, use_reentrant=reentrant
+            )
+            loss = (y @ w).sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    expected = step(32, False)
+    assert len(expected) == 4
+    assert all(map(torch.equal, step(1, inside), expected))
+
+
+def test_second_derivatives_are_refused():
+    net = Net()
+    with compressed_saves(net):
+        loss = net(rows())
+    with pytest.raises(RuntimeError, match="create_graph must be False for compressed_saves"):
+        gradients(loss, net, create_graph=True)
+
+
+@pytest.mark.parametrize("name", ["second.weight", "table.weight"])
+def test_a_parameter_that_changed_since_forward_is_an_error(name):
+    net = Net()
+    with compressed_saves(net):
+        loss = net(rows())
+    with torch.no_grad():
+        net.get_parameter(name).mul_(2)
+    with pytest.raises(RuntimeError, match="modified in place since forward"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_an_activation_kept_as_it_is_that_changed_is_an_error(hooked):
+    x = leaf()
+    with saved_tensors() if hooked else compressed_saves(bits=32), compressed_saves():
+        y = hidden(x).sigmoid()
+        loss = y.sum()
+        y.detach().mul_(2)
+    with pytest.raises(RuntimeError, match="modified in place since forward"):
+        loss.backward()
+
+
+def test_the_meter_counts_codes_outside_and_floats_inside():
+    x, w = leaf(), leaf(D, D, seed=1)
+    with saved_tensors(inputs=[x, w]) as outside, compressed_saves():
+        loss = (hidden(x) * hidden(x)).sum()
+    assert outside.num_bytes == 2 * CODES
+    assert {tensor.where.split(":")[0] for tensor in outside.tensors} == {Path(__file__).name}
+    loss.backward()
+    with compressed_saves(), saved_tensors(inputs=[x, w]) as inside:
+        loss = (hidden(x) * hidden(x)).sum()
+    assert inside.num_bytes == 2 * FLOATS
+    loss.backward()
+
+
+def test_what_is_kept_can_be_counted_without_being_kept():
+    x = leaf()
+    with saved_tensors(inputs=x, keep=False) as saved, compressed_saves():
+        loss = (hidden(x) * hidden(x)).sum() + hidden(x).sigmoid().sum()
+    assert saved.num_bytes == 2 * CODES + FLOATS
+    with pytest.raises(RuntimeError, match="keeps nothing"):
+        loss.backward()
+
+
+def test_offloading_around_the_block_gets_the_codes():
+    net = Net()
+    with compressed_saves(net):
+        loss = net(rows())
+    expected = gradients(loss, net)
+    with torch.autograd.graph.save_on_cpu(), compressed_saves(net):
+        loss = net(rows())
+    assert all(map(torch.equal, gradients(loss, net), expected))
+
+
+def test_blocks_nest_and_the_inner_one_decides():
+    net = Net()
+    with compressed_saves(net, 8):
+        loss = net(rows())
+    expected = gradients(loss, net)
+    with compressed_saves(net, 1), compressed_saves(net, 8):
+        loss = net(rows())
+    assert all(map(torch.equal, gradients(loss, net), expected))
+
+
+def test_threads_do_not_meet():
+    net, found = Net(), {}
+    with compressed_saves(net):
+        alone = gradients(net(rows()), net)
+
+    def work(bits):
+        for _ in range(5):
+            with compressed_saves(net, bits):
+                loss = net(rows())
+            found[bits] = gradients(loss, net)
+
+    threads = [threading.Thread(target=work, args=(bits,)) for bits in (2, 8, 32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(map(torch.equal, found[2], alone))
+    assert all(map(torch.equal, found[32], gradients(net(rows()), net)))
+
+
+def test_backward_frees_what_was_kept_and_the_block_holds_nothing():
+    x = leaf()
+    with compressed_saves():
+        y = hidden(x)
+        kept = weakref.ref(y)
+        loss = (y * y).sum() + y.sigmoid().sum()
+        z = y.exp()
+        loss = loss + z.sum()
+        graph = weakref.ref(z)
+        del y, z
+        assert graph() is None
+    loss.backward()
+    del loss
+    gc.collect()
+    assert kept() is None
+
+
+def test_an_error_inside_leaves_nothing_behind():
+    net = Net()
+    with pytest.raises(ZeroDivisionError), compressed_saves(net):
+        net(rows())
+        raise ZeroDivisionError
+    assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def test_autocast_keeps_no_copy_of_a_weight():
+    net, indices = Net(), rows()
+    with torch.autocast("cpu", dtype=torch.bfloat16), compressed_saves(net, 8):
+        loss = net(indices)
+    grads = gradients(loss, net)
+    for got, expected in zip(grads, gradients(net(indices), net), strict=True):
+        assert (got - expected).norm() / expected.norm() < 0.05
+
+
+def test_sparse_matrices_are_kept_as_they_are():
+    matrix = torch.eye(N).to_sparse()
+    x = leaf()
+    with compressed_saves():
+        loss = torch.sparse.mm(matrix, hidden(x)).sum()
+    assert torch.equal(torch.autograd.grad(loss, x)[0], torch.ones(N, D))
+
+
+def test_without_gradients_nothing_is_kept():
+    with saved_tensors() as saved, compressed_saves(), torch.no_grad():
+        result = Net()(rows())
+    assert saved.num_bytes == 0 and not result.requires_grad
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ConfigurationError, match="bits must be one of"), compressed_saves(bits=3):
+        pass
+    with (
+        pytest.raises(ConfigurationError, match="rounding must be"),
+        compressed_saves(rounding="up"),
+    ):
+        pass
