@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_tinykg.functional import Adjacency, adjacency
+from recbole_tinykg.functional import Adjacency
+from recbole_tinykg.functional.graph import adjacency
 
 SIZES = (5, 11)
 

@@ -7,7 +7,7 @@ import torch
 from graphs import CONFIG, GraphDataset, batches
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional import aggregators
+from recbole_tinykg.functional.graph import aggregators
 from recbole_tinykg.model.kgat import TinyKGAT
 from recbole_tinykg.quantizer import Quantizer, stream
 

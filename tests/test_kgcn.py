@@ -51,7 +51,7 @@ class TestTinyKGCN(TwinConformance):
         stock.bce_loss = CrossEntropy()
 
     def test_items_are_scored_in_blocks_and_users_in_chunks(self, monkeypatch):
-        from recbole_tinykg.functional import neighborhood_scores
+        from recbole_tinykg.functional.neighborhood import scores as neighborhood_scores
 
         twin, pairs = self.build(self.twin, "tiny", n_iter=2).eval(), self.scored_pairs("tiny")
         expected = twin.full_sort_predict(pairs)

@@ -10,10 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from unbiased import excess
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional import RelationalGraph, dependence, intent_step
-from recbole_tinykg.functional.independence import MEASURES
-from recbole_tinykg.functional.intent_step import SAMPLING_SITES, SITES_PER_HOP
-from recbole_tinykg.functional.summed_ranking import NUM_SITES as HEAD_SITES
+from recbole_tinykg.functional import RelationalGraph, dependence
+from recbole_tinykg.functional.intents import step as intent_step
+from recbole_tinykg.functional.intents.independence import MEASURES
+from recbole_tinykg.functional.intents.step import SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.intents.summed_ranking import NUM_SITES as HEAD_SITES
 from recbole_tinykg.layers import NoiseStreams
 from recbole_tinykg.meter import saved_tensors
 

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.functional import ripple_scores
+from recbole_tinykg.functional.ripples import scores as ripple_scores
 from recbole_tinykg.meter import peak_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.model import get_model
 

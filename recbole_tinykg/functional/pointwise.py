@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.neighborhood.relation_attention import BatchUsers
 from recbole_tinykg.functional.ranking import GRADIENT_BITS
-from recbole_tinykg.functional.relation_attention import BatchUsers
 from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.quantizer import Quantized, Quantizer
 

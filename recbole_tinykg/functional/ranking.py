@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg import ops
+from recbole_tinykg.functional.graph.targets import NodeRows, Parts
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.targets import NodeRows, Parts
 from recbole_tinykg.quantizer import Quantized, Quantizer
 
 EPS = 1e-12

@@ -30,7 +30,7 @@ from recbole_tinykg.functional import (
     propagate,
     transr_loss,
 )
-from recbole_tinykg.functional.propagation import SITES_PER_LAYER
+from recbole_tinykg.functional.graph.propagation import SITES_PER_LAYER
 from recbole_tinykg.graph import AttentionGraph, collaborative_edges
 from recbole_tinykg.layers import GraphLayer
 from recbole_tinykg.model.twin import (

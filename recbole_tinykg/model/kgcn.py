@@ -28,8 +28,8 @@ from recbole_tinykg.functional import (
     pointwise_loss,
     relation_attention,
 )
-from recbole_tinykg.functional.neighborhood import AGGREGATORS, count_neighborhood_sites
-from recbole_tinykg.functional.neighborhood_scores import NeighborhoodScores
+from recbole_tinykg.functional.neighborhood.convolution import AGGREGATORS, count_neighborhood_sites
+from recbole_tinykg.functional.neighborhood.scores import NeighborhoodScores
 from recbole_tinykg.functional.pointwise import NUM_POINTWISE_SITES
 from recbole_tinykg.model.twin import Twin, check_choice, check_positive, check_weight
 from recbole_tinykg.neighbors import knowledge_triples, sample_neighbors

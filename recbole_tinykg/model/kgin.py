@@ -31,11 +31,11 @@ from recbole_tinykg.functional import (
     propagate_intents,
     summed_bpr_loss,
 )
-from recbole_tinykg.functional.independence import MEASURES
-from recbole_tinykg.functional.intent_step import SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.intents.independence import MEASURES
+from recbole_tinykg.functional.intents.propagation import Parameters
+from recbole_tinykg.functional.intents.step import SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.intents.summed_ranking import NUM_SITES as HEAD_SITES
 from recbole_tinykg.functional.ranking import EPS
-from recbole_tinykg.functional.relational import Parameters
-from recbole_tinykg.functional.summed_ranking import NUM_SITES as HEAD_SITES
 from recbole_tinykg.model.twin import (
     Twin,
     check_choice,

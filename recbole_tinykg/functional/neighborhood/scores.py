@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.receptive_field import ReceptiveField
+from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 
 ITEM_BLOCK = 4096
 """Items whose receptive fields are merged."""

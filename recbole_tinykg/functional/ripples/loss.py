@@ -30,21 +30,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.fact_terms import (
+from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.ripples.fact_terms import (
     add_tail_gradient_,
     fact_terms,
     query_gradient,
 )
-from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.memories import FactTable, Memories
-from recbole_tinykg.functional.memory_reading import (
+from recbole_tinykg.functional.ripples.memories import FactTable, Memories
+from recbole_tinykg.functional.ripples.memory_reading import (
     Read,
     ReadGradients,
     Weights,
     read_memories,
     read_memories_backward,
 )
-from recbole_tinykg.functional.relation_products import (
+from recbole_tinykg.functional.ripples.relation_products import (
     relation_keys,
     relation_products_backward,
     relation_queries,

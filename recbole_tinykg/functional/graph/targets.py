@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.adjacency import Adjacency, RowBlock, row_bounds
+from recbole_tinykg.functional.graph.adjacency import Adjacency, RowBlock, row_bounds
 
 Parts = tuple[Tensor, Tensor]
 

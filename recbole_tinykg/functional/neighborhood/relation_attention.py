@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.receptive_field import ReceptiveField
+from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 
 
 class BatchUsers(NamedTuple):

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recbole_tinykg.functional.interactions import Interactions, places_of
-from recbole_tinykg.functional.paired_edges import PairedEdges, RelationGradient
+from recbole_tinykg.functional.intents.interactions import Interactions, places_of
+from recbole_tinykg.functional.intents.paired_edges import PairedEdges, RelationGradient
 
 
 class Weights(NamedTuple):

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.adjacency import Adjacency, RowBlock
-from recbole_tinykg.functional.aggregators import (
+from recbole_tinykg.functional.graph.adjacency import Adjacency, RowBlock
+from recbole_tinykg.functional.graph.aggregators import (
     AGGREGATORS,
     Aggregator,
     Dropout,
@@ -37,12 +37,12 @@ from recbole_tinykg.functional.aggregators import (
     Masks,
     Weights,
 )
+from recbole_tinykg.functional.graph.targets import AllNodes, BatchNodes, NodeRows, Parts
 from recbole_tinykg.functional.guards import (
     autocast_dtype,
     refuse_double_backward,
     without_autocast,
 )
-from recbole_tinykg.functional.targets import AllNodes, BatchNodes, NodeRows, Parts
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 
 SITES_PER_LAYER = 3

@@ -9,7 +9,7 @@ and its score is :math:`v^\top \sum_h o_h` with the last v. The sums over memory
 products: a row of the batch is a row of n_memory weights over pairs or entities. No embedding per
 slot exists beyond blocks of `ROW_BLOCK` rows.
 
-These are the arithmetic of `ripple_loss`, forward and backward.
+These are the arithmetic of `loss`, forward and backward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.memories import Memories
+from recbole_tinykg.functional.ripples.memories import Memories
 
 ROW_BLOCK = 256
 """Rows of a batch whose memory is gathered at a time: 256 x 16 x 64 floats stay in a cache."""

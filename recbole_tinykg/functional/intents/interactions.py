@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.paired_edges import pointers
+from recbole_tinykg.functional.intents.paired_edges import pointers
 
 
 class Interactions(nn.Module):

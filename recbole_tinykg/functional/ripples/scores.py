@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import without_autocast
-from recbole_tinykg.functional.memories import FactTable, Memories
-from recbole_tinykg.functional.memory_reading import Weights, read_memories
-from recbole_tinykg.functional.relation_products import relation_keys
+from recbole_tinykg.functional.ripples.memories import FactTable, Memories
+from recbole_tinykg.functional.ripples.memory_reading import Weights, read_memories
+from recbole_tinykg.functional.ripples.relation_products import relation_keys
 
 PAIR_BLOCK = 8192
 """Pairs of a user and an item that are scored at a time."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.edge_sampling import sample_edges
-from recbole_tinykg.functional.relational_graph import RelationalGraph, Weights
+from recbole_tinykg.functional.intents.edge_sampling import sample_edges
+from recbole_tinykg.functional.intents.relational_graph import RelationalGraph, Weights
 from recbole_tinykg.quantizer import Quantizer
 
 SAMPLING_SITES = 2

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.intents.unit_rows import along, normalize, take
 from recbole_tinykg.functional.ranking import (
     GAMMA,
     GRADIENT_BITS,
     score_gradient,
     shrinkage,
 )
-from recbole_tinykg.functional.unit_rows import along, normalize, take
 from recbole_tinykg.quantizer import Quantizer
 
 NUM_SITES = 2

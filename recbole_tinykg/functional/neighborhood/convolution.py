@@ -31,7 +31,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.receptive_field import ReceptiveField
+from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 

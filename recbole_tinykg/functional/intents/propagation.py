@@ -2,7 +2,7 @@ r"""KGIN's hops as one autograd function that keeps codes instead of maps.
 
 A hop gives every head of the knowledge graph the mean of its tails times their relations
 (`paired_edges`), every user of the batch the mean of the user's items, guided by intents
-(`intents`), drops messages out and scales rows to unit length. A user's row is read by that user
+(`guidance`), drops messages out and scales rows to unit length. A user's row is read by that user
 alone, so users have rows for the batch only; the last hop's entities are the batch's items. The
 function returns those rows of the sum over hidden hops, the parameters included, and of the last
 hop *before* it is scaled: the loss knows that part's gradient in forward (`summed_ranking`).
@@ -27,26 +27,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.edge_sampling import pack_mask, unpack_mask
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.intent_step import (
-    SAMPLING_SITES,
-    SITES_PER_HOP,
-    Batch,
-    IntentPropagation,
-)
-from recbole_tinykg.functional.intents import (
+from recbole_tinykg.functional.intents.edge_sampling import pack_mask, unpack_mask
+from recbole_tinykg.functional.intents.guidance import (
     IntentGradients,
     directions,
     directions_backward,
     guided_means,
     guided_means_backward,
 )
-from recbole_tinykg.functional.interactions import places_of
-from recbole_tinykg.functional.paired_edges import RelationGradient
-from recbole_tinykg.functional.relational_graph import Weights
+from recbole_tinykg.functional.intents.interactions import places_of
+from recbole_tinykg.functional.intents.paired_edges import RelationGradient
+from recbole_tinykg.functional.intents.relational_graph import Weights
+from recbole_tinykg.functional.intents.step import (
+    SAMPLING_SITES,
+    SITES_PER_HOP,
+    Batch,
+    IntentPropagation,
+)
+from recbole_tinykg.functional.intents.unit_rows import UnitRows, normalize, take
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.functional.unit_rows import UnitRows, normalize, take
 from recbole_tinykg.quantizer import Layout, Quantized
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]

@@ -8,7 +8,7 @@ RippleNet addresses memories with k and holds q against the tail of a fact, :mat
 RecBole copies the d x d matrix for every memory slot of every row: 97 % of all that its step keeps.
 Here pairs are sorted by relation, and each relation's heads meet its matrix in one product.
 
-These are the arithmetic of `ripple_loss`, forward and backward; nothing is kept, nothing is noisy.
+These are the arithmetic of `loss`, forward and backward; nothing is kept, nothing is noisy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.memories import Segment
+from recbole_tinykg.functional.ripples.memories import Segment
 
 
 def relation_keys(

@@ -6,7 +6,7 @@ among them, their mean belief and the norms of everything gathered for them are
 .. math:: \frac{1}{BM} \sum_{h,f} c_{hf}\, \sigma(h_f^\top R_f t_f), \qquad
           \|H_h\|^2 = \sum_f c_{hf} \|h_f\|^2, \quad \|\mathcal{R}_h\|^2 = \sum_f c_{hf} \|R_f\|^2,
 
-and so for tails. These are the arithmetic of `ripple_loss`, forward and backward, in blocks of
+and so for tails. These are the arithmetic of `loss`, forward and backward, in blocks of
 facts.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.memories import Memories
+from recbole_tinykg.functional.ripples.memories import Memories
 
 FACT_BLOCK = 4096
 """Facts whose embeddings are gathered at a time: 4096 x 64 floats stay in a core's cache."""

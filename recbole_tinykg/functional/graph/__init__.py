@@ -1,0 +1,5 @@
+"""KGAT's graph layers: every node gets messages along a fixed sparse matrix.
+
+`propagation` is the stack of layers as one autograd function; `aggregators` the arithmetic of one
+row block; `adjacency` the matrix; `targets` the rows that a layer computes.
+"""
