@@ -29,7 +29,7 @@ from recbole_tinykg.functional.ranking import bpr_loss, normalized_rows
 from recbole_tinykg.functional.ripples.loss import Penalty, ripple_loss
 from recbole_tinykg.functional.ripples.memories import FactTable
 from recbole_tinykg.functional.ripples.memory_reading import Weights
-from recbole_tinykg.functional.ripples.scores import item_scores, pair_scores
+from recbole_tinykg.functional.ripples.scores import ItemScores, pair_scores
 from recbole_tinykg.functional.transr import transr_loss
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "BatchUsers",
     "FactTable",
     "IntentPropagation",
+    "ItemScores",
     "Interactions",
     "NodeRows",
     "Penalty",
@@ -48,7 +49,6 @@ __all__ = [
     "aggregate_neighborhood",
     "bpr_loss",
     "dependence",
-    "item_scores",
     "label_smoothness_loss",
     "normalized_rows",
     "pair_scores",

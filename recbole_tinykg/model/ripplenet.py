@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from recbole_tinykg import ripple_sets
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.functional import Penalty, Weights, item_scores, pair_scores, ripple_loss
+from recbole_tinykg.functional import ItemScores, Penalty, Weights, pair_scores, ripple_loss
 from recbole_tinykg.model.twin import Twin, check_choice, check_positive, check_weight
 
 
@@ -82,6 +82,7 @@ class TinyRippleNet(Twin):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Loss (1,) of a batch of (user, item, label), with the terms over facts."""
+        self._cache = None
         return ripple_loss(
             interaction[self.USER_ID],
             interaction[self.ITEM_ID],
@@ -97,8 +98,9 @@ class TinyRippleNet(Twin):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores (B * n_items,) of each user with every item."""
-        users, table = interaction[self.USER_ID], self.ripple_sets.table
-        return item_scores(users, self.n_items, table, self._weights()).view(-1)
+        if self._cache is None:
+            self._cache = ItemScores(self.n_items, self.ripple_sets.table, self._weights())
+        return self._cache.scores(interaction[self.USER_ID]).view(-1)
 
     def other_parameter(self) -> dict[str, Any]:
         """The ripple sets as tensors (n_users, n_hop, n_memory), and the noise step."""

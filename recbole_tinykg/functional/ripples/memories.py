@@ -84,10 +84,7 @@ class Memories:
         slots = torch.empty_like(sorted_facts)
         slots.scatter_(0, slot_order, place.int())
         head, relation, tail = (column.index_select(0, facts) for column in table[1:])
-        is_first = torch.ones_like(head, dtype=torch.bool)
-        is_first[1:] = (head[1:] != head[:-1]) | (relation[1:] != relation[:-1])
-        first = is_first.nonzero().view(-1)
-        head, relation = head.index_select(0, first), relation.index_select(0, first)
+        pair, head, relation = distinct_pairs(head, relation)
         return cls(
             order,
             user,
@@ -95,10 +92,10 @@ class Memories:
             slots.view_as(memory),
             slot_order,
             tail,
-            is_first.cumsum(0, dtype=torch.int32) - 1,
+            pair,
             head,
             relation,
-            _segments(relation),
+            segments_of(relation),
         )
 
     def pairs_of(self, hop: int) -> Tensor:
@@ -153,7 +150,16 @@ class Memories:
         return torch.cat([ends.new_zeros(1), ends]).int()
 
 
-def _segments(relation: Tensor) -> list[Segment]:
+def distinct_pairs(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pair (F,) int32 of each of the sorted facts, and head and relation (P,) of each pair."""
+    is_first = torch.ones_like(head, dtype=torch.bool)
+    is_first[1:] = (head[1:] != head[:-1]) | (relation[1:] != relation[:-1])
+    first = is_first.nonzero().view(-1)
+    pair = is_first.cumsum(0, dtype=torch.int32) - 1
+    return pair, head.index_select(0, first), relation.index_select(0, first)
+
+
+def segments_of(relation: Tensor) -> list[Segment]:
     """Ranges of equal numbers in a sorted tensor; waits for the device once."""
     numbers, counts = torch.unique_consecutive(relation, return_counts=True)
     stops = counts.cumsum(0)

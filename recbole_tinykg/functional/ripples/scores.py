@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import without_autocast
-from recbole_tinykg.functional.ripples.memories import FactTable, Memories
+from recbole_tinykg.functional.ripples.memories import (
+    FactTable,
+    Memories,
+    distinct_pairs,
+    segments_of,
+)
 from recbole_tinykg.functional.ripples.memory_reading import Weights, read_memories
 from recbole_tinykg.functional.ripples.relation_products import relation_keys
 
@@ -41,24 +46,6 @@ def pair_scores(
     return torch.cat([_pair_scores(*block, table, weights) for block in blocks])
 
 
-@torch.no_grad()
-@without_autocast
-def item_scores(
-    users: Tensor,  # (B,)
-    num_items: int,
-    table: FactTable,
-    weights: Weights,
-) -> Tensor:
-    """Scores (B, num_items) of each user with the first `num_items` entities, which are items."""
-    items = weights.entities[:num_items].split(ITEM_BLOCK)
-    num_slots = table.memory.shape[1:].numel()
-    num_users = max(1, BLOCK_NUMBERS // (len(items[0]) * num_slots))
-    out = weights.entities.new_empty(len(users), num_items)
-    for block, rows in zip(users.split(num_users), out.split(num_users), strict=True):
-        _score_items(rows, Memories.of(table, block), items, weights)
-    return out
-
-
 def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weights) -> Tensor:
     memories = Memories.of(table, users)
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
@@ -66,41 +53,69 @@ def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weight
     return torch.empty_like(scores).index_copy_(0, memories.order, scores)
 
 
-def _score_items(
-    out: Tensor,  # (B, sum of n), written
-    memories: Memories,
-    items: tuple[Tensor, ...],  # (n, d) each
-    weights: Weights,
-) -> None:
-    keys, slots = _keys(memories, weights), memories.slots
-    shape = (*slots.shape, -1)
-    pair, tail = (
-        column.index_select(0, slots.view(-1)) for column in (memories.pair, memories.tail)
-    )
-    slot_keys = keys.index_select(0, pair).view(shape)  # (U, n_hop, n_memory, d)
-    slot_tails = weights.entities.index_select(0, tail).view(shape)
-    widths = [len(block) for block in items]
-    for block, columns in zip(items, out.split(widths, dim=1), strict=True):
-        scores = _read_all(block, slot_keys, slot_tails, weights.transform)
-        columns.index_copy_(0, memories.order, scores.index_select(0, memories.user))
+class ItemScores:
+    """Scores of the first `num_items` entities, which are items; valid while the weights stay.
 
+    What all users share is computed once: the keys of all pairs, and the items after each map.
+    """
 
-def _read_all(
-    items: Tensor,  # (n, d)
-    keys: Tensor,  # (U, n_hop, n_memory, d)
-    tails: Tensor,  # (U, n_hop, n_memory, d)
-    transform: Tensor,  # (d, d)
-) -> Tensor:
-    """Scores (U, n) of every user with every item."""
-    state = _State(items, keys.new_empty(len(keys), 0, len(items)), tails[:, 0, :0])
-    for hop in range(keys.shape[1]):
-        p = torch.softmax(state.products(keys[:, hop]), dim=1)
-        state = _State(
-            state.base @ transform.t(),
-            torch.cat([state.p, p], dim=1),
-            torch.cat([state.carried, tails[:, hop]], dim=1) @ transform.t(),
-        )
-    return state.products(tails.flatten(1, 2)).mul_(state.p).sum(1)
+    def __init__(self, num_items: int, table: FactTable, weights: Weights) -> None:
+        """Compute what is shared."""
+        self._table, self._entities, self._transform = table, weights.entities, weights.transform
+        self._share(weights.entities[:num_items], weights.matrices)
+
+    @torch.no_grad()
+    @without_autocast
+    def _share(self, items: Tensor, matrices: Tensor) -> None:
+        """Multiply the table's heads by their relations, and the items by the map of each hop."""
+        table = self._table
+        self._pair, head, relation = distinct_pairs(table.head, table.relation)
+        heads = self._entities.index_select(0, head)
+        self._keys = relation_keys(heads, matrices, segments_of(relation))
+        self._bases = [items]
+        for _ in range(table.memory.shape[1]):
+            self._bases.append(self._bases[-1] @ self._transform.t())
+
+    @torch.no_grad()
+    @without_autocast
+    def scores(self, users: Tensor) -> Tensor:  # (B,) -> (B, num_items)
+        """Scores of each user with every item, in blocks of both."""
+        num_items = len(self._bases[0])
+        num_slots = self._table.memory.shape[1:].numel()
+        num_users = max(1, BLOCK_NUMBERS // (min(ITEM_BLOCK, num_items) * num_slots))
+        out = self._entities.new_empty(len(users), num_items)
+        for block, rows in zip(users.split(num_users), out.split(num_users), strict=True):
+            facts = self._table.memory.index_select(0, block)
+            keys = self._gather(self._keys, self._pair, facts)
+            tails = self._gather(self._entities, self._table.tail, facts)
+            for start in range(0, num_items, ITEM_BLOCK):
+                columns = slice(start, start + ITEM_BLOCK)
+                rows[:, columns] = self._read_all(columns, keys, tails)
+        return out
+
+    @staticmethod
+    def _gather(rows: Tensor, column: Tensor, facts: Tensor) -> Tensor:
+        """Rows (U, n_hop, n_memory, d) that a column of the table names for facts."""
+        index = column.index_select(0, facts.view(-1))
+        return rows.index_select(0, index).view(*facts.shape, -1)
+
+    def _read_all(
+        self,
+        items: slice,
+        keys: Tensor,  # (U, n_hop, n_memory, d)
+        tails: Tensor,  # (U, n_hop, n_memory, d)
+    ) -> Tensor:
+        """Scores (U, n) of every user with the items."""
+        base = self._bases[0][items]
+        state = _State(base, keys.new_empty(len(keys), 0, len(base)), tails[:, 0, :0])
+        for hop in range(keys.shape[1]):
+            p = torch.softmax(state.products(keys[:, hop]), dim=1)
+            state = _State(
+                self._bases[hop + 1][items],
+                torch.cat([state.p, p], dim=1),
+                torch.cat([state.carried, tails[:, hop]], dim=1) @ self._transform.t(),
+            )
+        return state.products(tails.flatten(1, 2)).mul_(state.p).sum(1)
 
 
 class _State(NamedTuple):
