@@ -50,7 +50,9 @@ class TwinConformance:
     refused: ClassVar[list[tuple[str, Any]]] = []
     """Keys and values that cannot describe the host."""
     checkerboard: ClassVar[dict[str, Any]] = {}
-    """Configuration in which the twin finds every held-out item."""
+    """Configuration in which the twin finds the held-out items."""
+    checkerboard_hits: ClassVar[float] = 1.0
+    """Share of the held-out items that it finds, where chance finds one of twenty."""
     fewer_bytes: ClassVar[float]
     """How many times fewer bytes than stock a step keeps at 2 bits on ml-100k."""
 
@@ -257,7 +259,7 @@ class TwinConformance:
         experiment = prepare(self.twin, "checkerboard", config_dict=settings)
         experiment.trainer.fit(experiment.train_data, experiment.valid_data)
         result = experiment.trainer.evaluate(experiment.test_data)
-        assert result["hit@1"] == 1.0, result
+        assert result["hit@1"] >= self.checkerboard_hits, result
 
     def test_bad_configuration_is_refused(self, refused_value):
         key, value = refused_value

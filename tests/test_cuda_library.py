@@ -27,9 +27,9 @@ touch "$2"
 @pytest.fixture
 def forget_libraries():
     """Loading is remembered; a test that pretends starts and ends with nothing remembered."""
-    registration._load_native.cache_clear()
+    registration._load_native_once.cache_clear()
     yield
-    registration._load_native.cache_clear()
+    registration._load_native_once.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

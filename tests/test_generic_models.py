@@ -8,11 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conformance import QUIET, TwinConformance, distance, total
-from datasets import write_checkerboard
+from conformance import TwinConformance, distance, total
 from recbole.utils import KGDataLoaderState, init_seed
 
-from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.saves import measure_bias
 
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
@@ -122,6 +120,7 @@ class TestTinyCKE(GenericConformance):
     losses = {"calculate_loss": RSKG}
     scores = ("predict", "full_sort_predict")
     checkerboard = {"epochs": 100, "learning_rate": 0.05}
+    checkerboard_hits = 0.8  # six seeds: 0.97 to 1.0; stock 0.94 to 1.0
     refused = [("kg_embedding_size", 1.5), ("reg_weights", 0.1), ("reg_weights", [0.1, -1])]
     fewer_bytes = 40
 
@@ -131,6 +130,7 @@ class TestTinyKTUP(GenericConformance):
     variants = [{"use_st_gumbel": False}, {"use_st_gumbel": False, "L1_flag": True}]
     losses = {"calculate_loss": RS, "calculate_kg_loss": KG}
     checkerboard = {"epochs": 200, "train_batch_size": 32}
+    checkerboard_hits = 0.7  # six seeds: 0.88 to 0.97; stock 0.88 to 1.0
     refused = [("use_st_gumbel", 1), ("train_kg_step", 0), ("align_weight", -1.0)]
     fewer_bytes = 9
 
@@ -168,31 +168,10 @@ class TestTinyMKR(GenericConformance):
     twin = "TinyMKR"
     variants = [{}, {"use_inner_product": False}]
     losses = {"calculate_rs_loss": RS, "calculate_kg_loss": KG}
+    checkerboard = {"epochs": 300, "eval_step": 10}
+    checkerboard_hits = 0.5  # six seeds: 0.66 to 0.94; stock 0.78 to 1.0
     refused = [("dropout_prob", 1.0), ("low_layers_num", 0), ("use_inner_product", "yes")]
     fewer_bytes = 10
-
-    def test_learns_the_checkerboard(self, tmp_path):
-        """Twelve times chance: how many MKR finds is up to the seed, with codes or without.
-
-        Seeds 2020 and 1 give 0.78 and 1.0 in stock, 0.94 and 0.84 in the twin.
-        """
-        settings = {
-            **QUIET,
-            "data_path": str(write_checkerboard(tmp_path)),
-            "checkpoint_dir": str(tmp_path),
-            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
-            "embedding_size": 16,
-            "learning_rate": 0.01,
-            "epochs": 300,
-            "eval_step": 10,
-            "topk": 1,
-            "metrics": ["Hit"],
-            "valid_metric": "Hit@1",
-        }
-        experiment = prepare(self.twin, "checkerboard", config_dict=settings)
-        experiment.trainer.fit(experiment.train_data, experiment.valid_data)
-        result = experiment.trainer.evaluate(experiment.test_data)
-        assert result["hit@1"] >= 12 / 20, result  # of 24 items a user has seen at least 4
 
 
 # What is mended; each of these fails on the host.
