@@ -11,7 +11,8 @@ entities with 20 triples or more and 512 rows:
 * hooks: an independent count, a few lines below: bytes of the distinct storages that pass through
   PyTorch's saved-tensor hooks and are neither parameters, batch nor resident tensors;
 * allocator: bytes alive after forward minus before, by PyTorch's allocation events. It must not
-  exceed saved + outputs + 5 %.
+  exceed saved + outputs + 5 %;
+* peak: the most bytes allocated at once in forward and backward, above what is resident.
 
 The last line is JSON.
 """
@@ -97,6 +98,7 @@ def measure(name: str, settings: dict[str, Any], bits: int | None = None) -> lis
             "without_indices": saved.num_bytes - indices,
             "hooks": count_by_hooks(model, batch, loss),
             "allocator": count_by_allocator(loss, batch),
+            "peak": peak_of_step(model, loss, batch),
         }
         case = "".join(f", {key} {value}" for key, value in settings.items())
         rows.append({"host": host + case, "phase": phase, "model": name, "bits": bits, **counts})
@@ -143,12 +145,21 @@ def count_by_allocator(loss: Any, batch: Any) -> int:
     return sum(event.nbytes() for event in events if event.name() == "[memory]")
 
 
+def peak_of_step(model: torch.nn.Module, loss: Any, batch: Any) -> int:
+    """Highest sum of bytes in forward and backward above what was there before, gradients too."""
+    model.zero_grad(set_to_none=True)
+    with meter.peak_bytes() as peak:
+        total(loss(batch)).backward()
+    assert peak.num_bytes is not None
+    return peak.num_bytes
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, with the ratio of stock's bytes to the row's."""
     lines = [
         "| host | phase | model | meter, bytes | hooks | allocator | fewer than stock "
-        "| indices left out |",
-        "|---|---|---|---|---|---|---|---|",
+        "| indices left out | peak, bytes | of stock's peak |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     stock = {(r["host"], r["phase"]): r for r in rows if r["bits"] is None}
     for r in sorted(rows, key=lambda r: (r["host"], r["phase"], -(r["bits"] or 99))):
@@ -159,7 +170,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
         lines.append(
             f"| {r['host']} | {r['phase']} | {name} | {r['meter']:,} | {r['hooks']:,} "
-            f"| {r['allocator']:,} | {ratios} |"
+            f"| {r['allocator']:,} | {ratios} | {r['peak']:,} "
+            f"| {r['peak'] / stock[r['host'], r['phase']]['peak']:.3f} |"
         )
     return "\n".join(lines)
 

@@ -117,9 +117,13 @@ class TestTinyRippleNet(TwinConformance):
         first, second = twin.ripple_sets.memory.unbind(1)
         assert (first != second).any(1).float().mean() > 0.9
 
-    def test_scores_in_blocks_are_the_scores(self, monkeypatch):
-        twin, pairs = self.build(self.twin, "tiny").double(), self.scored_pairs("tiny")
+    @pytest.mark.parametrize("repeat_first_hop", [True, False])
+    def test_scores_in_blocks_are_the_scores(self, repeat_first_hop, monkeypatch):
+        hops = {"n_hop": 3, "repeat_first_hop": repeat_first_hop}
+        twin, pairs = self.build(self.twin, "tiny", **hops).double(), self.scored_pairs("tiny")
         whole = twin.predict(pairs), twin.full_sort_predict(pairs)
+        of_pairs = whole[1].view(len(pairs), -1)[torch.arange(len(pairs)), pairs[twin.ITEM_ID]]
+        torch.testing.assert_close(of_pairs, whole[0], rtol=1e-12, atol=1e-15)
         monkeypatch.setattr(ripple_scores, "PAIR_BLOCK", 7)
         monkeypatch.setattr(ripple_scores, "ITEM_BLOCK", 11)
         monkeypatch.setattr(ripple_scores, "BLOCK_NUMBERS", 300)

@@ -8,6 +8,7 @@ products with v are ever computed: users x items x n_memory numbers, and a third
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -56,79 +57,86 @@ def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weight
 class ItemScores:
     """Scores of the first `num_items` entities, which are items; valid while the weights stay.
 
-    What all users share is computed once: the keys of all pairs, and the items after each map.
+    What all users share is computed once: the keys of all pairs, and the items after each map. Hops
+    that all repeat the first, as RecBole's do, are gathered and multiplied once.
     """
 
     def __init__(self, num_items: int, table: FactTable, weights: Weights) -> None:
         """Compute what is shared."""
-        self._table, self._entities, self._transform = table, weights.entities, weights.transform
-        self._share(weights.entities[:num_items], weights.matrices)
+        memory = table.memory
+        repeats = torch.equal(memory, memory[:, :1].expand_as(memory))
+        self._memory = memory[:, :1] if repeats else memory
+        self._tail, self._entities = table.tail, weights.entities
+        self._share(weights.entities[:num_items], table, weights)
 
     @torch.no_grad()
     @without_autocast
-    def _share(self, items: Tensor, matrices: Tensor) -> None:
+    def _share(self, items: Tensor, table: FactTable, weights: Weights) -> None:
         """Multiply the table's heads by their relations, and the items by the map of each hop."""
-        table = self._table
         self._pair, head, relation = distinct_pairs(table.head, table.relation)
-        heads = self._entities.index_select(0, head)
-        self._keys = relation_keys(heads, matrices, segments_of(relation))
+        heads = weights.entities.index_select(0, head)
+        self._keys = relation_keys(heads, weights.matrices, segments_of(relation))
+        self._map = weights.transform.t()
         self._bases = [items]
         for _ in range(table.memory.shape[1]):
-            self._bases.append(self._bases[-1] @ self._transform.t())
+            self._bases.append(self._bases[-1] @ self._map)
 
     @torch.no_grad()
     @without_autocast
     def scores(self, users: Tensor) -> Tensor:  # (B,) -> (B, num_items)
         """Scores of each user with every item, in blocks of both."""
-        num_items = len(self._bases[0])
-        num_slots = self._table.memory.shape[1:].numel()
+        num_items, num_hops = len(self._bases[0]), len(self._bases) - 1
+        num_slots = num_hops * self._memory.shape[2]
         num_users = max(1, BLOCK_NUMBERS // (min(ITEM_BLOCK, num_items) * num_slots))
         out = self._entities.new_empty(len(users), num_items)
         for block, rows in zip(users.split(num_users), out.split(num_users), strict=True):
-            facts = self._table.memory.index_select(0, block)
+            facts = self._memory.index_select(0, block)
             keys = self._gather(self._keys, self._pair, facts)
-            tails = self._gather(self._entities, self._table.tail, facts)
+            tails = self._gather(self._entities, self._tail, facts)
             for start in range(0, num_items, ITEM_BLOCK):
                 columns = slice(start, start + ITEM_BLOCK)
-                rows[:, columns] = self._read_all(columns, keys, tails)
+                bases = [base[columns] for base in self._bases]
+                self._read_all(rows[:, columns], bases, keys, tails)
         return out
 
     @staticmethod
-    def _gather(rows: Tensor, column: Tensor, facts: Tensor) -> Tensor:
-        """Rows (U, n_hop, n_memory, d) that a column of the table names for facts."""
+    def _gather(rows: Tensor, column: Tensor, facts: Tensor) -> list[Tensor]:
+        """Rows (U, n_memory, d), by hop, that a column of the table names for facts."""
         index = column.index_select(0, facts.view(-1))
-        return rows.index_select(0, index).view(*facts.shape, -1)
+        return list(rows.index_select(0, index).view(*facts.shape, -1).unbind(1))
 
     def _read_all(
         self,
-        items: slice,
-        keys: Tensor,  # (U, n_hop, n_memory, d)
-        tails: Tensor,  # (U, n_hop, n_memory, d)
-    ) -> Tensor:
-        """Scores (U, n) of every user with the items."""
-        base = self._bases[0][items]
-        state = _State(base, keys.new_empty(len(keys), 0, len(base)), tails[:, 0, :0])
-        for hop in range(keys.shape[1]):
-            p = torch.softmax(state.products(keys[:, hop]), dim=1)
-            state = _State(
-                self._bases[hop + 1][items],
-                torch.cat([state.p, p], dim=1),
-                torch.cat([state.carried, tails[:, hop]], dim=1) @ self._transform.t(),
-            )
-        return state.products(tails.flatten(1, 2)).mul_(state.p).sum(1)
+        out: Tensor,  # (U, n), written
+        bases: list[Tensor],  # (n, d) items after each map
+        keys: list[Tensor],  # (U, n_memory, d) by hop, or one for all
+        tails: list[Tensor],  # (U, n_memory, d) by hop, or one for all
+    ) -> None:
+        """Scores of every user with the items."""
+        sums: list[_Sum] = []
+        for hop, base in enumerate(bases[:-1]):
+            logits = _products(keys[hop % len(keys)], base, sums)
+            sums.append(_Sum(torch.softmax(logits, dim=1), tails[hop % len(tails)]))
+            sums = [_Sum(p, vectors @ self._map) for p, vectors in sums]
+        out.zero_()
+        for first, own in enumerate(tails):
+            weights = reduce(torch.add, (p for p, _ in sums[first :: len(tails)]))
+            out += _products(own, bases[-1], sums).mul_(weights).sum(1)
 
 
-class _State(NamedTuple):
-    """All vectors v, of user u and item i: base[i] + the sum over k of p[u, k, i] carried[u, k]."""
+class _Sum(NamedTuple):
+    """What user u adds to item i: the sum over m of p[u, m, i] vectors[u, m]."""
 
-    base: Tensor  # (n, d)
-    p: Tensor  # (U, K, n)
-    carried: Tensor  # (U, K, d)
+    p: Tensor  # (U, n_memory, n)
+    vectors: Tensor  # (U, n_memory, d)
 
-    def products(self, keys: Tensor) -> Tensor:
-        """Inner products (U, M, n) of each v with its user's keys (U, M, d)."""
-        from_base = (keys.flatten(0, 1) @ self.base.t()).view(*keys.shape[:2], -1)
-        return from_base.baddbmm_(keys @ self.carried.transpose(1, 2), self.p)
+
+def _products(rows: Tensor, base: Tensor, sums: list[_Sum]) -> Tensor:
+    """Inner products (U, M, n) of rows (U, M, d) with base[i] plus all sums of the user."""
+    out = (rows.flatten(0, 1) @ base.t()).view(*rows.shape[:2], -1)
+    for p, vectors in sums:
+        out.baddbmm_(rows @ vectors.transpose(1, 2), p)
+    return out
 
 
 def _keys(memories: Memories, weights: Weights) -> Tensor:
