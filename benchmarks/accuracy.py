@@ -107,7 +107,7 @@ def train(job: tuple[argparse.Namespace, tuple[str, int]]) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     from recbole_tinykg.quick_start import run_recbole_tinykg
 
-    folder = args.scratch / f"{args.model}-{args.dataset}-{variant}-{seed}"
+    folder = args.scratch / f"{args.results.stem}-{variant}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     model, settings = configuration(args, variant, seed)

@@ -11,6 +11,14 @@ def fused(optimizer: Any) -> torch.optim.Optimizer:
     """The same optimizer in one kernel, much faster on large tables; itself where there is none."""
     groups = [{**group, "fused": True} for group in optimizer.param_groups]
     try:
-        return type(optimizer)(groups, fused=True)
+        result = type(optimizer)(groups, fused=True)
     except RuntimeError:
         return optimizer
+    result.register_step_post_hook(_count_versions)
+    return result
+
+
+def _count_versions(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Let autograd see that parameters changed in place; the fused kernel does not say so."""
+    for group in optimizer.param_groups:
+        torch.autograd.graph.increment_version(p for p in group["params"] if p.grad is not None)

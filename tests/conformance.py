@@ -26,11 +26,14 @@ from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.meter import saved_tensors
 from recbole_tinykg.model import get_model
+from recbole_tinykg.optimizers import fused
+from recbole_tinykg.quantizer import Quantizer
 from recbole_tinykg.quick_start import prepare
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 QUIET = {"state": "ERROR", "gpu_id": "", "show_progress": False}
 BATCH_ROWS = {"ml-100k": 2048, "tiny": 64}
+SCORED_PAIRS = {"ml-100k": 8, "tiny": 40}
 
 
 class TwinConformance:
@@ -46,6 +49,7 @@ class TwinConformance:
     large: ClassVar[dict[str, Any]] = {}
     """Configuration on ml-100k, over the defaults."""
     losses: ClassVar[dict[str, KGDataLoaderState]] = {"calculate_loss": KGDataLoaderState.RS}
+    scores: ClassVar[tuple[str, ...]] = ("predict", "full_sort_predict")
     """Loss functions, and what RecBole's loader feeds each."""
     refused: ClassVar[list[tuple[str, Any]]] = []
     """Keys and values that cannot describe the host."""
@@ -157,18 +161,19 @@ class TwinConformance:
 
     def compare_scores(self, stock, twin, dataset, bound):
         pairs = self.scored_pairs(dataset)
-        for score in ("predict", "full_sort_predict"):
+        for score in self.scores:
             with torch.no_grad():
                 expected, got = (getattr(m.eval(), score)(pairs) for m in (stock, twin))
             assert got.shape == expected.shape, score
             assert distance(got, expected) < bound, score
 
     def scored_pairs(self, dataset: str) -> Interaction:
-        """Users and items to score, of those that training has seen."""
+        """Users and items to score, of those that training has seen; few, stock takes its time."""
         split, _ = self.data(dataset)
-        step = max(1, len(split.inter_feat) // 40)
+        number = SCORED_PAIRS[dataset]
+        step = max(1, len(split.inter_feat) // number)
         columns = (split.uid_field, split.iid_field)
-        return Interaction({c: split.inter_feat[c][::step][:40].clone() for c in columns})
+        return Interaction({c: split.inter_feat[c][::step][:number].clone() for c in columns})
 
     def test_loss_is_exact_at_every_bit_width(self):
         for loss, batch in self.data("tiny")[1].items():
@@ -211,8 +216,44 @@ class TwinConformance:
 
     def test_evaluation_is_deterministic(self):
         twin, pairs = self.build(self.twin, "tiny").eval(), self.scored_pairs("tiny")
-        for score in (twin.predict, twin.full_sort_predict):
-            assert torch.equal(score(pairs), score(pairs))
+        for score in self.scores:
+            assert torch.equal(getattr(twin, score)(pairs), getattr(twin, score)(pairs))
+
+    @pytest.mark.parametrize("change", ["load", "double", "step"])
+    def test_scores_follow_the_weights(self, change):
+        """Whatever changes them in evaluation, what was cached is computed anew."""
+        twin, pairs = self.build(self.twin, "tiny").eval(), self.scored_pairs("tiny")
+        scores = [getattr(twin, score) for score in self.scores]
+        before = [score(pairs) for score in scores]
+        if change == "load":
+            state = twin.state_dict().items()
+            twin.load_state_dict({k: v + 0.1 * torch.rand_like(v) for k, v in state})
+        elif change == "double":
+            twin.double()
+        else:
+            for loss, batch in self.data("tiny")[1].items():
+                total(getattr(twin, loss)(batch)).backward()
+            fused(torch.optim.Adam(twin.parameters(), lr=0.1)).step()
+        got = [score(pairs) for score in scores]
+        twin.eval()
+        for score, old, new in zip(scores, before, got, strict=True):
+            assert torch.equal(new, score(pairs))
+            assert new.dtype == next(twin.parameters()).dtype
+            assert change == "double" or not torch.equal(new, old)
+
+    def test_every_noise_site_is_used_once(self, variant, monkeypatch):
+        """Two tensors rounded by the same noise would be a bias too small to see in the mean."""
+        twin, seeds = self.build(self.twin, "tiny", compress_bits=2, **variant), []
+        quantize = Quantizer.quantize
+
+        def recorded(quantizer, tensor, stream):
+            seeds.append(tuple(stream.tolist()))
+            return quantize(quantizer, tensor, stream)
+
+        monkeypatch.setattr(Quantizer, "quantize", recorded)
+        for loss, batch in self.data("tiny")[1].items():
+            total(getattr(twin, loss)(batch)).backward()
+        assert len(set(seeds)) == len(seeds)
 
     def test_both_scores_agree(self):
         twin, pairs = self.build(self.twin, "tiny").eval().double(), self.scored_pairs("tiny")

@@ -58,7 +58,15 @@ class TestTinyKGNNLS(TwinConformance):
         }
         assert {pair for pair, value in pairs.items() if value == 2} == known
         assert sum(value == 0 for value in pairs.values()) == len(known)
-        assert all(user < twin.n_users and item < twin.n_items for user, item in pairs)
+        assert all(0 < user < twin.n_users and 0 < item < twin.n_items for user, item in pairs)
+
+    def test_where_nearly_all_pairs_are_known_the_rest_is_negative(self):
+        twin = self.build(self.twin, "tiny")
+        pairs = torch.cartesian_prod(torch.arange(1, twin.n_users), torch.arange(1, twin.n_items))
+        users, items = pairs.t()
+        keys = users * twin.n_entities + items
+        negative = twin._sample_negatives(keys[5:], torch.Generator())
+        assert negative.tolist() == keys[:5].tolist()
 
     def test_items_are_held_out_wherever_they_appear(self):
         twin = self.build(self.twin, "tiny", n_iter=2)
@@ -90,3 +98,13 @@ class TestTinyKGNNLS(TwinConformance):
         twin.set_labels(users, items, torch.tensor([1.0, 0.0]))
         assert twin.label_keys.tolist() == [10**6 + 7, user * 10**6 + 5]
         assert twin.label_values.tolist() == [0, 2]
+        twin.adj_entity.fill_(5)
+        asked = torch.tensor([user, user + 1])
+        for dtype in (torch.int32, torch.int64)[user > 2**30 :]:
+            _, known = twin.known_labels(asked.to(dtype), torch.tensor([7, 7]))
+            assert known.view(2, -1).tolist() == [[2] * 4, [UNKNOWN] * 4]
+
+    def test_no_labels_are_refused(self):
+        empty = torch.tensor([], dtype=torch.int64)
+        with pytest.raises(ValueError, match="at least one pair"):
+            self.build(self.twin, "tiny").set_labels(empty, empty, empty)

@@ -71,7 +71,8 @@ class _PointwiseLoss(torch.autograd.Function):
         score = (u * y).sum(1)
         item_norms = y.view(num_groups, -1).norm(dim=1)
         user_norm = u[:size].norm()
-        loss = F.binary_cross_entropy_with_logits(score, labels.to(score.dtype))
+        labels = labels.to(score.dtype)
+        loss = F.binary_cross_entropy_with_logits(score, labels)
         loss = loss + reg_weight * (user_norm + item_norms.sum()) / size
         if not any(ctx.needs_input_grad):
             return loss

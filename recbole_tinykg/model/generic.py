@@ -56,17 +56,9 @@ class GenericTwin(Twin):
         """One: the block numbers its sites itself."""
         return 1
 
-    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take the state of `other_parameter`; what evaluation had cached is dropped."""
-        super().load_other_parameter(para)
-        self._drop_cache()
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; what evaluation had cached is dropped."""
-        self._drop_cache()
-        return super().train(mode)
-
-    def _drop_cache(self) -> None:
+    def _forget(self) -> None:
+        """Drop what the host's evaluation cached, too."""
+        super()._forget()
         for name in [name for name in vars(self) if name.startswith("restore_")]:
             setattr(self, name, None)
 

@@ -124,7 +124,7 @@ class TinyKGAT(Twin):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """BPR loss of a batch of (user, item, negative item), with the regulariser; a scalar."""
-        self._cache = None
+        self._forget()
         users = interaction[self.USER_ID]
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
         rows, user_rows, item_rows = self._rows(users, items)
@@ -138,7 +138,7 @@ class TinyKGAT(Twin):
 
     def calculate_kg_loss(self, interaction: Any) -> Tensor:
         """TransR loss of a batch of triples and negative tails, with the regulariser; a scalar."""
-        self._cache = None
+        self._forget()
         fields = (
             self.HEAD_ENTITY_ID,
             self.RELATION_ID,
@@ -156,7 +156,7 @@ class TinyKGAT(Twin):
 
     def update_attentive_A(self) -> None:  # noqa: N802 - called by RecBole's KGATTrainer
         """Refresh the attention matrix from the embeddings."""
-        self._cache = None
+        self._forget()
         self.graph.refresh(self._parts(), self.relation_embedding.weight, self.trans_w.weight)
 
     @torch.no_grad()
@@ -166,15 +166,16 @@ class TinyKGAT(Twin):
         z = normalized_rows(self.forward(rows))
         return (z.index_select(0, users) * z.index_select(0, items)).sum(1)
 
+    def _representations(self) -> list[Tensor]:
+        """Of all users and of all items, (n_users, D) and (n_items, D)."""
+        users, items = (torch.arange(n, device=self.device) for n in (self.n_users, self.n_items))
+        rows = NodeRows.from_parts(users, items, self.n_users)
+        return list(normalized_rows(self.forward(rows)).split([self.n_users, self.n_items]))
+
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores (B * n_items,) of each user with every item."""
-        if self._cache is None:
-            every = [torch.arange(n, device=self.device) for n in (self.n_users, self.n_items)]
-            rows = NodeRows.from_parts(every[0], every[1], self.n_users)
-            users, items = normalized_rows(self.forward(rows)).split([self.n_users, self.n_items])
-            self._cache = users, items
-        users, items = self._cache
+        users, items = self._cached(self._representations)
         return (users[interaction[self.USER_ID]] @ items.t()).view(-1)
 
     def other_parameter(self) -> dict[str, Any]:

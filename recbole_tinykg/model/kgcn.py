@@ -108,7 +108,7 @@ class TinyKGCN(Twin):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross entropy of a batch of (user, item, negative item), and regulariser; a scalar."""
-        self._cache = None
+        self._forget()
         users = BatchUsers.of(interaction[self.USER_ID])
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]]).int()
         labels = (torch.arange(len(items), device=items.device) < len(items) // 2).float()
@@ -144,17 +144,18 @@ class TinyKGCN(Twin):
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores (B * n_items,) of each user with every item."""
-        if self._cache is None:
-            self._cache = NeighborhoodScores(
-                self.field,
-                self.aggregator,
-                self.n_items,
-                self.entity_embedding.weight,
-                self.relation_embedding.weight,
-                tuple(self.linear_layers.parameters()),
-            )
         users = self.user_embedding.weight.index_select(0, interaction[self.USER_ID])
-        return self._cache.scores(users).view(-1)
+        return self._cached(self._item_scores).scores(users).view(-1)
+
+    def _item_scores(self) -> NeighborhoodScores:
+        return NeighborhoodScores(
+            self.field,
+            self.aggregator,
+            self.n_items,
+            self.entity_embedding.weight,
+            self.relation_embedding.weight,
+            tuple(self.linear_layers.parameters()),
+        )
 
     def other_parameter(self) -> dict[str, Any]:
         """The sampled neighbours, under RecBole's names, and the noise step."""
@@ -164,15 +165,21 @@ class TinyKGCN(Twin):
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
         """Take sampled neighbours, ours or RecBole's."""
         super().load_other_parameter(para)
-        for name in ("adj_entity", "adj_relation"):
+        bounds = {"adj_entity": self.n_entities, "adj_relation": self.n_relations + 1}
+        for name, bound in bounds.items():
             if para and name in para:
-                self._load_table(name, para[name])
+                self._load_table(name, para[name], bound)
 
-    def _load_table(self, name: str, table: Tensor) -> None:
+    def _load_table(self, name: str, table: Tensor, bound: int) -> None:
         own = getattr(self, name)
         if table.shape != own.shape:
             raise CheckpointError(
                 f"the checkpoint's {name} must have shape {tuple(own.shape)}, as "
                 f"neighbor_sample_size and the data set say; got {tuple(table.shape)}"
             )
-        own.copy_(table)
+        if len(table) and not 0 <= int(table.min()) <= int(table.max()) < bound:
+            raise CheckpointError(
+                f"the checkpoint's {name} must hold numbers from 0 to {bound - 1}, as the data set "
+                f"says; got {int(table.min())} to {int(table.max())}"
+            )
+        setattr(self, name, table.to(own, copy=True))  # a graph that is alive reads the old one

@@ -134,7 +134,7 @@ class TinyKGIN(Twin):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """BPR loss of a batch of (user, item, negative item), with both regularisers; a scalar."""
-        self._cache = None
+        self._forget()
         users, user_rows = torch.unique(interaction[self.USER_ID], return_inverse=True)
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
         items, item_rows = torch.unique(items, return_inverse=True)
@@ -147,24 +147,20 @@ class TinyKGIN(Twin):
         dependent = dependence(self.gcn.disen_weight_att, self.ind, self.temperature)
         return loss + self.sim_decay * dependent
 
-    @torch.no_grad()
     def _representations(self) -> tuple[Tensor, Tensor]:
-        """Representations of all users and all items, computed anew after a change of weights."""
-        versions = tuple(parameter._version for parameter in self.parameters())
-        if self._cache is None or self._cache[0] != versions:
-            every = [torch.arange(n, device=self.device) for n in (self.n_users, self.n_items)]
-            self._cache = versions, self(*every)
-        return self._cache[1]
+        """Representations of all users and all items."""
+        users, items = (torch.arange(n, device=self.device) for n in (self.n_users, self.n_items))
+        return self(users, items)
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:
         """Scores (B,) of pairs of a user and an item."""
-        users, items = self._representations()
+        users, items = self._cached(self._representations)
         rows = users.index_select(0, interaction[self.USER_ID])
         return (rows * items.index_select(0, interaction[self.ITEM_ID])).sum(1)
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores (B * n_items,) of each user with every item."""
-        users, items = self._representations()
+        users, items = self._cached(self._representations)
         return (users.index_select(0, interaction[self.USER_ID]) @ items.t()).view(-1)

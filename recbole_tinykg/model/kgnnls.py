@@ -54,18 +54,29 @@ class TinyKGNNLS(TinyKGCN):
 
     def _sample_negatives(self, positive: Tensor, generator: torch.Generator) -> Tensor:
         """Keys of as many distinct pairs as `positive` has, or as there are, none of them in it."""
-        wanted = min(len(positive), self.n_users * self.n_items - len(positive))
+        num_others = (self.n_users - 1) * (self.n_items - 1) - len(positive)
+        if num_others < len(positive):
+            users, items = (torch.arange(1, n) for n in (self.n_users, self.n_items))
+            keys = (users[:, None] * self.n_entities + items).view(-1)
+            return keys[~torch.isin(keys, positive)]
         keys = positive[:0]
-        while len(keys) < wanted:
-            size = (wanted,)
-            user = torch.randint(self.n_users, size, generator=generator)
-            item = torch.randint(self.n_items, size, generator=generator)
+        while len(keys) < len(positive):
+            user, item = (
+                torch.randint(1, n, positive.shape, generator=generator)
+                for n in (self.n_users, self.n_items)
+            )
             keys = torch.unique(torch.cat([keys, user * self.n_entities + item]))
             keys = keys[~torch.isin(keys, positive)]
-        return keys[torch.randperm(len(keys), generator=generator)[:wanted]]
+        return keys[torch.randperm(len(keys), generator=generator)[: len(positive)]]
 
     def set_labels(self, users: Tensor, items: Tensor, labels: Tensor) -> None:
-        """Replace the known labels: users, items, labels of 0 and 1, (L,) each; no pair twice."""
+        """Replace the known labels: users, items, labels of 0 and 1, (L,) each; no pair twice.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if len(users) == 0:
+            raise ValueError("users must name at least one pair; got an empty tensor")
         keys, order = (users.long() * self.n_entities + items.long()).sort()
         self.label_keys = keys.to(self.label_keys)
         self.label_values = (2 * labels[order]).to(self.label_values)
@@ -81,7 +92,7 @@ class TinyKGNNLS(TinyKGCN):
             user, item = (t.repeat_interleave(repeats) for t in (users, items))
             labels = torch.full_like(entities, UNKNOWN, dtype=torch.uint8)
             asked = ((entities < self.n_items) & (entities != item)).nonzero().squeeze(1)
-            keys = user[asked] * self.n_entities + entities[asked]
+            keys = user[asked].long() * self.n_entities + entities[asked]
             place = torch.searchsorted(self.label_keys, keys).clamp_(max=len(self.label_keys) - 1)
             found = self.label_keys[place] == keys
             labels[asked] = torch.where(found, self.label_values[place], UNKNOWN)

@@ -82,7 +82,7 @@ class TinyRippleNet(Twin):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Loss (1,) of a batch of (user, item, label), with the terms over facts."""
-        self._cache = None
+        self._forget()
         return ripple_loss(
             interaction[self.USER_ID],
             interaction[self.ITEM_ID],
@@ -98,9 +98,10 @@ class TinyRippleNet(Twin):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores (B * n_items,) of each user with every item."""
-        if self._cache is None:
-            self._cache = ItemScores(self.n_items, self.ripple_sets.table, self._weights())
-        return self._cache.scores(interaction[self.USER_ID]).view(-1)
+        return self._cached(self._item_scores).scores(interaction[self.USER_ID]).view(-1)
+
+    def _item_scores(self) -> ItemScores:
+        return ItemScores(self.n_items, self.ripple_sets.table, self._weights())
 
     def other_parameter(self) -> dict[str, Any]:
         """The ripple sets as tensors (n_users, n_hop, n_memory), and the noise step."""

@@ -7,16 +7,18 @@ is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from recbole.model.abstract_recommender import KnowledgeRecommender
 
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.layers import NoiseStreams
 from recbole_tinykg.quantizer import Quantizer
+
+T = TypeVar("T")
 
 
 class Twin(KnowledgeRecommender):
@@ -38,7 +40,8 @@ class Twin(KnowledgeRecommender):
         self.streams = NoiseStreams(
             config["seed"] if seed is None else seed, self.count_sites(config)
         )
-        self._cache: Any = None  # of evaluation; what it was computed from changes in training
+        self._cache: Any = None  # of evaluation
+        self.register_load_state_dict_post_hook(lambda twin, _: twin._forget())
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -67,14 +70,30 @@ class Twin(KnowledgeRecommender):
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
         """Take the state of `other_parameter`, the host's or ours."""
-        self._cache = None
+        self._forget()
         if para and "compression_step" in para:
             self.streams.step = para["compression_step"]
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; what evaluation had cached is dropped."""
-        self._cache = None
+        self._forget()
         return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Behind `to`, `double`, `cuda` and their like; what evaluation had cached is dropped."""
+        self._forget()
+        return super()._apply(*args, **kwargs)
+
+    def _cached(self, compute: Callable[[], T]) -> T:
+        """What evaluation computes once: kept until weights may change, and not in training."""
+        if self.training:
+            return compute()
+        if self._cache is None:
+            self._cache = compute()
+        return self._cache
+
+    def _forget(self) -> None:
+        self._cache = None
 
 
 def check_choice(config: Any, key: str, choices: tuple[Any, ...]) -> None:

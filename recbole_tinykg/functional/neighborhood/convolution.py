@@ -9,8 +9,8 @@ with c the sum, the concatenation, or :math:`s_e` alone. (The paper has no 1/K; 
 mean of the weighted neighbours.) :math:`\sigma` is ReLU, and tanh in the last layer.
 
 The first layer reads the embedding table, so its neighbours are a sparse product with K entries per
-row, and backward builds its input again, exactly, from the parameter. Nothing of size N x K^H x d
-exists in it.
+row, and backward builds its input again, exactly, from the parameter, in blocks of rows: nothing of
+size N x K^H x d exists in it.
 
 Saves, per element: the output of a hidden layer at `bits` (it gives the input of the next layer,
 for dW and dp) and one bit for its sign; :math:`1 - y^2`, tanh's derivative, at `bits`. The weights
@@ -36,6 +36,9 @@ from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 
 AGGREGATORS = ("sum", "neighbor", "concat")
+
+EDGE_BLOCK = 4096
+"""Neighbours whose vectors exist at a time in the first layer's backward: 1 MiB at 64 floats."""
 
 
 def count_neighborhood_sites(num_hops: int) -> int:
@@ -102,9 +105,7 @@ class _AggregateNeighborhood(torch.autograd.Function):
             below, vectors = vectors, {}
             weight, bias = tensors.linear(layer)
             for hop in plan.hops(layer):
-                x = _ends(plan, layer, hop, tensors.entities, hops, below).mixed(
-                    plan, tensors.attention[hop]
-                )
+                x = _ends(plan, layer, hop, tensors, hops, below).mixed(plan.aggregator)
                 vectors[hop], *kinds = _activate_(torch.addmm(bias, x, weight.t()), plan, layer)
                 if any(ctx.needs_input_grad):
                     code = plan.quantizer.quantize(kinds[0], next(sites))
@@ -128,17 +129,38 @@ class _AggregateNeighborhood(torch.autograd.Function):
             if layer > 0:
                 vectors = {hop: kept.code.dequantize() for hop, kept in layers[layer - 1].items()}
             for hop, dv in above.items():
-                ends = _ends(plan, layer, hop, tensors.entities, hops, vectors)
+                ends = _ends(plan, layer, hop, tensors, hops, vectors)
                 dz = layers[layer][hop].activation_backward(dv)
-                d_ego, d_neighbors = _backward_hop(plan, ends, dz, layer, hop, tensors, grads)
-                for end, rows in ((hop, d_ego), (hop + 1, d_neighbors)):
-                    if rows is None:
-                        continue
-                    if layer == 0:
-                        add_rows_(grads.entities, hops[end], rows)
-                    else:
+                if layer == 0:
+                    _backward_table(plan, ends, dz, hop, hops, tensors, grads)
+                    continue
+                down = _backward_hop(plan, ends, dz, layer, tensors, grads, grads.attention[hop])
+                for end, rows in zip((hop, hop + 1), down, strict=True):
+                    if rows is not None:
                         below[end] = below[end].add_(rows) if end in below else rows
         return None, None, None, grads.entities, *grads.attention, *grads.weights
+
+
+def _backward_table(
+    plan: _Plan,
+    ends: _Ends,
+    dz: Tensor,  # (n, d)
+    hop: int,
+    hops: list[Tensor],
+    tensors: _Tensors,
+    grads: _Tensors,
+) -> None:
+    """The first layer, whose ends are rows of the embedding table: adds to all its gradients."""
+    size = plan.field.sample_size
+    step = max(1, EDGE_BLOCK // size)
+    for start in range(0, len(dz), step):
+        rows, edges = slice(start, start + step), slice(start * size, (start + step) * size)
+        d_ego, d_neighbors = _backward_hop(
+            plan, ends.block(rows, edges), dz[rows], 0, tensors, grads, grads.attention[hop][rows]
+        )
+        if d_ego is not None:
+            add_rows_(grads.entities, hops[hop][rows], d_ego)
+        add_rows_(grads.entities, hops[hop + 1][edges], d_neighbors)
 
 
 def _backward_hop(
@@ -146,19 +168,19 @@ def _backward_hop(
     ends: _Ends,
     dz: Tensor,  # (n, d)
     layer: int,
-    hop: int,
     tensors: _Tensors,
     grads: _Tensors,
+    grad_attention: Tensor,  # (n, K)
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients (n, d) and (n * K, d) of the ends; adds those of p, W and b."""
-    p, (weight, _) = tensors.attention[hop], tensors.linear(layer)
+    p, (weight, _) = ends.attention, tensors.linear(layer)
     grad_weight, grad_bias = grads.linear(layer)
-    grad_weight.addmm_(dz.t(), ends.mixed(plan, p))
+    grad_weight.addmm_(dz.t(), ends.mixed(plan.aggregator))
     grad_bias.add_(dz.sum(0))
     d_ego, d_side = _split_gradient(plan.aggregator, dz @ weight)
     d_side = d_side.div(p.shape[1])[:, None]  # (n, 1, d)
     neighbors = ends.neighbors().view(*p.shape, -1)  # (n, K, d)
-    grads.attention[hop].add_((neighbors @ d_side.mT).squeeze(2))
+    grad_attention.add_((neighbors @ d_side.mT).squeeze(2))
     return d_ego, (p[:, :, None] * d_side).flatten(0, 1)
 
 
@@ -168,16 +190,23 @@ class _Ends(NamedTuple):
     ego: Tensor | None  # (n, d), None where nobody reads it
     table: Tensor  # (M, d), in which the neighbours are
     rows: Tensor | None  # (n * K,) int32 rows of the neighbours; None: 0, 1, 2, ...
+    attention: Tensor  # (n, K)
 
-    def mixed(self, plan: _Plan, attention: Tensor) -> Tensor:  # (n, K) -> (n, d) or (n, 2 d)
+    def block(self, rows: slice, edges: slice) -> _Ends:
+        """Some of the entities, if the neighbours have numbers."""
+        ego = None if self.ego is None else self.ego[rows]
+        neighbors = None if self.rows is None else self.rows[edges]
+        return _Ends(ego, self.table, neighbors, self.attention[rows])
+
+    def mixed(self, aggregator: str) -> Tensor:  # (n, d) or (n, 2 d)
         """c(v, s), the linear layer's input."""
-        num_rows, size = attention.shape
-        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=attention.device)
+        num_rows, size = self.attention.shape
+        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
         rows = count[:-1] if self.rows is None else self.rows
-        side = ops.spmm(count[::size], rows, attention.reshape(-1) / size, self.table)
+        side = ops.spmm(count[::size], rows, self.attention.reshape(-1) / size, self.table)
         if self.ego is None:
             return side
-        return side.add_(self.ego) if plan.aggregator == "sum" else torch.cat([self.ego, side], 1)
+        return side.add_(self.ego) if aggregator == "sum" else torch.cat([self.ego, side], 1)
 
     def neighbors(self) -> Tensor:  # (n * K, d)
         """The neighbours' vectors, those of an entity together."""
@@ -188,16 +217,16 @@ def _ends(
     plan: _Plan,
     layer: int,
     hop: int,
-    entities: Tensor,  # (num_entities, d)
+    tensors: _Tensors,
     hops: list[Tensor],  # entities of each hop
     vectors: dict[int, Tensor],  # hop: (N * K^hop, d), outputs of the layer below
 ) -> _Ends:
     """The first layer's ends are rows of the embedding table, later ones outputs."""
-    reads_ego = plan.aggregator != "neighbor"
+    reads_ego, p = plan.aggregator != "neighbor", tensors.attention[hop]
     if layer == 0:
-        ego = entities.index_select(0, hops[hop]) if reads_ego else None
-        return _Ends(ego, entities, hops[hop + 1])
-    return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None)
+        ego = tensors.entities.index_select(0, hops[hop]) if reads_ego else None
+        return _Ends(ego, tensors.entities, hops[hop + 1], p)
+    return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None, p)
 
 
 class _Kept(NamedTuple):
