@@ -5,19 +5,12 @@ A twin is configured like its host. The layers, later ones winning::
     RecBole's properties of the host (KGAT)
     properties/overall.yaml, properties/model/TinyKGAT.yaml    (ours)
     config files, config_dict, argv                            (the user's)
-
-RecBole lets unknown keys pass and reads missing ones as None, so a misspelt key trains the wrong
-model in silence. Keys that begin with ``compress`` are therefore strict here: unknown names and
-values out of range raise ``ConfigurationError``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
-import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,25 +18,13 @@ from typing import Any
 import torch
 import yaml
 from recbole.config import Config as RecBoleConfig
-from recbole.utils import ModelType, get_local_time
 
 from recbole_tinykg import compat, parameters
+from recbole_tinykg.config_checks import finish
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model import MODELS, get_model
+from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.plain import plain
 
-_COMPRESS_KEYS = tuple(
-    "compress_bits compress_rounding compress_seed compress_require_native compressed_saves".split()
-)
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "compress_bits": (1, 2, 4, 8, 32),
-    "compress_rounding": ("stochastic", "nearest"),
-    "compress_require_native": (False, True),
-    "compressed_saves": (False, True),
-    "detect_anomaly": (False, True),
-}
-_SEED_LIMIT = 2**63  # a seed travels as int64
-_RUN_NAME = re.compile(r"[\w+-][\w.+-]*")
 _INHERITED_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # RecBole overwrites it with gpu_id
 
 _DERIVED = (
@@ -159,11 +140,6 @@ class Config(RecBoleConfig):
             self.final_config_dict["device"] = torch.device("cpu")
 
 
-def is_tiny(model_class: type) -> bool:
-    """Whether a model class is a twin, that is, names the RecBole model it replaces."""
-    return hasattr(model_class, "host")
-
-
 def load_properties(
     config: RecBoleConfig,
     load: Callable[[str, type, str], None],
@@ -187,106 +163,6 @@ def load_properties(
         for file in ("overall.yaml", f"model/{model}.yaml"):
             if (_properties() / file).is_file():
                 config._update_internal_config_dict(str(_properties() / file))
-
-
-def finish(config: RecBoleConfig) -> None:
-    """Checks our keys in ``final_config_dict`` and fills in run name and compression seed.
-
-    Raises:
-        ConfigurationError: With the key, what it may be and what it is.
-    """
-    final = config.final_config_dict
-    _check_single_process(final)
-    _check_compress_names(config)
-    for key, choices in _CHOICES.items():
-        # 1 == True and 2 == 2.0 in Python, but only one of each is meant
-        if key in final and (type(final[key]), final[key]) not in [(type(c), c) for c in choices]:
-            raise ConfigurationError(
-                f"{key} must be one of {', '.join(map(str, choices))}; got {final[key]!r}"
-            )
-    if "compress_seed" in final:
-        _check_seed(final)
-    if is_tiny(config.model_class):
-        _check_twin(config)
-    name = f"{config.model}-{config.dataset}-{get_local_time()}-{secrets.token_hex(3)}"
-    final["run_name"] = final.get("run_name") or re.sub(r"[^\w.+-]", "_", name)
-    if not _RUN_NAME.fullmatch(str(final["run_name"])):
-        raise ConfigurationError(
-            f"run_name must be a file name of letters, digits and `_+-.`; got {final['run_name']!r}"
-        )
-
-
-def _check_single_process(final: Mapping[str, Any]) -> None:
-    for key, single in (("nproc", (None, 1)), ("world_size", (None, -1, 0, 1))):
-        if final.get(key) not in single:
-            raise ConfigurationError(
-                f"{key} must be 1; got {final[key]!r}: recbole_tinykg trains in one process for now"
-            )
-
-
-def _check_compress_names(config: RecBoleConfig) -> None:
-    for key in config.external_config_dict:
-        if not str(key).startswith("compress"):
-            continue
-        if key not in _COMPRESS_KEYS:
-            near = difflib.get_close_matches(key, _COMPRESS_KEYS, n=1, cutoff=0)[0]
-            raise ConfigurationError(
-                f"{key} is not a key; did you mean {near}? (keys: {', '.join(_COMPRESS_KEYS)})"
-            )
-        saves = key == "compressed_saves" or config.final_config_dict.get("compressed_saves")
-        if not is_tiny(config.model_class) and not saves:
-            twin = f"Tiny{config.model}"
-            remedy = f"use model {twin} or leave it out" if twin in MODELS else "leave it out"
-            raise ConfigurationError(
-                f"{key} belongs to the Tiny models and to compressed_saves: True; "
-                f"got it with {config.model}: {remedy}"
-            )
-
-
-def _check_seed(final: dict[str, Any]) -> None:
-    if final["compress_seed"] is None:
-        final["compress_seed"] = final["seed"]
-    seed = final["compress_seed"]
-    if type(seed) is not int or not 0 <= seed < _SEED_LIMIT:
-        raise ConfigurationError(f"compress_seed must be an integer in [0, 2^63); got {seed!r}")
-
-
-def _check_twin(config: RecBoleConfig) -> None:
-    final = config.final_config_dict
-    if final["compressed_saves"]:
-        raise ConfigurationError(
-            f"compressed_saves must be False for {config.model}; got True: "
-            "it is for stock models, a Tiny model compresses by itself"
-        )
-    if final["detect_anomaly"]:
-        raise ConfigurationError(
-            f"detect_anomaly must be False for {config.model}; got True: only stock models take it"
-        )
-    config.model_class.check_config(config)
-
-
-def check_dataset(config: RecBoleConfig) -> None:
-    """Refuses a data set whose files are not there.
-
-    Raises:
-        ConfigurationError: The folder, ``.inter``, or a knowledge model's ``.kg`` or ``.link`` is
-            missing.
-    """
-    folder, name = Path(config["data_path"]), config["dataset"]
-    if not folder.is_dir():
-        raise ConfigurationError(
-            f"dataset must be a folder under data_path; got {name}, and {folder} does not exist: "
-            "put RecBole's atomic files there, or give data_path (the parent folder)"
-        )
-    needed = [] if config["benchmark_filename"] else [".inter"]
-    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
-        needed += [".kg", ".link"]
-    missing = [f"{name}{suffix}" for suffix in needed if not (folder / f"{name}{suffix}").is_file()]
-    if missing:
-        raise ConfigurationError(
-            f"{config['model']} needs {', '.join(missing)} in {folder}, and it is not there: "
-            "convert the data to RecBole's atomic files"
-        )
 
 
 def to_plain(config: RecBoleConfig) -> dict[str, Any]:

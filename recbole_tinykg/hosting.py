@@ -24,9 +24,9 @@ from typing import Any
 import recbole.trainer
 from recbole.config import Config as RecBoleConfig
 
-from recbole_tinykg import checkpoint, config, trainer
+from recbole_tinykg import checkpoint, config, config_checks, trainer
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.model import MODELS, get_model
+from recbole_tinykg.model import MODELS, get_model, is_tiny
 
 _KNOWLEDGE_MODELS = "recbole.model.knowledge_aware_recommender"
 _QUICK_START = "recbole.quick_start.quick_start"
@@ -59,8 +59,11 @@ def _wrap_config() -> None:
 
     @functools.wraps(set_defaults)
     def set_default_parameters(self: Any) -> None:
-        if config.is_tiny(self.model_class) and not isinstance(self, config.Config):
-            config.finish(self)
+        if not isinstance(self, config.Config):
+            check = (
+                config_checks.finish if is_tiny(self.model_class) else config_checks.refuse_saves
+            )
+            check(self)
         set_defaults(self)
 
     RecBoleConfig._load_internal_config_dict = load_internal_config_dict

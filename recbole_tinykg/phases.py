@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from recbole_tinykg import random_state
+from recbole_tinykg import module_state, random_state
 from recbole_tinykg.meter import PeakBytes, SavedTensors, peak_bytes, saved_tensors
 
 PHASES = ("rs", "kg")
@@ -75,8 +75,8 @@ class StepMeter:
         meter.result
 
     With ``compression(bits)``, the model's or the argument, the forward runs once more at 32 bits,
-    keeping nothing and with the random state put back, so that its saved bytes can be compared with
-    float32's.
+    keeping nothing and with the random state and the model's own put back, so that its saved bytes
+    can be compared with float32's.
     """
 
     def __init__(
@@ -135,6 +135,7 @@ class StepMeter:
     def _count(self, interaction: Any, compression: AbstractContextManager[None]) -> SavedTensors:
         with (
             random_state.preserved(),
+            module_state.preserved(self._model),
             compression,
             saved_tensors(self._model, interaction, keep=False) as saved,
         ):

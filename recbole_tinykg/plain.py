@@ -7,6 +7,7 @@ What is none of these but can be said with them becomes a dict with a tag, a key
     set            {"__kind__": "set", "items": [...]}
     sparse tensor  {"__kind__": "sparse_coo", "indices": …, "values": …, "size": …, "coalesced": …}
                    {"__kind__": "sparse_csr", "crow": …, "col": …, "values": …, "size": …}
+    SciPy matrix   {"__kind__": "scipy", "format": …, "size": …, "data": …, "row": …, "col": …}
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 _SCALARS = (bool, int, float, str, bytes)  # bool first: it is an int
@@ -36,6 +38,8 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return _plain_array(value)
+    if sparse.issparse(value):
+        return _plain_matrix(value)
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -97,6 +101,17 @@ def _plain_array(array: np.ndarray) -> Any:
     return plain(array.tolist())
 
 
+def _plain_matrix(matrix: Any) -> Any:
+    coo = matrix.tocoo()
+    parts = {name: _plain_array(getattr(coo, name)) for name in ("data", "row", "col")}
+    return {_KIND: "scipy", "format": matrix.format, "size": tuple(map(int, coo.shape)), **parts}
+
+
+def _revived_matrix(parts: dict[str, Any], device: torch.device | str) -> Any:
+    data, row, col = (revived(parts[name]) for name in ("data", "row", "col"))
+    return sparse.coo_matrix((data, (row, col)), parts["size"]).asformat(parts["format"])
+
+
 def _revived_coo(parts: dict[str, Any], device: torch.device | str) -> Tensor:
     return torch.sparse_coo_tensor(
         parts["indices"].to(device),
@@ -119,6 +134,7 @@ def _revived_csr(parts: dict[str, Any], device: torch.device | str) -> Tensor:
 
 _REVIVE = {
     "ndarray": lambda parts, device: parts["data"].numpy(),
+    "scipy": _revived_matrix,
     "set": lambda parts, device: set(revived(parts["items"], device)),
     "sparse_coo": _revived_coo,
     "sparse_csr": _revived_csr,

@@ -33,7 +33,8 @@ from recbole.utils import get_environment, init_logger, init_seed, set_color
 from recbole.utils.logger import RemoveColorFilter
 
 from recbole_tinykg import checkpoint, compat, hosting, ops
-from recbole_tinykg.config import Config, check_dataset
+from recbole_tinykg.config import Config
+from recbole_tinykg.config_checks import check_dataset
 from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.results import plain_metrics, write_result
 from recbole_tinykg.run_files import RunFiles

@@ -30,9 +30,10 @@ from torch import nn
 
 from recbole_tinykg import checkpoint, random_state
 from recbole_tinykg.compressed_loss import CompressedLoss
-from recbole_tinykg.config import is_tiny, to_plain
+from recbole_tinykg.config import to_plain
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.meter import optimizer_bytes, resident_bytes
+from recbole_tinykg.model import is_tiny
 from recbole_tinykg.optimizers import fused
 from recbole_tinykg.phases import EpochClock, LossFunction, StepMeter, phase_of
 from recbole_tinykg.run_files import RunFiles

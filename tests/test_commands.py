@@ -186,6 +186,15 @@ def test_model_list_makes_one_table_and_gives_each_model_its_keys(arguments, cap
     assert configs["KGAT"]["detect_anomaly"] is False
 
 
+def test_a_list_with_compressed_saves_gives_their_keys_to_stock_models(arguments, capsys):
+    lists = ["--model_list=TinyKGAT,KGAT", "--compressed_saves=true", "--compress_bits=8"]
+    assert cli.main([*arguments, *lists]) == 0
+    for file in Path("saved").glob("*.json"):
+        config = json.loads(file.read_text())["config"]
+        assert config["compress_bits"] == 8
+        assert config["compressed_saves"] == (config["model"] == "KGAT")
+
+
 def test_evaluate_prints_the_metrics_of_the_run(arguments, capsys):
     cli.main(arguments)
     (result_file,) = Path("saved").glob("*.json")

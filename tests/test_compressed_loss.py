@@ -57,6 +57,24 @@ def test_float32_is_stocks_own_training(tiny, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_counting_bytes_is_no_step_of_the_model(tiny, tmp_path):
+    """MultiVAE's loss depends on how often it was asked for."""
+    loaded = {"load_col": COLUMNS, "latent_dimension": 8, "mlp_hidden_size": [64]}
+    experiment = prepare("MultiVAE", "tiny", config_dict={**tiny, **STOCK, **loaded})
+    experiment.trainer.fit(experiment.train_data, saved=False)
+    assert experiment.trainer.memory()["rs"]
+    assert experiment.model.update == len(experiment.train_data)
+
+
+@pytest.mark.parametrize("name", ["ItemKNN", "EASE"])
+def test_models_without_gradients_are_saved(name, tiny, tmp_path):
+    loaded = {"load_col": COLUMNS, "checkpoint_dir": str(tmp_path), "topk": 5}
+    experiment = prepare(name, "tiny", config_dict={**tiny, **loaded, "valid_metric": "MRR@5"})
+    experiment.trainer.fit(experiment.train_data, experiment.valid_data)
+    expected = experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+    assert experiment.trainer.evaluate(experiment.test_data, load_best_model=True) == expected
+
+
 def test_a_resumed_run_draws_the_noise_that_it_would_have_drawn(tiny, tmp_path):
     common = settings("NGCF", tiny, tmp_path, run_name="run")
     straight = prepare("NGCF", "tiny", config_dict={**common, "epochs": 2, "run_name": "straight"})

@@ -24,6 +24,9 @@ class Twin(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(N))
+        self.register_buffer("average", torch.zeros(()))
+        self.history = torch.zeros(2)
+        self.num_steps = 0
 
     @contextmanager
     def compression(self, bits):
@@ -33,6 +36,10 @@ class Twin(nn.Module):
 
     def calculate_loss(self, interaction):
         x = self.weight * torch.rand(N)
+        self.average += 0.1 * (x.detach().mean() - self.average)  # as BatchNorm
+        self.history[self.num_steps % 2] = x.detach().sum()  # as DiffRec
+        self.num_steps += 1  # as MultiVAE
+        self.latest = self.num_steps
         return (x if self.bits == 32 else x.to(torch.float16)).exp().sum()
 
 
@@ -63,7 +70,9 @@ def test_step_meter_leaves_numbers_and_random_state_alone():
         optimizer.zero_grad()
         plain.calculate_loss(None).backward()
         optimizer.step()
-    assert torch.equal(metered.weight, plain.weight)
+    for name in ("weight", "average", "history"):
+        assert torch.equal(getattr(metered, name), getattr(plain, name)), name
+    assert metered.num_steps == metered.latest == 3
 
 
 def test_step_meter_measures_the_first_step_only(monkeypatch):

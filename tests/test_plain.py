@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from recbole_tinykg import ops  # noqa: F401  spends PyTorch's warning about sparse CSR
 from recbole_tinykg.plain import plain, revived
@@ -75,6 +76,14 @@ def test_sparse_tensors_come_back(layout, tmp_path):
     assert back.layout == matrix.layout
     assert torch.equal(back.to_dense(), matrix.to_dense())
     assert layout == "csr" or back.is_coalesced() == matrix.is_coalesced()
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "lil"])
+def test_scipys_matrices_come_back(layout, tmp_path):
+    matrix = sparse.random(5, 7, density=0.3, format=layout, random_state=1, dtype=np.float32)
+    back = revived(through_a_file({"matrix": matrix}, tmp_path))["matrix"]
+    assert back.format == matrix.format and back.dtype == matrix.dtype
+    np.testing.assert_array_equal(back.toarray(), matrix.toarray())
 
 
 def test_sets_come_back(tmp_path):

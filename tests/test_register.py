@@ -33,6 +33,11 @@ try:
     refused = ""
 except ConfigurationError as error:
     refused = str(error)
+try:
+    Config("KGAT", "tiny", config_dict=dict(parameters, compressed_saves=True))
+    unread = ""
+except ConfigurationError as error:
+    unread = str(error)
 model = get_model("TinyKGAT")
 trainer = get_trainer(config["MODEL_TYPE"], "TinyKGAT")
 from recbole.model.knowledge_aware_recommender import TinyKGAT
@@ -44,6 +49,7 @@ print(json.dumps({
     "run_name": config["run_name"],
     "stock_keys": [key for key in stock.final_config_dict if key.startswith("compress")],
     "refused": refused,
+    "unread": unread,
     "module": model.__module__,
     "same": model is TinyKGAT is again,
     "trainer": [cls.__name__ for cls in trainer.__mro__],
@@ -89,6 +95,7 @@ def test_config_model_and_trainer_are_found(tiny):
     assert got.pop("ray") is False
     assert got.pop("run_name").startswith("TinyKGAT-tiny-")
     assert "did you mean compress_bits?" in got.pop("refused")
+    assert "compressed_saves must be False in RecBole's own functions" in got.pop("unread")
     trainer = got.pop("trainer")
     assert trainer[0] == "TinyKGATTrainer"
     assert trainer.index("KGATTrainer") < trainer.index("TinyTrainer") < trainer.index("Trainer")

@@ -8,14 +8,15 @@ from pathlib import Path
 import yaml
 
 from recbole_tinykg.commands.report import table
-from recbole_tinykg.config import Config, is_tiny
+from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model import get_model
+from recbole_tinykg.model import get_model, is_tiny
+from recbole_tinykg.parameters import read_arguments, read_literal
 from recbole_tinykg.quick_start import run_recbole_tinykg
 
 _DEFAULTS = {"model": "TinyKGAT", "dataset": "ml-100k"}
-_TWINS_ONLY = "compress_"
-_STOCK_ONLY = "detect_anomaly"
+_TWINS_ONLY = ("--compress_",)
+_STOCK_ONLY = ("--detect_anomaly", "--compressed_saves")
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
@@ -56,11 +57,15 @@ def _models(flags: Mapping[str, str], files: Sequence[str]) -> list[str]:
 
 
 def _meant_for(model: str, parameters: Sequence[str], flags: Mapping[str, str]) -> list[str]:
-    """In a list of models, keys of the twins go to twins only, those of stock models likewise."""
+    """In a list of models, keys of the twins go to twins only, those of stock models likewise.
+
+    With `compressed_saves` stock models read the keys of the twins, too.
+    """
     if "model_list" not in flags:
         return list(parameters)
-    others = _STOCK_ONLY if is_tiny(get_model(model)) else _TWINS_ONLY
-    return [argument for argument in parameters if not argument.startswith(f"--{others}")]
+    saves = read_literal(read_arguments(parameters).get("compressed_saves", "False")) is True
+    others = _STOCK_ONLY if is_tiny(get_model(model)) else () if saves else _TWINS_ONLY
+    return [argument for argument in parameters if not argument.startswith(others)]
 
 
 def _named(key: str, flags: Mapping[str, str], files: Sequence[str]) -> str:

@@ -43,3 +43,8 @@ def get_stock_model(name: str) -> type:
         return compat.get_stock_model(name)
     except ConfigurationError:
         raise ConfigurationError(compat.unknown_model_message(name, tuple(MODELS))) from None
+
+
+def is_tiny(model_class: type) -> bool:
+    """Whether a model class is a twin, that is, names the RecBole model it replaces."""
+    return hasattr(model_class, "host")

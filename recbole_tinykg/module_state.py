@@ -1,0 +1,40 @@
+"""What a forward may change on a module besides gradients, put back after a forward too many.
+
+BatchNorm counts and averages, models of RecBole count their steps (MultiVAE) or keep a history of
+losses (DiffRec): in buffers, in tensors that are plain attributes, in numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Puts buffers and attributes of all modules back as they are now, tensors in place."""
+    namespaces = [part for m in model.modules() for part in (vars(m), m._buffers)]
+    kept = [dict(namespace) for namespace in namespaces]
+    tensors = {id(t): (t, t._version, t.clone()) for names in kept for t in _dense(names)}
+    try:
+        yield
+    finally:
+        for namespace, before in zip(namespaces, kept, strict=True):
+            for name in namespace.keys() - before.keys():
+                del namespace[name]
+            namespace.update(before)
+        with torch.no_grad():
+            for tensor, version, value in tensors.values():
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+
+def _dense(namespace: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that a forward could write to: no parameter, none inside a graph."""
+    for value in namespace.values():
+        if isinstance(value, Tensor) and value.layout is torch.strided and not value.requires_grad:
+            yield value
