@@ -116,17 +116,21 @@ class RippleSets(nn.Module):
     def load_stock(self, ripple_set: Mapping[int, Any]) -> None:
         """Take RecBole's sets: per user, a list over hops of (head, relation, tail) tensors.
 
-        Users that RecBole has no set for keep the padding fact.
+        Users that RecBole has no set for, or an empty one since it looked for it, keep the padding
+        fact.
         """
         columns = torch.zeros(3, *self.shape, dtype=torch.int64)
+        num_users, *shape = self.shape
         for user, hops in ripple_set.items():
-            own = torch.stack([torch.stack(tuple(hop)) for hop in hops], dim=1).cpu()
-            if not 0 <= user < self.shape[0] or own.shape[1:] != self.shape[1:]:
+            if not hops:
+                continue
+            sizes = [len(column) for hop in hops for column in hop]
+            if not 0 <= user < num_users or sizes != 3 * shape[0] * [shape[1]]:
                 raise ValueError(
-                    f"ripple_set must hold {self.shape[1:]} (hops, memory) facts of users in "
-                    f"[0, {self.shape[0]}); got {tuple(own.shape[1:])} of user {user}"
+                    f"ripple_set must hold {tuple(shape)} (hops, memory) facts of users in "
+                    f"[0, {num_users}); got {len(hops)} hops with {sizes} facts of user {user}"
                 )
-            columns[:, user] = own
+            columns[:, user] = torch.stack([torch.stack(tuple(hop)) for hop in hops], dim=1).cpu()
         self.set_triples(Triples(*columns))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 from typing import Any, ClassVar
 
 import pytest
@@ -22,8 +23,10 @@ from recbole.data.interaction import Interaction
 from recbole.utils import KGDataLoaderState, init_seed
 from unbiased import excess
 
+from recbole_tinykg import ops
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.functional.intents import step
 from recbole_tinykg.meter import saved_tensors
 from recbole_tinykg.model import get_model
 from recbole_tinykg.optimizers import fused
@@ -49,8 +52,9 @@ class TwinConformance:
     large: ClassVar[dict[str, Any]] = {}
     """Configuration on ml-100k, over the defaults."""
     losses: ClassVar[dict[str, KGDataLoaderState]] = {"calculate_loss": KGDataLoaderState.RS}
-    scores: ClassVar[tuple[str, ...]] = ("predict", "full_sort_predict")
     """Loss functions, and what RecBole's loader feeds each."""
+    scores: ClassVar[tuple[str, ...]] = ("predict", "full_sort_predict")
+    """What scores there are."""
     refused: ClassVar[list[tuple[str, Any]]] = []
     """Keys and values that cannot describe the host."""
     checkerboard: ClassVar[dict[str, Any]] = {}
@@ -233,6 +237,7 @@ class TwinConformance:
         else:
             for loss, batch in self.data("tiny")[1].items():
                 total(getattr(twin, loss)(batch)).backward()
+            before = [score(pairs) for score in scores]
             fused(torch.optim.Adam(twin.parameters(), lr=0.1)).step()
         got = [score(pairs) for score in scores]
         twin.eval()
@@ -242,18 +247,16 @@ class TwinConformance:
             assert change == "double" or not torch.equal(new, old)
 
     def test_every_noise_site_is_used_once(self, variant, monkeypatch):
-        """Two tensors rounded by the same noise would be a bias too small to see in the mean."""
-        twin, seeds = self.build(self.twin, "tiny", compress_bits=2, **variant), []
-        quantize = Quantizer.quantize
-
-        def recorded(quantizer, tensor, stream):
-            seeds.append(tuple(stream.tolist()))
-            return quantize(quantizer, tensor, stream)
-
-        monkeypatch.setattr(Quantizer, "quantize", recorded)
-        for loss, batch in self.data("tiny")[1].items():
-            total(getattr(twin, loss)(batch)).backward()
-        assert len(set(seeds)) == len(seeds)
+        """Two tensors with the same noise would be a bias too small to see in the mean."""
+        rounding, others = record_streams(monkeypatch)
+        for settings in (variant, {}):  # mostly without dropout, and with the host's
+            twin = self.build(self.twin, "tiny", compress_bits=2, **settings)
+            rounding.clear()
+            others.clear()
+            for loss, batch in self.data("tiny")[1].items():
+                total(getattr(twin, loss)(batch)).backward()
+            assert len(set(rounding)) == len(rounding)
+            assert not set(rounding) & set(others)
 
     def test_both_scores_agree(self):
         twin, pairs = self.build(self.twin, "tiny").eval().double(), self.scored_pairs("tiny")
@@ -302,6 +305,12 @@ class TwinConformance:
         result = experiment.trainer.evaluate(experiment.test_data)
         assert result["hit@1"] >= self.checkerboard_hits, result
 
+    def test_twin_can_be_pickled(self):
+        twin, pairs = self.build(self.twin, "tiny").eval(), self.scored_pairs("tiny")
+        expected = twin.predict(pairs)  # some cache what they compute
+        again = pickle.loads(pickle.dumps(twin))
+        assert torch.equal(again.predict(pairs), expected)
+
     def test_bad_configuration_is_refused(self, refused_value):
         key, value = refused_value
         with pytest.raises(ConfigurationError, match=f"{key} must"):
@@ -335,6 +344,27 @@ def load(host: str, dataset: str, settings: str, **losses: KGDataLoaderState) ->
         experiment.train_data.set_mode(state)
         batches[loss] = next(iter(experiment.train_data))
     return experiment.train_data._dataset, batches
+
+
+def record_streams(monkeypatch: Any) -> tuple[list[Any], list[Any]]:
+    """Lists that fill with the positions that rounding draws at, and dropout of any kind."""
+    rounding: list[Any] = []
+    others: list[Any] = []
+
+    def record(owner, name, place, found):
+        function = getattr(owner, name)
+
+        def recorded(*args, **kwargs):
+            found.append(tuple(args[place].tolist()))
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, recorded)
+
+    record(Quantizer, "quantize", 2, rounding)
+    record(ops, "dropout", 1, others)
+    record(ops, "leaky_relu_dropout_", 1, others)
+    record(step, "sample_edges", 0, others)
+    return rounding, others
 
 
 def total(losses: Any) -> torch.Tensor:

@@ -139,6 +139,40 @@ class TestTinyRippleNet(TwinConformance):
         scores = len(users) * twin.n_items * 4
         assert peak.num_bytes < scores + 8 * 4 * ripple_scores.BLOCK_NUMBERS
 
+    def test_longer_memories_are_scored_in_smaller_blocks(self):
+        """Of items too: 3 hops of 512 facts for 1,682 items would be 10 MB."""
+        twin = self.build(self.twin, "ml-100k", embedding_size=4, n_hop=3, n_memory=512).eval()
+        users = {twin.USER_ID: torch.arange(1, 3)}
+        twin.full_sort_predict(users)
+        with peak_bytes() as peak:
+            twin.full_sort_predict(users)
+        assert peak.num_bytes < 6 * 4 * ripple_scores.BLOCK_NUMBERS
+
+    def test_no_users_have_no_scores(self):
+        twin = self.build(self.twin, "tiny").eval()
+        nobody = {twin.USER_ID: torch.zeros(0, dtype=torch.int64)}
+        assert twin.full_sort_predict(nobody).shape == (0,)
+
+    def test_what_scoring_keeps_is_not_a_users(self):
+        twin = self.build(self.twin, "tiny").eval()
+        kept = []
+        for users in (torch.arange(1, 3), torch.arange(1, 20)):
+            twin.full_sort_predict({twin.USER_ID: users})
+            kept.append(resident_bytes(twin)["graph_bytes"])
+        assert kept[0] == kept[1]
+        assert kept[0] > resident_bytes(twin.train())["graph_bytes"]
+        copy.deepcopy(twin)
+
+    def test_sets_that_stock_looked_for_in_vain_are_padding(self):
+        stock, twin = (self.build(name, "tiny") for name in (self.host, self.twin))
+        assert stock.ripple_set[0] == []  # a defaultdict: from now on it is there
+        twin.load_other_parameter(stock.other_parameter())
+        table = twin.ripple_sets.table
+        assert all(column[table.memory[0].view(-1)].eq(0).all() for column in table[1:])
+        stock.ripple_set[1] = stock.ripple_set[1][:1]
+        with pytest.raises(CheckpointError, match="got 1 hops"):
+            twin.load_other_parameter(stock.other_parameter())
+
     def test_frozen_parameters_get_no_gradient(self):
         twin = self.build(self.twin, "tiny")
         expected = gradients(twin, self.batch)

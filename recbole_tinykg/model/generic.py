@@ -59,6 +59,9 @@ class GenericTwin(Twin):
     def _forget(self) -> None:
         """Drop what the host's evaluation cached, too."""
         super()._forget()
+        self._drop_restored()
+
+    def _drop_restored(self) -> None:
         for name in [name for name in vars(self) if name.startswith("restore_")]:
             setattr(self, name, None)
 
@@ -155,6 +158,11 @@ class TinyMCCLK(GenericTwin, MCCLK):
             raise ConfigurationError("temperature must be above 0; got 0")
         check_choice(config, "loss_type", ("BPR", "bpr", "BCE", "bce"))
         _check_flag(config, "build_graph_separately")
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """The host's; what it caches is of the weights of the moment."""
+        self._cached(self._drop_restored)
+        return super().full_sort_predict(interaction)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training, with sampled edges, and evaluation with all of them."""

@@ -168,7 +168,8 @@ class TinyKGAT(Twin):
 
     def _representations(self) -> list[Tensor]:
         """Of all users and of all items, (n_users, D) and (n_items, D)."""
-        users, items = (torch.arange(n, device=self.device) for n in (self.n_users, self.n_items))
+        device = self.user_embedding.weight.device
+        users, items = (torch.arange(n, device=device) for n in (self.n_users, self.n_items))
         rows = NodeRows.from_parts(users, items, self.n_users)
         return list(normalized_rows(self.forward(rows)).split([self.n_users, self.n_items]))
 

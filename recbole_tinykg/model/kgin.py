@@ -149,7 +149,8 @@ class TinyKGIN(Twin):
 
     def _representations(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and all items."""
-        users, items = (torch.arange(n, device=self.device) for n in (self.n_users, self.n_items))
+        device = self.user_embedding.weight.device
+        users, items = (torch.arange(n, device=device) for n in (self.n_users, self.n_items))
         return self(users, items)
 
     @torch.no_grad()

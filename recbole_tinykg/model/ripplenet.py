@@ -101,7 +101,7 @@ class TinyRippleNet(Twin):
         return self._cached(self._item_scores).scores(interaction[self.USER_ID]).view(-1)
 
     def _item_scores(self) -> ItemScores:
-        return ItemScores(self.n_items, self.ripple_sets.table, self._weights())
+        return ItemScores.of(self.n_items, self.ripple_sets.table, self._weights())
 
     def other_parameter(self) -> dict[str, Any]:
         """The ripple sets as tensors (n_users, n_hop, n_memory), and the noise step."""

@@ -41,7 +41,7 @@ class Twin(KnowledgeRecommender):
             config["seed"] if seed is None else seed, self.count_sites(config)
         )
         self._cache: Any = None  # of evaluation
-        self.register_load_state_dict_post_hook(lambda twin, _: twin._forget())
+        self.register_load_state_dict_post_hook(_forget)
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -85,15 +85,21 @@ class Twin(KnowledgeRecommender):
         return super()._apply(*args, **kwargs)
 
     def _cached(self, compute: Callable[[], T]) -> T:
-        """What evaluation computes once: kept until weights may change, and not in training."""
+        """What evaluation computes once for the weights of the moment; not kept in training."""
         if self.training:
             return compute()
-        if self._cache is None:
-            self._cache = compute()
-        return self._cache
+        weights = tuple((p._version, p.data_ptr()) for p in self.parameters())
+        if self._cache is None or self._cache[0] != weights:
+            self._cache = weights, compute()
+        return self._cache[1]
 
     def _forget(self) -> None:
         self._cache = None
+
+
+def _forget(twin: Twin, _: Any) -> None:
+    """Hook of `load_state_dict`."""
+    twin._forget()
 
 
 def check_choice(config: Any, key: str, choices: tuple[Any, ...]) -> None:

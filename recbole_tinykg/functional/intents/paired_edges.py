@@ -7,7 +7,7 @@ A relational layer (KGIN, equation 9) computes, for a row h with edges (h, r, t)
 
 so that the relation multiplies the sum of a *pair* (h, r), not each edge: in ml-100k 22,609 pairs
 have 91,631 edges. The inner sum is a sparse product over the edges of a pair, the outer one a
-sparse product over the pairs of a row, both in row blocks, so that no map of all pairs exists.
+sparse product over the pairs of a row, both in blocks, so that no map of all pairs exists.
 
 Backward is the same sum over the same edges with head and tail exchanged: it sends the gradient of
 s to x, and on its way through a pair (t, r) it meets all that the gradient of :math:`w_r` needs:
@@ -157,20 +157,26 @@ class PairedEdges(nn.Module):
     ) -> Tensor:
         """Sums (R, D) of the rows `rows` alone."""
         out = dense.new_zeros(len(rows), dense.shape[1])
-        for start in range(0, len(rows), ROW_BLOCK):
-            pairs, crow = self._pairs_of(rows[start : start + ROW_BLOCK])
-            sums = ops.spmm(self.pair_crow, self.col, values, dense, pairs, places)
-            relation = self.pair_relation.index_select(0, pairs)
-            _add_pairs_(out[start : start + ROW_BLOCK], crow, sums, relations, relation)
+        pairs, crow, row = self._pairs_of(rows)
+        first_rows = row[::PAIR_BLOCK].tolist()
+        last_rows = [*row[PAIR_BLOCK - 1 :: PAIR_BLOCK].tolist(), len(rows) - 1]
+        for number, (first, last) in enumerate(zip(first_rows, last_rows, strict=False)):
+            start = number * PAIR_BLOCK
+            own = pairs[start : start + PAIR_BLOCK]
+            sums = ops.spmm(self.pair_crow, self.col, values, dense, own, places)
+            own_crow = (crow[first : last + 2] - start).clamp_(0, len(own))
+            relation = self.pair_relation.index_select(0, own)
+            _add_pairs_(out[first : last + 1], own_crow, sums, relations, relation)
         return out
 
-    def _pairs_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs of rows, one row's after the other's, and where each row's begin."""
+    def _pairs_of(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of rows, one row's after the other's; where each row's begin; the row of each."""
         first = self.row_crow.index_select(0, rows.clamp(min=0))
         last = self.row_crow.index_select(0, rows.clamp(min=0) + (rows >= 0))
         crow = pointers(last - first)
-        shift = torch.repeat_interleave(first - crow[:-1], (last - first).long())
-        return shift + torch.arange(len(shift), device=rows.device), crow
+        row = torch.repeat_interleave((last - first).long())
+        shift = (first - crow[:-1]).index_select(0, row)
+        return shift + torch.arange(len(shift), device=rows.device), crow, row
 
 
 def _add_pairs_(
