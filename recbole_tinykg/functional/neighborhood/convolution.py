@@ -37,8 +37,8 @@ from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 
 AGGREGATORS = ("sum", "neighbor", "concat")
 
-EDGE_BLOCK = 4096
-"""Neighbours whose vectors exist at a time in the first layer's backward: 1 MiB at 64 floats."""
+EDGE_BLOCK = 8192
+"""Neighbours whose vectors exist at a time in the first layer's backward: 2 MiB at 64 floats."""
 
 
 def count_neighborhood_sites(num_hops: int) -> int:
@@ -178,10 +178,11 @@ def _backward_hop(
     grad_weight.addmm_(dz.t(), ends.mixed(plan.aggregator))
     grad_bias.add_(dz.sum(0))
     d_ego, d_side = _split_gradient(plan.aggregator, dz @ weight)
-    d_side = d_side.div(p.shape[1])[:, None]  # (n, 1, d)
     neighbors = ends.neighbors().view(*p.shape, -1)  # (n, K, d)
-    grad_attention.add_((neighbors @ d_side.mT).squeeze(2))
-    return d_ego, (p[:, :, None] * d_side).flatten(0, 1)
+    grad_attention.add_((neighbors @ d_side[:, :, None]).squeeze(2), alpha=1 / p.shape[1])
+    out = None if ends.rows is None else neighbors  # a copy that nobody reads any more
+    share = p / p.shape[1]
+    return d_ego, torch.mul(share[:, :, None], d_side[:, None], out=out).flatten(0, 1)
 
 
 class _Ends(NamedTuple):
@@ -238,7 +239,7 @@ class _Kept(NamedTuple):
     def activation_backward(self, grad: Tensor) -> Tensor:
         """Gradient (n, d) of the activation's input."""
         if self.mask is None:
-            return grad * self.code.dequantize()
+            return self.code.dequantize().mul_(grad)
         return ops.leaky_relu_backward(grad, self.mask, negative_slope=0.0)
 
 
@@ -246,7 +247,7 @@ def _activate_(z: Tensor, plan: _Plan, layer: int) -> tuple[Tensor, ...]:
     """The output, in the memory of z; what to keep codes of; and signs, in a hidden layer."""
     if layer == plan.field.num_hops - 1:
         output = z.tanh_()
-        return output, 1 - output.square()
+        return output, output.new_ones(()).addcmul(output, output, value=-1)
     output = z.relu_()
     return output, output, ops.sign_mask(output)
 
