@@ -7,15 +7,18 @@ autograd: after an operation has saved its arguments, before it saves its output
     `- mul's arguments             |        `- an argument of mm
                                    `- an output of the last operation, if its node saves outputs
 
-So a tensor waits, as it is, for the next operation; then all that can have saved it are known, and
-it is kept as the most demanding of them needs. A custom `autograd.Function` saves without an
-operation and is recognised by the frame that calls the hook.
+So a tensor waits, as it is, for the next operation. An operation makes its autograd node, saves
+its arguments, and runs: if a node was made since the tensor was saved, or the operation has none,
+something else saved the tensor (an operation in place on a view, a C++ `autograd::Function`), and
+it is kept exactly. A custom `autograd.Function` of Python saves without an operation and is
+recognised by the frame that calls the hook.
 
 State is of the block alone. The hooks and the mode are of the thread that opened it.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +44,9 @@ from recbole_tinykg.saves.storage import Packing, Record, Saved, in_backward
 
 _PACKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _APPLY = torch.autograd.Function.apply.__code__
+# How many autograd nodes this thread has made. It is private to PyTorch: where it is missing, a
+# count that never stays makes every save a doubtful one.
+_count_nodes = getattr(torch.autograd, "_get_sequence_nr", itertools.count().__next__)
 
 
 @contextmanager
@@ -95,7 +101,7 @@ class _Block(TorchDispatchMode):
         self._resident = {storage._cdata for storage in self._storages}
         self._records: WeakValueDictionary[Any, Record] = WeakValueDictionary()
         self._gathered: dict[int, tuple[StorageWeakRef, Repeated]] = {}
-        self._waiting: list[tuple[Tensor, Need, Saved]] = []
+        self._waiting: list[tuple[Tensor, Need, int, Saved]] = []
         self._last_func: Any = None
         self._last_outputs: set[int] = set()  # storages that it may still save
 
@@ -111,15 +117,19 @@ class _Block(TorchDispatchMode):
         if sys._getframe(1).f_code is _APPLY:
             self._keep(saved, Need.EXACT)
         else:
-            self._waiting.append((tensor, self._need_of_output(tensor), saved))
+            need = self._need_of_output(tensor)  # asking a view for its node may make one
+            self._waiting.append((tensor, need, _count_nodes(), saved))
         return saved
 
     def settle(self, func: Any = None, args: tuple[Any, ...] = ()) -> None:
         """Keep what waits, now that all that can have saved it are known."""
         waiting, self._waiting = self._waiting, []
-        for tensor, need, saved in waiting:
+        has_node = torch.is_grad_enabled() and any(map(_requires_grad, args))
+        num_nodes = _count_nodes() if has_node else None
+        for tensor, need, num_nodes_then, saved in waiting:
             if need is Need.NOTHING:
-                need = need_of_argument(func, args, tensor)
+                is_saver = num_nodes == num_nodes_then
+                need = need_of_argument(func, args, tensor) if is_saver else Need.EXACT
             self._keep(saved, need)
 
     def __torch_dispatch__(
@@ -154,7 +164,7 @@ class _Block(TorchDispatchMode):
     def _need_of_output(self, tensor: Tensor) -> Need:
         """What the last operation needs of one of its outputs, once; NOTHING for arguments."""
         key = _storage_id(tensor)
-        if tensor.grad_fn is None or key not in self._last_outputs:
+        if key not in self._last_outputs or tensor.grad_fn is None:
             return Need.NOTHING
         need = need_of_output(self._last_func, tensor.grad_fn)
         if not need & Need.EXACT:
@@ -205,6 +215,10 @@ def _autograd_keys() -> Iterator[None]:
         torch.no_grad(),
     ):
         yield
+
+
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _is_parameter(tensor: Tensor) -> bool:
