@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,30 @@ def test_measure_bias_finds_a_bias_and_finds_none():
     assert some.bias > 10 * some.resolution
     (exact,) = measure_bias(net, cubed, 32, draws=2).values()
     assert (exact.bias, exact.noise) == (0.0, 0.0)
+
+
+class Compressing(nn.Linear):
+    """Opens a block by itself, as a twin does."""
+
+    bits = 1
+
+    @contextmanager
+    def compression(self, bits):
+        previous, self.bits = self.bits, bits
+        yield
+        self.bits = previous
+
+    def forward(self, x):
+        with compressed_saves(self, self.bits):
+            return super().forward(x).square().sum()
+
+
+def test_measure_bias_switches_off_what_the_model_compresses_itself():
+    net, x = Compressing(D, D, bias=False), leaf().detach()
+    of_own_bits = measure_bias(net, lambda: net(x), 2, draws=3)
+    assert net.bits == 1
+    net.bits = 32
+    assert of_own_bits == measure_bias(net, lambda: net(x), 2, draws=3)
 
 
 # Under everything else.
