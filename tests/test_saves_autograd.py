@@ -154,6 +154,26 @@ def test_checkpoint(reentrant, inside):
     assert all(map(torch.equal, step(1, inside), expected))
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_block_in_what_checkpoint_recomputes(reentrant):
+    """Forward and recomputation keep the same; each takes noise of its own."""
+    net, x, streams = Net(), leaf(), NoiseStreams(0, 1)
+
+    def segment(x, bits):
+        with compressed_saves(net, bits, streams=streams):
+            return net.second(F.relu(net.first(x * x))).square() * x
+
+    grads = []
+    for bits in (32, 8):
+        y = checkpoint(segment, hidden(x), bits, use_reentrant=reentrant)
+        z = checkpoint(segment, y, bits, use_reentrant=reentrant)
+        x.grad = None
+        z.sum().backward()
+        grads.append(x.grad)
+    assert 0 < (grads[1] - grads[0]).norm() / grads[0].norm() < 0.05
+    assert streams.step == 4
+
+
 def test_second_derivatives_are_refused():
     net = Net()
     with compressed_saves(net):

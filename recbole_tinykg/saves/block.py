@@ -40,7 +40,7 @@ from recbole_tinykg.saves.needs import (
     need_of_output,
     written_arguments,
 )
-from recbole_tinykg.saves.storage import Packing, Record, Saved, in_backward
+from recbole_tinykg.saves.storage import Packing, Record, Saved
 
 _PACKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _APPLY = torch.autograd.Function.apply.__code__
@@ -102,6 +102,7 @@ class _Block(TorchDispatchMode):
         self._records: WeakValueDictionary[Any, Record] = WeakValueDictionary()
         self._gathered: dict[int, tuple[StorageWeakRef, Repeated]] = {}
         self._waiting: list[tuple[Tensor, Need, int, Saved]] = []
+        self._task = torch._C._current_graph_task_id()  # -1, or the backward that opened the block
         self._last_func: Any = None
         self._last_outputs: set[int] = set()  # storages that it may still save
 
@@ -136,7 +137,7 @@ class _Block(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Note the operation that runs; change nothing of it."""
-        if in_backward():
+        if self._in_backward():
             return func(*args, **(kwargs or {}))
         self.settle(func, args)
         for position in written_arguments(func):
@@ -148,10 +149,14 @@ class _Block(TorchDispatchMode):
             self._note_gather(func, args, kwargs or {}, result)
         return result
 
+    def _in_backward(self) -> bool:
+        """Whether a backward runs in the block; it may run in one, as when checkpoint recomputes."""
+        return torch._C._current_graph_task_id() != self._task
+
     def _can_wait(self, tensor: Tensor) -> bool:
         """Whether codes may do, if the operation agrees."""
         return (
-            not in_backward()
+            not self._in_backward()
             and tensor.dtype in _PACKED_DTYPES
             and tensor.layout is torch.strided
             and type(tensor) in (Tensor, nn.Parameter)

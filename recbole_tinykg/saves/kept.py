@@ -33,6 +33,24 @@ class Outer:
         return cls(*hooks) if hooks else cls()
 
 
+class Parcel:
+    """A tensor in the hands of the outer hooks, taken back once: checkpoint gives nothing twice.
+
+    Several operations share what is kept of a storage, so the second would ask again.
+    """
+
+    def __init__(self, tensor: Tensor, outer: Outer) -> None:
+        """Hand over a tensor that has no autograd history."""
+        self._outer, self._kept = outer, outer.pack(tensor)
+        self._opened: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        """The tensor, or what the hooks made of it."""
+        if self._opened is None:
+            self._opened = self._outer.unpack(self._kept)
+        return self._opened
+
+
 class Kept(Protocol):
     """Stands for the numbers of a storage."""
 
@@ -48,7 +66,7 @@ class Reference:
         self._version, self._shape = tensor._version, tuple(tensor.shape)
         self._is_strided = tensor.layout is torch.strided
         self._storage = tensor.untyped_storage()._cdata if self._is_strided else 0
-        self._outer, self._kept = outer, outer.pack(tensor)
+        self._kept = Parcel(tensor, outer)
 
     def tensor(self) -> Tensor:
         """The tensor.
@@ -56,7 +74,7 @@ class Reference:
         Raises:
             RuntimeError: It was changed in place since.
         """
-        tensor = self._outer.unpack(self._kept)
+        tensor = self._kept.tensor()
         is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
         if not is_copy and tensor._version != self._version:
             raise RuntimeError(
@@ -105,14 +123,13 @@ class Codes:
         """Quantize `matrix_of` a storage."""
         kept = quantizer.quantize(x, stream)
         self._layout: Layout = kept.layout
-        self._outer = outer
-        self._kept = [outer.pack(tensor) for tensor in kept.tensors()]
+        self._kept = [Parcel(tensor, outer) for tensor in kept.tensors()]
         self._last: Callable[[], Tensor | None] = lambda: None
 
     def tensor(self) -> Tensor:
         """The estimate; operations of a node that ask at the same time share it."""
         if (tensor := self._last()) is None:
-            parts = tuple(self._outer.unpack(kept) for kept in self._kept)
+            parts = tuple(kept.tensor() for kept in self._kept)
             tensor = Quantized.from_tensors(parts, self._layout).dequantize()
             self._last = weakref.ref(tensor)
         return tensor
@@ -124,10 +141,10 @@ class Signs:
     def __init__(self, x: Tensor, outer: Outer) -> None:
         """Take the bits of `matrix_of` a storage."""
         self._shape, self._dtype = x.shape, x.dtype
-        self._outer, self._kept = outer, outer.pack(ops.sign_mask(x))
+        self._kept = Parcel(ops.sign_mask(x), outer)
 
     def tensor(self) -> Tensor:
         """1 where the element is positive, else 0."""
-        mask = self._outer.unpack(self._kept)
+        mask = self._kept.tensor()
         ones = torch.ones(self._shape, dtype=self._dtype, device=mask.device)
         return ops.leaky_relu_backward(ones, mask, negative_slope=0.0)
