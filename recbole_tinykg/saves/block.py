@@ -32,7 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_tinykg.layers import NoiseStreams
 from recbole_tinykg.quantizer import UNCOMPRESSED, Quantizer, Rounding
-from recbole_tinykg.saves.kept import Outer, Reference, Repeated
+from recbole_tinykg.saves.gathers import Gathers, storage_id
+from recbole_tinykg.saves.kept import Outer, Reference
 from recbole_tinykg.saves.needs import (
     Need,
     is_gather,
@@ -100,7 +101,7 @@ class _Block(TorchDispatchMode):
         self._storages = [t.untyped_storage() for t in resident if t.layout is torch.strided]
         self._resident = {storage._cdata for storage in self._storages}
         self._records: WeakValueDictionary[Any, Record] = WeakValueDictionary()
-        self._gathered: dict[int, tuple[StorageWeakRef, Repeated]] = {}
+        self._gathers = Gathers(packing.outer)
         self._waiting: list[tuple[Tensor, Need, int, Saved]] = []
         self._task = torch._C._current_graph_task_id()  # -1, or the backward that opened the block
         self._last_func: Any = None
@@ -144,9 +145,9 @@ class _Block(TorchDispatchMode):
             self._forget(args[position] if position < len(args) else None)
         result = func(*args, **(kwargs or {}))
         outputs = result if isinstance(result, tuple | list) else (result,)
-        self._last_func, self._last_outputs = func, {_storage_id(out) for out in outputs}
-        if is_gather(func) and _storage_id(args[0]) in self._resident:
-            self._note_gather(func, args, kwargs or {}, result)
+        self._last_func, self._last_outputs = func, {storage_id(out) for out in outputs}
+        if is_gather(func) and storage_id(args[0]) in self._resident:
+            self._gathers.note(func, args, kwargs or {}, result)
         return result
 
     def _in_backward(self) -> bool:
@@ -168,7 +169,7 @@ class _Block(TorchDispatchMode):
 
     def _need_of_output(self, tensor: Tensor) -> Need:
         """What the last operation needs of one of its outputs, once; NOTHING for arguments."""
-        key = _storage_id(tensor)
+        key = storage_id(tensor)
         if key not in self._last_outputs or tensor.grad_fn is None:
             return Need.NOTHING
         need = need_of_output(self._last_func, tensor.grad_fn)
@@ -179,33 +180,30 @@ class _Block(TorchDispatchMode):
     def _keep(self, saved: Saved, need: Need) -> None:
         tensor, saved.waiting = saved.waiting, None
         assert tensor is not None
-        key = _storage_id(tensor)
-        storage, gather = self._gathered.get(key, (None, None))
         saved.geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
-        if storage is not None and not storage.expired():
-            saved.kept = gather
-            return
-        record = self._records.get((key, tensor.dtype))
-        if record is None or not record.is_of(tensor):
-            self._records[key, tensor.dtype] = record = Record(tensor)
         with _autograd_keys():
+            if (repeated := self._gathers.of(tensor)) is not None:
+                saved.kept = repeated
+                return
+            record = self._record(tensor)
             saved.need = record.keep(tensor, need, self._packing)
             if saved.need:
                 saved.record = record
             else:
                 saved.kept, saved.geometry = Reference(tensor, self._packing.outer), None
 
-    def _note_gather(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
-        if result.is_contiguous() and not _shares(args[0], result):
-            with _autograd_keys():
-                repeated = Repeated(func, args, kwargs, self._packing.outer)
-            storage = StorageWeakRef(result.untyped_storage())
-            self._gathered[_storage_id(result)] = storage, repeated
+    def _record(self, tensor: Tensor) -> Record:
+        key = storage_id(tensor), tensor.dtype
+        record = self._records.get(key)
+        if record is None or not record.is_of(tensor):
+            self._records[key] = record = Record(tensor)
+        return record
 
     def _forget(self, tensor: Any) -> None:
         """A storage is about to change; its tensors need not tell, after `.data` they do not."""
-        key = _storage_id(tensor)
-        self._gathered.pop(key, None)
+        key = storage_id(tensor)
+        with _autograd_keys():
+            self._gathers.before_change(key)
         for dtype in _PACKED_DTYPES:
             self._records.pop((key, dtype), None)
 
@@ -228,12 +226,3 @@ def _requires_grad(value: Any) -> bool:
 
 def _is_parameter(tensor: Tensor) -> bool:
     return tensor.is_leaf and tensor.requires_grad
-
-
-def _storage_id(value: Any) -> int:
-    is_dense = isinstance(value, Tensor) and value.layout is torch.strided
-    return value.untyped_storage()._cdata if is_dense else 0
-
-
-def _shares(a: Tensor, b: Tensor) -> bool:
-    return _storage_id(a) == _storage_id(b)

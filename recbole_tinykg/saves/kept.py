@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from recbole_tinykg import ops
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
@@ -78,42 +77,12 @@ class Reference:
         is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
         if not is_copy and tensor._version != self._version:
             raise RuntimeError(
-                f"a tensor of shape {self._shape} that backward needs (a parameter, or an "
-                "activation that compressed_saves keeps as it is) has been modified in place since "
-                f"forward: it is at version {tensor._version}, expected version {self._version}. "
-                "Call backward before the optimizer steps"
+                f"a tensor of shape {self._shape} that backward needs (a parameter, rows gathered "
+                "from it, or an activation that compressed_saves keeps as it is) has been modified "
+                f"in place since forward: it is at version {tensor._version}, expected version "
+                f"{self._version}. Call backward before the optimizer steps"
             )
         return tensor
-
-
-class Repeated:
-    """A gather from a resident tensor, repeated when its result is needed; exact."""
-
-    def __init__(self, func: OpOverload, args: tuple[Any, ...], kwargs: Any, outer: Outer) -> None:
-        """Keep the arguments by reference; call this where `args` share their version counters."""
-        self._func, self._kwargs = func, kwargs
-        self._args = [_keep(arg, outer) for arg in args]
-        self._last: Callable[[], Tensor | None] = lambda: None
-
-    def tensor(self) -> Tensor:
-        """The numbers of the result's storage."""
-        if (tensor := self._last()) is None:
-            with torch.no_grad():
-                tensor = self._func(*map(_unkeep, self._args), **self._kwargs)
-            self._last = weakref.ref(tensor)
-        return tensor
-
-
-def _keep(arg: Any, outer: Outer) -> Any:
-    if isinstance(arg, Tensor):
-        return Reference(arg, outer)
-    return [_keep(a, outer) for a in arg] if isinstance(arg, list) else arg
-
-
-def _unkeep(arg: Any) -> Any:
-    if isinstance(arg, Reference):
-        return arg.tensor()
-    return [_unkeep(a) for a in arg] if isinstance(arg, list) else arg
 
 
 class Codes:
