@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from saves import CODES, D, N, Net, gradients, hidden, kept_bytes, leaf, rows
+from torch import nn
 
 from recbole_tinykg.saves import compressed_saves
 
@@ -34,6 +36,14 @@ def test_parameters_and_gathered_rows_cost_nothing():
     hidden_bytes = CODES + N * D // 8  # relu's output: its codes and its sign bits
     squared = CODES
     assert kept_bytes(lambda: net(indices), net, indices) == hidden_bytes + squared
+
+
+@pytest.mark.parametrize("hold", [lambda x: x, lambda x: [x], lambda x: {"features": x}])
+def test_tensors_that_a_module_holds_cost_nothing(hold):
+    net, weight = nn.Module(), leaf()
+    features = torch.randn(10 * N, D)
+    net.held = hold(features)
+    assert kept_bytes(lambda: features[N : 2 * N] * weight, net) == 0
 
 
 def test_gathered_rows_are_exact():

@@ -182,6 +182,45 @@ def test_second_derivatives_are_refused():
         gradients(loss, net, create_graph=True)
 
 
+def test_second_derivatives_of_what_is_kept_exactly_are_exact():
+    x, seconds = leaf(), []
+    for bits in (32, 1):
+        with compressed_saves(bits=bits):
+            loss = hidden(x).tanh().sin().sum()
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        seconds += torch.autograd.grad(first.sum(), x)
+    assert seconds[0].any() and torch.equal(*seconds)
+
+
+def test_a_function_may_differentiate_again_what_it_saved():
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx, grad):
+            with torch.enable_grad():
+                x = ctx.saved_tensors[0].detach().requires_grad_()
+                return torch.autograd.grad(x.sin(), x, grad)
+
+    x, weight = leaf(), leaf(N, D, seed=1)
+    with compressed_saves():
+        y = hidden(x)
+        loss = (y * weight).sum() + Sine.apply(y).sum()
+    (grad,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(grad, weight + x.cos())
+
+
+def test_lazy_modules():
+    net = nn.LazyLinear(D)
+    with compressed_saves(net):
+        loss = net(leaf().detach()).square().sum()
+    loss.backward()
+    assert net.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["second.weight", "table.weight"])
 def test_a_parameter_that_changed_since_forward_is_an_error(name):
     net = Net()

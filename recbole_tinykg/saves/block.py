@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, ValuesView
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -62,13 +62,13 @@ def compressed_saves(
 ) -> Iterator[None]:
     """Keeps what the block's forward saves for backward as codes.
 
-    By reference, never copied: parameters and buffers of ``model``, other leaves that require
-    gradients, integers, booleans, sparse tensors, small tensors, and whatever a derivative needs
+    By reference, never copied: parameters, buffers and other tensors of ``model``, other leaves that
+    require gradients, integers, booleans, sparse tensors, small tensors, and whatever a derivative needs
     exactly. A view is a view of what is kept of its storage.
 
     Args:
-        model: Its parameters and buffers are kept by reference, and what is gathered from them is
-            gathered again.
+        model: Parameters, buffers and tensor attributes of its modules, as they are when the block
+            begins, are kept by reference, and what is gathered from them is gathered again.
         bits: 1, 2, 4, 8, or 32 for a block that does nothing.
         rounding: "stochastic", or "nearest" with less noise and a bias.
         streams: Noise; each block takes its next step. None: the same noise in every block.
@@ -83,7 +83,7 @@ def compressed_saves(
         yield
         return
     stream = (NoiseStreams(0, 1) if streams is None else streams).advance()[0]
-    tensors = [*resident, *(() if model is None else [*model.parameters(), *model.buffers()])]
+    tensors = [*resident, *_tensors_of(model)]
     block = _Block(tensors, Packing(quantizer, stream, Outer.current(), min_saved_bytes))
     with torch.autograd.graph.saved_tensors_hooks(block.pack, Saved.unpack), block:
         try:
@@ -98,8 +98,8 @@ class _Block(TorchDispatchMode):
     def __init__(self, resident: list[Tensor], packing: Packing) -> None:
         super().__init__()
         self._packing = packing
-        self._storages = [t.untyped_storage() for t in resident if t.layout is torch.strided]
-        self._resident = {storage._cdata for storage in self._storages}
+        storages = [t.untyped_storage() for t in resident if _is_dense(t)]
+        self._resident = {s._cdata: StorageWeakRef(s) for s in storages}  # no number is reused
         self._records: WeakValueDictionary[Any, Record] = WeakValueDictionary()
         self._gathers = Gathers(packing.outer)
         self._waiting: list[tuple[Tensor, Need, int, Saved]] = []
@@ -218,6 +218,26 @@ def _autograd_keys() -> Iterator[None]:
         torch.no_grad(),
     ):
         yield
+
+
+def _tensors_of(model: nn.Module | None) -> Iterator[Tensor]:
+    """Tensors that the modules hold, also as the elements of a list, a tuple or a dictionary.
+
+    Deeper ones are not looked for: RippleNet holds 5,661 for ml-100k, found in 0.3 s a step.
+    """
+    if model is None:
+        return
+    yield from model.parameters()
+    yield from model.buffers()
+    for value in itertools.chain.from_iterable(vars(m).values() for m in model.modules()):
+        held = value.values() if isinstance(value, dict) else value
+        parts = held if isinstance(held, list | tuple | ValuesView) else (held,)
+        if isinstance(next(iter(parts), None), Tensor):
+            yield from (part for part in parts if isinstance(part, Tensor))
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not nn.parameter.is_lazy(tensor)
 
 
 def _requires_grad(value: Any) -> bool:

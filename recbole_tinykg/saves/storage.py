@@ -65,6 +65,11 @@ class Record:
         """Whether this is of the tensor's storage, known to have the same address, unchanged."""
         return not self._storage.expired() and self._version == tensor._version
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the storage is kept as it is."""
+        return self._exact is not None
+
     def keep(self, tensor: Tensor, need: Need, packing: Packing) -> Need:
         """Keep what is needed and not there yet.
 
@@ -136,15 +141,13 @@ class Saved:
         """The tensor, or an estimate of it.
 
         Raises:
-            RuntimeError: A second derivative is wanted, or a tensor kept by reference has changed.
+            RuntimeError: A second derivative is wanted of what is kept as codes, or a tensor kept by
+                reference has changed.
         """
-        if in_backward() and torch.is_grad_enabled():
-            raise RuntimeError(
-                "create_graph must be False for compressed_saves; got True: codes of the "
-                "activations cannot give second derivatives. Leave the block out, or use 32 bits"
-            )
         if self.waiting is not None:
             return self.waiting
+        if self.record is not None and not self.record.is_exact:
+            _refuse_second_derivatives()
         with torch.no_grad():
             if self.record is not None:
                 tensor = self.record.tensor(self.need)
@@ -154,9 +157,13 @@ class Saved:
             return tensor if self.geometry is None else tensor.as_strided(*self.geometry)
 
 
-def in_backward() -> bool:
-    """Whether autograd is running backward in this thread."""
-    return torch._C._current_graph_task_id() != -1
+def _refuse_second_derivatives() -> None:
+    """Autograd gives an unpacked tensor its history back: with the exact one they are right."""
+    if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph must be False for compressed_saves; got True: codes of the activations "
+            "cannot give second derivatives. Leave the block out, or use 32 bits"
+        )
 
 
 def _row_length(tensor: Tensor) -> int:
