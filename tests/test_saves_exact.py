@@ -149,6 +149,20 @@ def test_an_operation_of_ones_own_gets_its_tensors_exactly():
     torch.testing.assert_close(torch.autograd.grad(loss, x)[0], 3 * x**2 + 1)
 
 
+@pytest.mark.parametrize(
+    "activation", [F.relu, torch.relu_, F.leaky_relu, lambda x: F.leaky_relu(x, 0.2, inplace=True)]
+)
+def test_derivative_at_nan_is_autograd_s(activation):
+    x, grads = leaf(), []
+    with torch.no_grad():
+        x[3, 5] = torch.nan
+    for bits in (32, 1):
+        with compressed_saves(bits=bits):
+            loss = activation(hidden(x)).sum()
+        grads += torch.autograd.grad(loss, x)
+    assert torch.equal(*grads)
+
+
 def test_nan_survives():
     x = leaf()
     with torch.no_grad():

@@ -39,7 +39,7 @@ from recbole_tinykg.saves.needs import (
     is_gather,
     need_of_argument,
     need_of_output,
-    written_arguments,
+    written_tensors,
 )
 from recbole_tinykg.saves.storage import Packing, Record, Saved
 
@@ -62,9 +62,9 @@ def compressed_saves(
 ) -> Iterator[None]:
     """Keeps what the block's forward saves for backward as codes.
 
-    By reference, never copied: parameters, buffers and other tensors of ``model``, other leaves that
-    require gradients, integers, booleans, sparse tensors, small tensors, and whatever a derivative needs
-    exactly. A view is a view of what is kept of its storage.
+    By reference, never copied: parameters, buffers and other tensors of ``model``, other leaves
+    that require gradients, integers, booleans, sparse tensors, small tensors, and whatever a
+    derivative needs exactly. A view is a view of what is kept of its storage.
 
     Args:
         model: Parameters, buffers and tensor attributes of its modules, as they are when the block
@@ -138,20 +138,21 @@ class _Block(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Note the operation that runs; change nothing of it."""
+        kwargs = kwargs or {}
         if self._in_backward():
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         self.settle(func, args)
-        for position in written_arguments(func):
-            self._forget(args[position] if position < len(args) else None)
-        result = func(*args, **(kwargs or {}))
+        for tensor in written_tensors(func, args, kwargs):
+            self._forget(tensor)
+        result = func(*args, **kwargs)
         outputs = result if isinstance(result, tuple | list) else (result,)
         self._last_func, self._last_outputs = func, {storage_id(out) for out in outputs}
         if is_gather(func) and storage_id(args[0]) in self._resident:
-            self._gathers.note(func, args, kwargs or {}, result)
+            self._gathers.note(func, args, kwargs, result)
         return result
 
     def _in_backward(self) -> bool:
-        """Whether a backward runs in the block; it may run in one, as when checkpoint recomputes."""
+        """Whether a backward runs in the block; checkpoint opens the block in a backward."""
         return torch._C._current_graph_task_id() != self._task
 
     def _can_wait(self, tensor: Tensor) -> bool:
@@ -173,7 +174,7 @@ class _Block(TorchDispatchMode):
         if key not in self._last_outputs or tensor.grad_fn is None:
             return Need.NOTHING
         need = need_of_output(self._last_func, tensor.grad_fn)
-        if not need & Need.EXACT:
+        if need is not Need.EXACT:
             self._last_outputs.discard(key)
         return need
 
@@ -185,12 +186,8 @@ class _Block(TorchDispatchMode):
             if (repeated := self._gathers.of(tensor)) is not None:
                 saved.kept = repeated
                 return
-            record = self._record(tensor)
-            saved.need = record.keep(tensor, need, self._packing)
-            if saved.need:
-                saved.record = record
-            else:
-                saved.kept, saved.geometry = Reference(tensor, self._packing.outer), None
+            saved.record = self._record(tensor)
+            saved.need = saved.record.keep(tensor, need, self._packing)
 
     def _record(self, tensor: Tensor) -> Record:
         key = storage_id(tensor), tensor.dtype
@@ -199,7 +196,7 @@ class _Block(TorchDispatchMode):
             self._records[key] = record = Record(tensor)
         return record
 
-    def _forget(self, tensor: Any) -> None:
+    def _forget(self, tensor: Tensor) -> None:
         """A storage is about to change; its tensors need not tell, after `.data` they do not."""
         key = storage_id(tensor)
         with _autograd_keys():

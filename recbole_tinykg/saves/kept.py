@@ -89,7 +89,7 @@ class Codes:
     """A storage as low-bit codes."""
 
     def __init__(self, x: Tensor, quantizer: Quantizer, stream: Tensor, outer: Outer) -> None:
-        """Quantize `matrix_of` a storage."""
+        """Quantize a storage as a matrix."""
         kept = quantizer.quantize(x, stream)
         self._layout: Layout = kept.layout
         self._kept = [Parcel(tensor, outer) for tensor in kept.tensors()]
@@ -107,9 +107,10 @@ class Codes:
 class Signs:
     """One bit per element of a storage: whether it is positive."""
 
-    def __init__(self, x: Tensor, outer: Outer) -> None:
-        """Take the bits of `matrix_of` a storage."""
+    def __init__(self, x: Tensor, outer: Outer, *, nan_is_positive: bool) -> None:
+        """Take the bits of a storage as a matrix."""
         self._shape, self._dtype = x.shape, x.dtype
+        x = x.nan_to_num(nan=1.0) if nan_is_positive else x
         self._kept = Parcel(ops.sign_mask(x), outer)
 
     def tensor(self) -> Tensor:
