@@ -20,6 +20,7 @@ class GenericConformance(TwinConformance):
     """What the generic twins share: a host that draws in training, and maybe scores pairs only."""
 
     scores: ClassVar[tuple[str, ...]] = ("predict",)
+    bias_bound: ClassVar[float] = math.inf  # in units of what the draws resolve, if unbiased
 
     def compare_step(self, stock, twin, loss, batch, bound):
         """Both draw from the global streams: from the same place."""
@@ -56,8 +57,8 @@ class GenericConformance(TwinConformance):
             assert len(values) == 1, values
 
     def test_gradient_is_unbiased(self, variant):
-        """Not promised: measured instead, on real data and small embeddings."""
-        model = self.build(self.twin, "ml-100k", compress_bits=32, **variant)
+        """By the graph for CFKG and CKE; others promise nothing, and get a finite measurement."""
+        model = self.build(self.twin, "ml-100k", compress_bits=2, **variant)
         for loss, batch in self.data("ml-100k")[1].items():
             init_seed(1, True)
             state = np.random.get_state()
@@ -71,6 +72,7 @@ class GenericConformance(TwinConformance):
             for name, found in report.items():
                 print(f"{self.host} {loss} {name}: {found}")
                 assert math.isfinite(found.bias) and math.isfinite(found.noise), name
+                assert found.bias <= self.bias_bound * found.resolution, (name, found)
 
     def test_training_step_leaves_the_global_random_state_alone(self):
         """Or as the host leaves it."""
@@ -107,6 +109,7 @@ class GenericConformance(TwinConformance):
 
 class TestTinyCFKG(GenericConformance):
     twin = "TinyCFKG"
+    bias_bound = 0.5  # measured: 0 to 0.14; rounded to the nearest, codes miss it by any bound
     variants = [{}, {"loss_function": "transe"}]
     losses = {"calculate_loss": RSKG}
     checkerboard = {"epochs": 300}
@@ -116,6 +119,7 @@ class TestTinyCFKG(GenericConformance):
 
 class TestTinyCKE(GenericConformance):
     twin = "TinyCKE"
+    bias_bound = 0.5
     small = {"embedding_size": 8, "kg_embedding_size": 8}
     losses = {"calculate_loss": RSKG}
     scores = ("predict", "full_sort_predict")

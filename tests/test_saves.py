@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from saves import CODES, D, N, Net, gradients, hidden, kept_bytes, leaf, rows
+from saves import CODES, FLOATS, D, N, Net, gradients, hidden, kept_bytes, leaf, rows
+from torch import nn
 
 from recbole_tinykg.saves import compressed_saves
 
@@ -34,6 +36,14 @@ def test_parameters_and_gathered_rows_cost_nothing():
     hidden_bytes = CODES + N * D // 8  # relu's output: its codes and its sign bits
     squared = CODES
     assert kept_bytes(lambda: net(indices), net, indices) == hidden_bytes + squared
+
+
+@pytest.mark.parametrize("hold", [lambda x: x, lambda x: [x], lambda x: {"features": x}])
+def test_tensors_that_a_module_holds_cost_nothing(hold):
+    net, weight = nn.Module(), leaf()
+    features = torch.randn(10 * N, D)
+    net.held = hold(features)
+    assert kept_bytes(lambda: features[N : 2 * N] * weight, net) == 0
 
 
 def test_gathered_rows_are_exact():
@@ -76,19 +86,39 @@ def test_a_storage_is_packed_once_however_many_save_it():
     assert kept_bytes(forward, inputs=[x, w], min_saved_bytes=1024) - CODES <= D * D * 4
 
 
-def test_a_changed_version_is_packed_again():
-    x = leaf()
-    weight = torch.ones(D)
+CHANGES = {
+    "in_place": lambda y: y.mul_(2.0),
+    "data": lambda y: y.data.mul_(2.0),
+    "out": lambda y: torch.mul(y.data, 2.0, out=y.data),
+    "foreach": lambda y: torch._foreach_mul_([y.data], 2.0),
+}
 
-    def forward(change):
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_version_is_packed_again(change):
+    x, first, second = leaf(), leaf(seed=1), leaf(seed=2)
+
+    def forward():
         y = hidden(x)
-        first = (y * leaf(N, D, seed=1)).sum()
-        change(y)
-        return first + (y * leaf(N, D, seed=2)).sum()
+        loss = (y * first).sum()
+        CHANGES[change](y)
+        return loss + (y * second).sum()
 
-    for change in (lambda y: y.mul_(2.0), lambda y: y.data.mul_(2.0)):
-        kept = kept_bytes(lambda change=change: forward(change), inputs=[x, weight])
-        assert kept >= 4 * CODES
+    assert kept_bytes(forward, inputs=[x, first, second]) == 2 * CODES
+
+
+@pytest.mark.parametrize("view", [lambda y: y.t(), lambda y: y[:, : D // 2], lambda y: y[::2]])
+@pytest.mark.parametrize("codes_first", [False, True])
+def test_an_exact_view_is_kept_instead_of_codes(view, codes_first):
+    """Stock autograd keeps the storage for it, whatever part of it that is."""
+    x, w = leaf(), leaf(seed=1)
+
+    def forward():
+        y = hidden(x)
+        uses = [lambda: view(y).sin().sum(), lambda: (y * w).sum()]
+        return sum(use() for use in (reversed(uses) if codes_first else uses))
+
+    assert kept_bytes(forward, inputs=[x, w]) == FLOATS
 
 
 def test_transposed_and_strided_views_come_back_in_place():

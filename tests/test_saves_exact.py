@@ -83,6 +83,42 @@ def test_nonlinear_operations_are_exact(name):
     assert torch.equal(*grads)
 
 
+IN_PLACE = ("tanh_", "sigmoid_", "sqrt_", "rsqrt_", "reciprocal_", "exp_", "relu_")
+
+
+@pytest.mark.parametrize("is_looked_at", [False, True])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_nonlinear_operations_in_place_on_a_view_are_exact(name, is_looked_at):
+    """Autograd gives the written view a node of its own, so what saved it cannot be seen there."""
+    x = leaf().detach().abs().add(0.5).requires_grad_()
+    weight = leaf(N, D // 2, seed=1)
+    grads = []
+    for bits in (1, 32):
+        with compressed_saves(bits=bits):
+            y = hidden(x)
+            view = y[:, : D // 2]
+            getattr(view, name)()
+            if is_looked_at:
+                with torch.no_grad():
+                    view.mul(view)
+            loss = (view * weight).sum()
+        grads.append(torch.autograd.grad(loss, x)[0])
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("has_node", [True, False])
+def test_what_saves_without_an_operation_gets_its_tensors_exactly(has_node):
+    """A C++ autograd::Function saves like this: after its own operations, unseen by the mode."""
+    x, weight = leaf(), leaf(N, D, seed=1)
+    with compressed_saves(bits=1):
+        y = hidden(x)
+        pack, _ = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        kept = pack(y)
+        with torch.set_grad_enabled(has_node):
+            y * weight
+    assert torch.equal(kept.unpack(), y)
+
+
 def test_an_exact_need_replaces_codes():
     x = leaf()
 
@@ -111,6 +147,20 @@ def test_an_operation_of_ones_own_gets_its_tensors_exactly():
         z = Cube.apply(y)
         loss = z.sum() + (y * torch.ones(D).requires_grad_()).sum()
     torch.testing.assert_close(torch.autograd.grad(loss, x)[0], 3 * x**2 + 1)
+
+
+@pytest.mark.parametrize(
+    "activation", [F.relu, torch.relu_, F.leaky_relu, lambda x: F.leaky_relu(x, 0.2, inplace=True)]
+)
+def test_derivative_at_nan_is_autograd_s(activation):
+    x, grads = leaf(), []
+    with torch.no_grad():
+        x[3, 5] = torch.nan
+    for bits in (32, 1):
+        with compressed_saves(bits=bits):
+            loss = activation(hidden(x)).sum()
+        grads += torch.autograd.grad(loss, x)
+    assert torch.equal(*grads)
 
 
 def test_nan_survives():

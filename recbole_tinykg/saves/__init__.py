@@ -12,14 +12,15 @@ in its place where that is worth it and sound:
   is linear in a saved tensor, unbiased codes give an unbiased derivative; where only a sign is
   read, one exact bit does; all else (softmax, sigmoid, LayerNorm, an unknown operation, a custom
   `autograd.Function`) gets the tensor itself;
-* `kept`: what stands for a tensor: a reference with its version, codes, sign bits, or the gather
-  that makes it again from a parameter;
+* `kept`: what stands for a tensor: a reference with its version, codes, or sign bits;
+* `gathers`: rows gathered from a parameter, for which the gather stands that makes them again;
+* `storage`: one record per storage, for all tensors in it;
 * `block`: the hooks, and the dispatch mode that tells them which operation is running;
 * `bias`: `measure_bias`, what a gradient loses by it.
 
 No promise of an unbiased gradient is made for arbitrary graphs: one storage is packed once, so a
 chain of derivatives that reads it twice, as in ``(x * x) * x``, multiplies a noise by itself.
-`measure_bias` reports by how much. Second derivatives are refused.
+`measure_bias` reports by how much. Second derivatives of what codes stand for are refused.
 """
 
 from recbole_tinykg.saves.bias import Bias, measure_bias

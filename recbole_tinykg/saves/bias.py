@@ -7,12 +7,16 @@ s^2 = sum |g_i - m|^2 / (n - 1), the mean misses g by its bias and by its own no
 
 The bias reported is the root of |m - g|^2 - s^2 / n, zero where noise alone explains the distance,
 relative to |g|. What n draws cannot tell from zero is about s / sqrt(n).
+
+A model that compresses by itself, a twin, would do so in the exact gradient too, and the innermost
+block decides: its own compression is off while it is measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg.layers import NoiseStreams
-from recbole_tinykg.quantizer import Rounding
+from recbole_tinykg.quantizer import UNCOMPRESSED, Rounding
 from recbole_tinykg.saves.block import compressed_saves
 
 
@@ -49,8 +53,9 @@ def measure_bias(
     what else ``loss`` draws, it must draw alike each time. Gradients in ``model`` stay as they are.
 
     Args:
-        model: The module.
-        loss: Runs a forward and returns a scalar, or a tuple of scalars to be added.
+        model: The module; its own ``compression(bits)``, if it has that method, is off meanwhile.
+        loss: Runs a forward and returns a scalar, or a tuple of scalars to be added. It must not
+            open blocks of its own.
         bits: As for ``compressed_saves``.
         draws: Number of gradients, above 1; the resolution is as its root.
         rounding: As for ``compressed_saves``.
@@ -62,10 +67,12 @@ def measure_bias(
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     streams = NoiseStreams(seed, 1).to(next(model.parameters()).device)
+    compression: Any = getattr(model, "compression", nullcontext)
 
     def gradient(at_bits: int) -> list[Tensor]:
         with (
             torch.random.fork_rng(),
+            compression(UNCOMPRESSED),
             compressed_saves(
                 model, at_bits, rounding=rounding, streams=streams, min_saved_bytes=min_saved_bytes
             ),
@@ -73,7 +80,7 @@ def measure_bias(
             losses = loss()
         return _gradient(losses, list(named.values()))
 
-    exact = gradient(32)
+    exact = gradient(UNCOMPRESSED)
     errors = [torch.zeros_like(g, dtype=torch.float64) for g in exact]
     squares = [0.0] * len(exact)
     for _ in range(draws):

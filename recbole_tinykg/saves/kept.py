@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from recbole_tinykg import ops
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
@@ -33,6 +32,24 @@ class Outer:
         return cls(*hooks) if hooks else cls()
 
 
+class Parcel:
+    """A tensor in the hands of the outer hooks, taken back once: checkpoint gives nothing twice.
+
+    Several operations share what is kept of a storage, so the second would ask again.
+    """
+
+    def __init__(self, tensor: Tensor, outer: Outer) -> None:
+        """Hand over a tensor that has no autograd history."""
+        self._outer, self._kept = outer, outer.pack(tensor)
+        self._opened: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        """The tensor, or what the hooks made of it."""
+        if self._opened is None:
+            self._opened = self._outer.unpack(self._kept)
+        return self._opened
+
+
 class Kept(Protocol):
     """Stands for the numbers of a storage."""
 
@@ -48,7 +65,7 @@ class Reference:
         self._version, self._shape = tensor._version, tuple(tensor.shape)
         self._is_strided = tensor.layout is torch.strided
         self._storage = tensor.untyped_storage()._cdata if self._is_strided else 0
-        self._outer, self._kept = outer, outer.pack(tensor)
+        self._kept = Parcel(tensor, outer)
 
     def tensor(self) -> Tensor:
         """The tensor.
@@ -56,63 +73,32 @@ class Reference:
         Raises:
             RuntimeError: It was changed in place since.
         """
-        tensor = self._outer.unpack(self._kept)
+        tensor = self._kept.tensor()
         is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
         if not is_copy and tensor._version != self._version:
             raise RuntimeError(
-                f"a tensor of shape {self._shape} that backward needs (a parameter, or an "
-                "activation that compressed_saves keeps as it is) has been modified in place since "
-                f"forward: it is at version {tensor._version}, expected version {self._version}. "
-                "Call backward before the optimizer steps"
+                f"a tensor of shape {self._shape} that backward needs (a parameter, rows gathered "
+                "from it, or an activation that compressed_saves keeps as it is) has been modified "
+                f"in place since forward: it is at version {tensor._version}, expected version "
+                f"{self._version}. Call backward before the optimizer steps"
             )
         return tensor
-
-
-class Repeated:
-    """A gather from a resident tensor, repeated when its result is needed; exact."""
-
-    def __init__(self, func: OpOverload, args: tuple[Any, ...], kwargs: Any, outer: Outer) -> None:
-        """Keep the arguments by reference; call this where `args` share their version counters."""
-        self._func, self._kwargs = func, kwargs
-        self._args = [_keep(arg, outer) for arg in args]
-        self._last: Callable[[], Tensor | None] = lambda: None
-
-    def tensor(self) -> Tensor:
-        """The numbers of the result's storage."""
-        if (tensor := self._last()) is None:
-            with torch.no_grad():
-                tensor = self._func(*map(_unkeep, self._args), **self._kwargs)
-            self._last = weakref.ref(tensor)
-        return tensor
-
-
-def _keep(arg: Any, outer: Outer) -> Any:
-    if isinstance(arg, Tensor):
-        return Reference(arg, outer)
-    return [_keep(a, outer) for a in arg] if isinstance(arg, list) else arg
-
-
-def _unkeep(arg: Any) -> Any:
-    if isinstance(arg, Reference):
-        return arg.tensor()
-    return [_unkeep(a) for a in arg] if isinstance(arg, list) else arg
 
 
 class Codes:
     """A storage as low-bit codes."""
 
     def __init__(self, x: Tensor, quantizer: Quantizer, stream: Tensor, outer: Outer) -> None:
-        """Quantize `matrix_of` a storage."""
+        """Quantize a storage as a matrix."""
         kept = quantizer.quantize(x, stream)
         self._layout: Layout = kept.layout
-        self._outer = outer
-        self._kept = [outer.pack(tensor) for tensor in kept.tensors()]
+        self._kept = [Parcel(tensor, outer) for tensor in kept.tensors()]
         self._last: Callable[[], Tensor | None] = lambda: None
 
     def tensor(self) -> Tensor:
         """The estimate; operations of a node that ask at the same time share it."""
         if (tensor := self._last()) is None:
-            parts = tuple(self._outer.unpack(kept) for kept in self._kept)
+            parts = tuple(kept.tensor() for kept in self._kept)
             tensor = Quantized.from_tensors(parts, self._layout).dequantize()
             self._last = weakref.ref(tensor)
         return tensor
@@ -121,13 +107,14 @@ class Codes:
 class Signs:
     """One bit per element of a storage: whether it is positive."""
 
-    def __init__(self, x: Tensor, outer: Outer) -> None:
-        """Take the bits of `matrix_of` a storage."""
+    def __init__(self, x: Tensor, outer: Outer, *, nan_is_positive: bool) -> None:
+        """Take the bits of a storage as a matrix."""
         self._shape, self._dtype = x.shape, x.dtype
-        self._outer, self._kept = outer, outer.pack(ops.sign_mask(x))
+        x = x.nan_to_num(nan=1.0) if nan_is_positive else x
+        self._kept = Parcel(ops.sign_mask(x), outer)
 
     def tensor(self) -> Tensor:
         """1 where the element is positive, else 0."""
-        mask = self._outer.unpack(self._kept)
+        mask = self._kept.tensor()
         ones = torch.ones(self._shape, dtype=self._dtype, device=mask.device)
         return ops.leaky_relu_backward(ones, mask, negative_slope=0.0)

@@ -11,7 +11,8 @@ the tensor, and those that read nothing but a *sign*.
     exp                    g y                              codes of y
     pow x^2                2 g x                            codes of x
     |x|_2                  g x / |x|                        codes of x, |x| exactly
-    relu, leaky_relu       g where x > 0                    one bit
+    leaky_relu             g where x > 0                    one bit
+    relu                   g unless x <= 0, so where NaN    one bit
 
 `x / |x|` (normalise) saves x in both of its parts, and a chain of derivatives meets both: the norm
 reads codes of a second, independent draw.
@@ -21,19 +22,21 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 from torch._ops import OpOverload
 
 
-class Need(enum.Flag):
-    """What must be kept of a saved tensor; needs of several operations are joined by `|`."""
+class Need(enum.Enum):
+    """What must be kept of a saved tensor."""
 
-    NOTHING = 0
+    NOTHING = enum.auto()
     VALUE = enum.auto()  # an unbiased estimate
     SECOND = enum.auto()  # an unbiased estimate independent of the first
     SIGN = enum.auto()  # where it is positive
+    SIGN_OR_NAN = enum.auto()  # where it is positive or NaN
     EXACT = enum.auto()
 
 
@@ -41,7 +44,7 @@ _LINEAR = frozenset(
     "mul mm bmm mv dot addmm addbmm baddbmm addmv addr linear convolution mse_loss addcmul".split()
 )
 # Operations that save their output whenever they have a node: the next save of it is not theirs.
-_OUTPUT_NEEDS = {"exp": Need.VALUE, "relu": Need.SIGN, "leaky_relu": Need.SIGN}
+_OUTPUT_NEEDS = {"exp": Need.VALUE, "relu": Need.SIGN_OR_NAN, "leaky_relu": Need.SIGN}
 _GATHERS = frozenset(("embedding", "index_select", "index", "_to_copy"))
 
 
@@ -50,8 +53,8 @@ def need_of_argument(func: OpOverload | None, args: tuple[Any, ...], tensor: Ten
     if func is None:
         return Need.EXACT
     positions = [position for position, arg in enumerate(args) if arg is tensor]
-    needs = [_need_at(base_name(func), args, position) for position in positions]
-    return functools.reduce(Need.__or__, needs) if needs else Need.EXACT
+    needs = {_need_at(base_name(func), args, position) for position in positions}
+    return needs.pop() if len(needs) == 1 else Need.EXACT
 
 
 def _need_at(name: str, args: tuple[Any, ...], position: int) -> Need:
@@ -86,11 +89,17 @@ def base_name(func: OpOverload) -> str:
     return name.rstrip("_") if namespace == "aten" else func._schema.name
 
 
+def written_tensors(func: OpOverload, args: tuple[Any, ...], kwargs: Any) -> Iterator[Tensor]:
+    """Yield the tensors that `func(*args, **kwargs)` changes in place, `out` among them."""
+    for position, name in _written_arguments(func):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        yield from value if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
 @functools.cache
-def written_arguments(func: OpOverload) -> tuple[int, ...]:
-    """Positions of the arguments that an operation changes in place."""
+def _written_arguments(func: OpOverload) -> tuple[tuple[int, str], ...]:
     return tuple(
-        position
+        (position, argument.name)
         for position, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )

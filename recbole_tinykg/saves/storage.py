@@ -20,7 +20,8 @@ from recbole_tinykg.saves.needs import Need
 
 _SHORTEST_ROW = 32  # with shorter rows the 6 bytes of a row's minimum and step weigh too much
 _LONGEST_ROW = 256  # a group of the quantizer
-_NEEDS = (Need.SIGN, Need.VALUE, Need.SECOND)
+_SIGNS = (Need.SIGN, Need.SIGN_OR_NAN)
+_DRAWS = (Need.VALUE, Need.SECOND)
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Packing:
 
     def num_bytes(self, need: Need, num_rows: int, columns: int, dtype: torch.dtype) -> int:
         """Bytes that a matrix takes, packed for one need."""
-        if need is Need.SIGN:
+        if need in _SIGNS:
             return num_rows * reference.packed_bytes(columns, 1)
         group = reference.compute_dtype(dtype).itemsize + reference.step_dtype(dtype).itemsize
         codes = reference.packed_bytes(columns, self.quantizer.bits)
@@ -65,60 +66,45 @@ class Record:
         """Whether this is of the tensor's storage, known to have the same address, unchanged."""
         return not self._storage.expired() and self._version == tensor._version
 
-    def keep(self, tensor: Tensor, need: Need, packing: Packing) -> Need:
-        """Keep what is needed and not there yet.
+    @property
+    def is_exact(self) -> bool:
+        """Whether the storage is kept as it is."""
+        return self._exact is not None
 
-        Returns:
-            What to ask `tensor` for; NOTHING: a reference to the tensor is to be kept instead.
-        """
+    def keep(self, tensor: Tensor, need: Need, packing: Packing) -> Need:
+        """Keep what is needed and not there yet; return what to ask for."""
         if self._exact is not None:
             return Need.EXACT
-        if not need & Need.EXACT:
+        if need is not Need.EXACT:
             for served in (need, *self._other_draws(need)):
-                if self._pack(tensor, served, packing):
+                if served in self._parts or self._pack(tensor, served, packing):
                     return served
-        is_whole = tensor.is_contiguous() and tensor.numel() == _num_elements(tensor)
-        if not is_whole:
-            return Need.NOTHING
-        self._exact = Reference(tensor, packing.outer)
+        self._exact = Reference(_flat(tensor), packing.outer)
         self._parts.clear()  # earlier needs are served by it, too
         return Need.EXACT
 
     def _other_draws(self, need: Need) -> list[Need]:
-        """Needs that differ by which draw they read, and add no codes to what is there."""
-        draws = Need.VALUE | Need.SECOND
-        there = [part for part in self._parts if part & draws]
-        return [need & ~draws | part for part in there if need & draws]
+        """The draw that is there, where another one would not be worth its bytes."""
+        return [part for part in self._parts if part in _DRAWS and need in _DRAWS]
 
     def _pack(self, tensor: Tensor, need: Need, packing: Packing) -> bool:
-        """Pack the parts that are missing; False if that would not be worth it."""
-        missing = [part for part in _NEEDS if need & part and part not in self._parts]
+        """Pack a part that is missing; False if that would not be worth it."""
         num_rows = -(-_num_elements(tensor) // self._columns)
-        num_bytes = self._num_bytes + sum(
-            packing.num_bytes(part, num_rows, self._columns, tensor.dtype) for part in missing
-        )
+        num_bytes = packing.num_bytes(need, num_rows, self._columns, tensor.dtype)
+        num_bytes += self._num_bytes
         saved_bytes = tensor.untyped_storage().nbytes() - num_bytes
         if saved_bytes < max(num_bytes, packing.min_saved_bytes):
             return False
-        matrix = _matrix_of(tensor, self._columns) if missing else tensor
-        for part in missing:
-            is_sign = part is Need.SIGN
-            self._parts[part] = Signs(matrix, packing.outer) if is_sign else packing.codes(matrix)
-        self._num_bytes = num_bytes
+        matrix, self._num_bytes = _matrix_of(tensor, self._columns), num_bytes
+        if need in _SIGNS:
+            self._parts[need] = Signs(matrix, packing.outer, nan_is_positive=need is not Need.SIGN)
+        else:
+            self._parts[need] = packing.codes(matrix)
         return True
 
     def tensor(self, need: Need) -> Tensor:
-        """The numbers of the storage in their order, fit for the needs."""
-        if self._exact is not None:
-            return self._exact.tensor()
-        if need is Need.SIGN:
-            return self._parts[Need.SIGN].tensor()
-        value = self._parts[Need.SECOND if need & Need.SECOND else Need.VALUE].tensor()
-        if not need & Need.SIGN:
-            return value
-        above, zero = torch.finfo(value.dtype).tiny, value.new_zeros(())
-        is_positive = self._parts[Need.SIGN].tensor() > 0
-        return torch.where(is_positive, value.clamp(min=above), torch.minimum(value, zero))
+        """The numbers of the storage in their order, fit for the need."""
+        return (self._parts[need] if self._exact is None else self._exact).tensor()
 
 
 class Saved:
@@ -128,7 +114,7 @@ class Saved:
         """Begin undecided."""
         self.waiting: Tensor | None = None  # the tensor itself, until it is known who saves it
         self.kept: Kept | None = None  # what stands for its storage or, without geometry, for it
-        self.record: Record | None = None  # what is kept of its storage, and
+        self.record: Record | None = None  # or what is kept of its storage, and
         self.need = Need.NOTHING  # what is read of that
         self.geometry: tuple[Any, ...] | None = None  # size, strides and offset in the storage
 
@@ -136,15 +122,13 @@ class Saved:
         """The tensor, or an estimate of it.
 
         Raises:
-            RuntimeError: A second derivative is wanted, or a tensor kept by reference has changed.
+            RuntimeError: A second derivative of what is kept as codes is wanted, or a tensor kept
+                by reference has changed.
         """
-        if in_backward() and torch.is_grad_enabled():
-            raise RuntimeError(
-                "create_graph must be False for compressed_saves; got True: codes of the "
-                "activations cannot give second derivatives. Leave the block out, or use 32 bits"
-            )
         if self.waiting is not None:
             return self.waiting
+        if self.record is not None and not self.record.is_exact:
+            _refuse_second_derivatives()
         with torch.no_grad():
             if self.record is not None:
                 tensor = self.record.tensor(self.need)
@@ -154,9 +138,13 @@ class Saved:
             return tensor if self.geometry is None else tensor.as_strided(*self.geometry)
 
 
-def in_backward() -> bool:
-    """Whether autograd is running backward in this thread."""
-    return torch._C._current_graph_task_id() != -1
+def _refuse_second_derivatives() -> None:
+    """Autograd gives an unpacked tensor its history back: with the exact one they are right."""
+    if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph must be False for compressed_saves; got True: codes of the activations "
+            "cannot give second derivatives. Leave the block out, or use 32 bits"
+        )
 
 
 def _row_length(tensor: Tensor) -> int:
@@ -176,10 +164,14 @@ def _num_elements(tensor: Tensor) -> int:
     return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
+def _flat(tensor: Tensor) -> Tensor:  # (count,)
+    """The whole storage of a tensor."""
+    return tensor.as_strided((_num_elements(tensor),), (1,), 0)
+
+
 def _matrix_of(tensor: Tensor, columns: int) -> Tensor:  # (N, D)
     """The whole storage of a tensor as a matrix, copied only if its last row must be filled."""
-    count = _num_elements(tensor)
-    flat = tensor.as_strided((count,), (1,), 0)
-    if count % columns:
-        flat = torch.nn.functional.pad(flat, (0, -count % columns))
+    flat = _flat(tensor)
+    if flat.numel() % columns:
+        flat = torch.nn.functional.pad(flat, (0, -flat.numel() % columns))
     return flat.view(-1, columns)
