@@ -9,7 +9,9 @@ interval (Student's t).
     python benchmarks/accuracy.py --model TinyKGAT --dataset ml-100k --seeds 2020:2028
     python benchmarks/accuracy.py --model TinyRippleNet --embedding_size=16 --n_memory=8
 
-Other RecBole parameters may follow; they become a part of the results file's name.
+Other RecBole parameters may follow; they become a part of the results file's name. The variant
+`scored`, which needs the runs of `stock` in the same `--scratch`, trains nothing: the twin scores
+with stock's weights, which tells apart what training and what evaluation contribute.
 
 Finished runs are lines of the results file and are not repeated; a run that was interrupted goes on
 from its last epoch if `--scratch` names the same folder. `--workers` trains several runs at a time,
@@ -33,6 +35,7 @@ from recbole_tinykg.parameters import read_arguments, read_literal
 
 METRICS = ("recall@10", "ndcg@10", "mrr@10")
 STOCK = "stock"
+SCORED = "scored"
 
 
 def main() -> None:
@@ -54,7 +57,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", default="TinyKGAT", help="the twin; its host is the baseline")
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--data_path", default=None, help="folder of data sets other than ml-100k")
-    parser.add_argument("--variants", default="stock,32,2", help="stock, or bits of the twin")
+    parser.add_argument(
+        "--variants", default="stock,32,2", help="stock, scored, or bits of the twin"
+    )
     parser.add_argument("--seeds", default="2020:2028", help="first:last+1, fixed beforehand")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads per run")
@@ -110,6 +115,8 @@ def train(job: tuple[argparse.Namespace, tuple[str, int]]) -> dict[str, Any]:
     folder = args.scratch / f"{args.results.stem}-{variant}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
+    if variant == SCORED:
+        return score_stock(args, seed)
     model, settings = configuration(args, variant, seed)
     started = next(folder.glob("saved/*-last.pth"), None)
     start = time.perf_counter()
@@ -128,6 +135,24 @@ def train(job: tuple[argparse.Namespace, tuple[str, int]]) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def score_stock(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The best weights of a finished run of stock, and what it sampled, scored by the twin."""
+    from recbole_tinykg.quick_start import load_data_and_model, prepare
+
+    folder = args.scratch / f"{args.results.stem}-{STOCK}-{seed}" / "saved"
+    best = [file for file in folder.glob("*.pth") if not file.stem.endswith("-last")]
+    if len(best) != 1:
+        raise FileNotFoundError(f"{SCORED} needs the checkpoint of {STOCK} in {folder}; got {best}")
+    _, stock, *_ = load_data_and_model(best[0])
+    experiment = prepare(args.model, args.dataset, config_dict=configuration(args, "32", seed)[1])
+    experiment.model.load_state_dict(stock.state_dict())
+    experiment.model.load_other_parameter(stock.other_parameter())
+    test = experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+    epochs = finished(args.results)[STOCK, seed]["epochs"]
+    plain = {metric: float(value) for metric, value in test.items()}
+    return {"variant": SCORED, "seed": seed, "model": args.model, "test": plain, "epochs": epochs}
 
 
 def configuration(args: argparse.Namespace, variant: str, seed: int) -> tuple[str, dict[str, Any]]:
@@ -182,7 +207,8 @@ def row(
     from scipy import stats
 
     mean, base = np.mean(values), np.mean(list(stock))
-    name = variant if variant == STOCK else f"{variant} bits"
+    names = {STOCK: STOCK, SCORED: "stock, scored by the twin"}
+    name = names.get(variant, f"{variant} bits")
     if variant == STOCK:
         return f"| {name} | {epochs:.0f} | {metric} | {mean:.4f} | | |"
     difference = np.subtract(values, list(stock)) / base * 100

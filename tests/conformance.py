@@ -317,8 +317,11 @@ class TwinConformance:
             prepare(self.twin, "tiny", config_dict=self.settings("tiny", **{key: value}))
 
     def test_double_backward_is_refused(self):
-        twin = self.build(self.twin, "tiny")
-        loss, batch = next(iter(self.data("tiny")[1].items()))
+        self.refuse_double_backward("tiny")
+
+    def refuse_double_backward(self, dataset):
+        twin = self.build(self.twin, dataset)
+        loss, batch = next(iter(self.data(dataset)[1].items()))
         value = total(getattr(twin, loss)(batch))
         with pytest.raises(RuntimeError, match="create_graph must be False"):
             torch.autograd.grad(

@@ -20,7 +20,7 @@ class GenericConformance(TwinConformance):
     """What the generic twins share: a host that draws in training, and maybe scores pairs only."""
 
     scores: ClassVar[tuple[str, ...]] = ("predict",)
-    bias_bound: ClassVar[float] = math.inf  # in units of what the draws resolve, if unbiased
+    bias_bound: ClassVar[float | None] = None  # in units of what the draws resolve, if unbiased
 
     def compare_step(self, stock, twin, loss, batch, bound):
         """Both draw from the global streams: from the same place."""
@@ -72,7 +72,8 @@ class GenericConformance(TwinConformance):
             for name, found in report.items():
                 print(f"{self.host} {loss} {name}: {found}")
                 assert math.isfinite(found.bias) and math.isfinite(found.noise), name
-                assert found.bias <= self.bias_bound * found.resolution, (name, found)
+                if self.bias_bound is not None:
+                    assert found.bias <= self.bias_bound * found.resolution, (name, found)
 
     def test_training_step_leaves_the_global_random_state_alone(self):
         """Or as the host leaves it."""
@@ -97,6 +98,10 @@ class GenericConformance(TwinConformance):
     def test_both_scores_agree(self):
         if len(self.scores) == 2:
             super().test_both_scores_agree()
+
+    def test_double_backward_is_refused(self):
+        """Where there are codes: in a tiny model all is kept as it is."""
+        self.refuse_double_backward("ml-100k")
 
     @pytest.mark.parametrize("bits", [2, 32])
     def test_leaves_nothing_of_the_graph_on_the_model(self, bits):

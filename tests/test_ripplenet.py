@@ -88,7 +88,7 @@ class TestTinyRippleNet(TwinConformance):
         before = resident_bytes(twin)
         twin.calculate_loss(self.batch).backward()
         twin.eval().full_sort_predict(self.batch)
-        assert resident_bytes(twin) == before
+        assert resident_bytes(twin.train()) == before
 
     def test_user_without_training_items(self):
         """Stock has no ripple set for such a user; the twin scores as for a padded memory."""
