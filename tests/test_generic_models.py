@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conformance import TwinConformance, distance, total
+from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState, init_seed
+from twin_case import distance, total
 
 from recbole_tinykg.saves import measure_bias
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import TwinConformance, distance
+from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState
+from twin_case import distance
 
 
 @pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning")  # stock KGAT's call

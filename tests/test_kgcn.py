@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import TwinConformance, total
+from conformance import TwinConformance
+from twin_case import total
 
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.functional.neighborhood import convolution

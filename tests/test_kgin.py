@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conformance import TwinConformance, default_dtype, distance
+from conformance import TwinConformance
 from torch.utils.checkpoint import checkpoint
+from twin_case import default_dtype, distance
 from unbiased import excess
 
 from recbole_tinykg import ops

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from conformance import TwinConformance, default_dtype
+from conformance import TwinConformance
 from recbole.data.interaction import Interaction
+from twin_case import default_dtype
 
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import CheckpointError
