@@ -80,6 +80,7 @@ class TwinConformance(TwinCase):
     def compare_step(self, stock, twin, loss, batch, bound):
         values = []
         for model in (stock, twin):
+            self.draw_alike()
             model.train()
             model.zero_grad()
             value = total(getattr(model, loss)(batch))

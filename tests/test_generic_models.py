@@ -23,30 +23,15 @@ class GenericConformance(TwinConformance):
     scores: ClassVar[tuple[str, ...]] = ("predict",)
     bias_bound: ClassVar[float | None] = None  # in units of what the draws resolve, if unbiased
 
-    def compare_step(self, stock, twin, loss, batch, bound):
+    def draw_alike(self):
         """Both draw from the global streams: from the same place."""
-        values = []
-        for model in (stock, twin):
-            init_seed(1, True)
-            model.train()
-            model.zero_grad()
-            value = total(getattr(model, loss)(batch))
-            value.backward()
-            values.append(value)
-        assert distance(values[1], values[0]) < bound, loss
+        init_seed(1, True)
+
+    def compare_step(self, stock, twin, loss, batch, bound):
+        super().compare_step(stock, twin, loss, batch, bound)
         ours = dict(twin.named_parameters())
         for name, parameter in stock.named_parameters():
-            expected, got = parameter.grad, ours[name].grad
-            assert (expected is None) == (got is None), f"{loss}: {name}"
-            if expected is not None and expected.any():
-                assert distance(got, expected) < bound, f"{loss}: gradient of {name}"
-
-    def compare_scores(self, stock, twin, dataset, bound):
-        pairs = self.scored_pairs(dataset)
-        for score in self.scores:
-            with torch.no_grad():
-                expected, got = (getattr(m.eval(), score)(pairs) for m in (stock, twin))
-            assert distance(got, expected) < bound, score
+            assert (parameter.grad is None) == (ours[name].grad is None), f"{loss}: {name}"
 
     def test_loss_is_exact_at_every_bit_width(self):
         for loss, batch in self.data("ml-100k")[1].items():
@@ -97,8 +82,9 @@ class GenericConformance(TwinConformance):
         assert np.array_equal(np.random.get_state()[1], before[1])
 
     def test_both_scores_agree(self):
-        if len(self.scores) == 2:
-            super().test_both_scores_agree()
+        if len(self.scores) < 2:
+            pytest.skip("the host scores pairs only")
+        super().test_both_scores_agree()
 
     def test_double_backward_is_refused(self):
         """Where there are codes: in a tiny model all is kept as it is."""

@@ -61,6 +61,9 @@ class TwinCase:
     def convert(self, stock: Any, dtype: torch.dtype) -> None:
         """Convert what `stock.to(dtype)` leaves as it is."""
 
+    def draw_alike(self) -> None:
+        """Make the next step of stock and of the twin draw the same, if both draw."""
+
     def settings(self, dataset: str, **changes: Any) -> dict[str, Any]:
         """Parameters on a data set."""
         own = {**self.small, "data_path": tiny_folder()} if dataset == "tiny" else self.large
