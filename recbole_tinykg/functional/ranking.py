@@ -24,6 +24,7 @@ but for rows shorter than `EPS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +69,17 @@ def bpr_loss(
     return _BPRLoss.apply(quantizer, reg_weight, rows, streams, *frozen, *pairs, *outputs)
 
 
+def rank_pairs(batches: Sequence[Tensor], reg_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, derivative (B,) by each score, and norms (3,) of user, positive and negative rows."""
+    user, positive, negative = batches  # (B, D) each
+    likelihood = torch.sigmoid((user * (positive - negative)).sum(1))
+    norms = torch.stack([batch.norm() for batch in batches])
+    size = len(likelihood)
+    loss = -torch.log(GAMMA + likelihood).mean() + reg_weight * norms.sum() / size
+    slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / size
+    return loss, slope, norms
+
+
 class _BPRLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -80,17 +92,13 @@ class _BPRLoss(torch.autograd.Function):
     ) -> Tensor:
         parts, pairs, outputs = tensors[:2], tensors[2:5], tensors[5:]
         z = normalized_rows(outputs)
-        user, positive, negative = (z.index_select(0, index) for index in pairs)
-        score = (user * (positive - negative)).sum(1)
-        norms = torch.stack([batch.norm() for batch in (user, positive, negative)])
-        likelihood = torch.sigmoid(score)
-        loss = -torch.log(GAMMA + likelihood).mean() + reg_weight * norms.sum() / len(score)
+        batches = [z.index_select(0, index) for index in pairs]
+        loss, slope, norms = rank_pairs(batches, reg_weight)
         if not any(ctx.needs_input_grad):
             return loss
-        slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / len(score)
         shrink = shrinkage(pairs, norms, reg_weight, len(z))
         width = outputs[0].shape[1]
-        hidden = [batch[:, width:] for batch in (user, positive, negative)]
+        hidden = [batch[:, width:] for batch in batches]
         grad = score_gradient(slope, pairs, hidden, len(z))
         kept = _normalize_backward(grad, outputs[1:], shrink)
         quantizer = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))

@@ -24,8 +24,8 @@ from torch import Tensor
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.intents.unit_rows import along, normalize, take
 from recbole_tinykg.functional.ranking import (
-    GAMMA,
     GRADIENT_BITS,
+    rank_pairs,
     score_gradient,
     shrinkage,
 )
@@ -59,14 +59,10 @@ class _SummedBPRLoss(torch.autograd.Function):
         pairs, (sums, last) = tensors[:3], tensors[3:]
         y, length = normalize(last)
         z = sums + y
-        user, positive, negative = batches = [z.index_select(0, index) for index in pairs]
-        score = (user * (positive - negative)).sum(1)
-        norms = torch.stack([batch.norm() for batch in batches])
-        likelihood = torch.sigmoid(score)
-        loss = -torch.log(GAMMA + likelihood).mean() + reg_weight * norms.sum() / len(score)
+        batches = [z.index_select(0, index) for index in pairs]
+        loss, slope, norms = rank_pairs(batches, reg_weight)
         if not any(ctx.needs_input_grad):
             return loss
-        slope = -likelihood * (1 - likelihood) / (GAMMA + likelihood) / len(score)
         g = score_gradient(slope, pairs, batches, len(z))
         g.addcmul_(shrinkage(pairs, norms, reg_weight, len(z))[:, None], z)
         fine = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
