@@ -95,6 +95,11 @@ class Quantized:
             )
         return value if len(layout.shape) == 2 else value.view(layout.shape)
 
+    def copy_(self, start: int, block: Quantized) -> None:
+        """Put the rows of `block`, compressed alike, at row `start`."""
+        for own, new in zip(self.tensors(), block.tensors(), strict=True):
+            own[start : start + len(new)].copy_(new)
+
     def rows(self, start: int, stop: int) -> Quantized:
         """A view of rows [start, stop) that shares memory: dequantizes only those.
 
@@ -149,6 +154,17 @@ class Quantizer:
         stochastic = self.rounding == "stochastic"
         parts = ops.quantize(x, stream, bits=self.bits, stochastic=stochastic, first_row=first_row)
         return Quantized(*parts, layout)
+
+    def empty(self, num_rows: int, like: Tensor) -> Quantized:
+        """Room for `num_rows` rows of the width, type and device of `like`, to be `copy_`'d into.
+
+        A matrix that is made block by block need never exist as a whole.
+        """
+        stream = torch.zeros(2, dtype=torch.int64, device=like.device)
+        parts = self.quantize(like[:0], stream).tensors()
+        layout = Layout(self.bits, like.shape[1], like.dtype, (num_rows, like.shape[1]))
+        room = tuple(part.new_empty(num_rows, *part.shape[1:]) for part in parts)
+        return Quantized.from_tensors(room, layout)
 
 
 def stream(seed: int, position: int, device: torch.device | str = "cpu") -> Tensor:  # (2,) int64

@@ -181,7 +181,7 @@ class TwinConformance(TwinCase):
             for loss, batch in self.data("tiny")[1].items():
                 total(getattr(twin, loss)(batch)).backward()
             assert len(set(rounding)) == len(rounding)
-            assert not set(rounding) & set(others)
+            assert not {stream for stream, _ in rounding} & set(others)
 
     def test_both_scores_agree(self):
         twin, pairs = self.build(self.twin, "tiny").eval().double(), self.scored_pairs("tiny")
@@ -250,21 +250,28 @@ class TwinConformance(TwinCase):
 
 
 def record_streams(monkeypatch: Any) -> tuple[list[Any], list[Any]]:
-    """Lists that fill with the positions that rounding draws at, and dropout of any kind."""
+    """Lists that fill with the streams and rows of rounding, and the streams of other noise."""
     rounding: list[Any] = []
     others: list[Any] = []
 
-    def record(owner, name, place, found):
+    def record(owner, name, note):
         function = getattr(owner, name)
 
         def recorded(*args, **kwargs):
-            found.append(tuple(args[place].tolist()))
+            note(*args, **kwargs)
             return function(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, recorded)
 
-    record(Quantizer, "quantize", 2, rounding)
-    record(ops, "dropout", 1, others)
-    record(ops, "leaky_relu_dropout_", 1, others)
-    record(step, "sample_edges", 0, others)
+    def note_rows(_, x, stream, *, first_row=0):
+        key = tuple(stream.tolist())
+        rounding.extend((key, row) for row in range(first_row, first_row + len(x)))
+
+    def note_stream(place):
+        return lambda *args, **_: others.append(tuple(args[place].tolist()))
+
+    record(Quantizer, "quantize", note_rows)
+    record(ops, "dropout", note_stream(1))
+    record(ops, "leaky_relu_dropout_", note_stream(1))
+    record(step, "sample_edges", note_stream(0))
     return rounding, others

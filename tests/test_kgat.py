@@ -8,6 +8,8 @@ from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState
 from twin_case import distance
 
+from recbole_tinykg.functional.graph import adjacency
+
 
 @pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning")  # stock KGAT's call
 class TestTinyKGAT(TwinConformance):
@@ -47,6 +49,19 @@ class TestTinyKGAT(TwinConformance):
         stock.restore_user_e = None  # only a training step empties it
         assert attention_distance(stock, twin) < bound
         super().compare_scores(stock, twin, dataset, bound)
+
+    @pytest.mark.parametrize("bits", [32, 2])
+    def test_blocks_of_rows_change_nothing(self, variant, bits, monkeypatch):
+        """A graph of two blocks and one of many, some without messages, some overwritten."""
+        gradients = []
+        for rows in (4096, 7):
+            monkeypatch.setattr(adjacency, "ROW_BLOCK", rows)
+            settings = {**variant, "mess_dropout": 0.3, "compress_bits": bits}
+            twin, batch = self.build(self.twin, "tiny", **settings), self.data("tiny")[1]
+            twin.double().calculate_loss(batch["calculate_loss"]).backward()
+            gradients.append([p.grad for p in twin.parameters() if p.grad is not None])
+        for whole, blocks in zip(*gradients, strict=True):
+            assert distance(blocks, whole) < 1e-13
 
     def test_attention_survives_saving_and_loading(self):
         twin, other = (self.build(self.twin, "tiny") for _ in range(2))

@@ -15,6 +15,7 @@ The tensors are non-persistent buffers: they move with the module and stay out o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,13 +29,18 @@ ROW_BLOCK = 4096
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows `start:stop` of one part, and the range of message rows that lie among them."""
+    """Rows `start:stop` of one part, and the range of message rows that lie among them.
+
+    `entries` are the ranges of the message rows' entries, one per column part; none in a block of
+    a batch's rows, which lie anywhere.
+    """
 
     part: int
     start: int
     stop: int
     first_message: int
     last_message: int
+    entries: tuple[slice, ...] = ()
 
 
 class Adjacency(nn.Module):
@@ -101,10 +107,14 @@ class Adjacency(nn.Module):
 
     def _row_blocks(self, messages: Tensor) -> list[RowBlock]:
         bounds = row_bounds(self.sizes)
-        ends = torch.searchsorted(messages, torch.tensor([stop for _, _, stop in bounds])).tolist()
+        last = torch.searchsorted(messages, torch.tensor([stop for _, _, stop in bounds]))
+        ends = [last, *(self.csr(part)[0][last] for part in (0, 1))]
+        borders = torch.stack([torch.cat([end.new_zeros(1), end]).long() for end in ends], dim=1)
         return [
-            RowBlock(*bound, first, last)
-            for bound, first, last in zip(bounds, [0, *ends[:-1]], ends, strict=True)
+            RowBlock(*bound, i, j, (slice(i_0, j_0), slice(i_1, j_1)))
+            for bound, (i, i_0, i_1), (j, j_0, j_1) in zip(
+                bounds, borders[:-1].tolist(), borders[1:].tolist(), strict=True
+            )
         ]
 
     def set_values(self, values: Tensor) -> None:
@@ -161,11 +171,21 @@ class Adjacency(nn.Module):
         values = self.values[:k] if part == 0 else self.values[k:]
         return getattr(self, f"crow_{part}"), getattr(self, f"col_{part}"), values
 
-    def matmul(self, parts: tuple[Tensor, Tensor]) -> Tensor:
-        """Messages of every message row: (num_messages, D) from parts (sizes[p], D)."""
-        messages = ops.spmm(*self._csr_for(0, parts), parts[0])
-        ops.spmm_add_(messages, *self._csr_for(1, parts), parts[1])
-        return messages
+    def matmul_blocks(
+        self,
+        parts: tuple[Tensor, Tensor],  # (sizes[p], D)
+    ) -> Iterator[tuple[RowBlock, Tensor]]:
+        """Every row block with the messages (k, D) of its message rows, one at a time."""
+        matrices = [self._csr_for(part, parts) for part in (0, 1)]
+        for block in self.row_blocks:
+            rows = slice(block.first_message, block.last_message + 1)
+            first, second = (
+                (crow[rows] - chosen.start, col[chosen], values[chosen])
+                for chosen, (crow, col, values) in zip(block.entries, matrices, strict=True)
+            )
+            messages = ops.spmm(*first, parts[0])
+            ops.spmm_add_(messages, *second, parts[1])
+            yield block, messages
 
     def _csr_for(self, part: int, dense: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """`csr` with values of the type of `dense`, which autocast may have lowered."""

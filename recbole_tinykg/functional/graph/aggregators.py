@@ -104,7 +104,10 @@ class Aggregator(Protocol):
         g: Tensor,  # (n, D')
         kept: KeptBlock,
     ) -> None:
-        """Write the gradients of e and s; add those of the weights to `kept.gradients`."""
+        """Write the gradients of e and s; add those of the weights to `kept.gradients`.
+
+        `grad_s` may lie in the memory of `g`: it is written last, when g has been read.
+        """
 
 
 class BiInteraction:
@@ -120,7 +123,7 @@ class BiInteraction:
     ) -> Masks:
         """As in the table above; sign masks of each activation's input."""
         w1, b1, w2, b2 = weights
-        torch.addmm(b1, _add_messages(e, s, index), w1.t(), out=out)
+        torch.addmm(b1, add_messages(e, s, index), w1.t(), out=out)
         product = torch.addmm(b2, _take(e, index) * s, w2.t())
         product_mask = dropout.off.activate_(product)
         if index is not None:  # e * 0 leaves the bias
@@ -136,7 +139,7 @@ class BiInteraction:
         s = kept_s.dequantize()
         w1, _, w2, b2 = weights
         g_sum, g = dropout.backward(g, masks[0])
-        _add_linear_(gradients[0], gradients[1], g_sum, _add_messages(e, s, index))
+        _add_linear_(gradients[0], gradients[1], g_sum, add_messages(e, s, index))
         torch.mm(g_sum, w1, out=grad_e)
         g_with = _take(g, index)
         g_product, _ = dropout.off.backward(g_with, masks[1])
@@ -163,7 +166,7 @@ class GCN:
     ) -> Masks:
         """As in the table above; sign masks of each activation's input."""
         weight, bias = weights
-        torch.addmm(bias, _add_messages(e, s, index), weight.t(), out=out)
+        torch.addmm(bias, add_messages(e, s, index), weight.t(), out=out)
         return (dropout.activate_(out),)
 
     @staticmethod
@@ -221,7 +224,7 @@ def _take(rows: Tensor, index: Tensor | None) -> Tensor:
     return rows if index is None else rows.index_select(0, index)
 
 
-def _add_messages(rows: Tensor, messages: Tensor, index: Tensor | None) -> Tensor:
+def add_messages(rows: Tensor, messages: Tensor, index: Tensor | None) -> Tensor:
     """Rows (n, D) plus messages (k, D) where there are any; a new tensor."""
     return rows + messages if index is None else rows.index_add(0, index, messages)
 

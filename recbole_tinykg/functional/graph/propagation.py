@@ -15,9 +15,11 @@ Noise: the gradient that enters layer l carries noise of layers above only, draw
 layer multiplies it by its own e and s, each once per chain (see `aggregators`). So the gradient of
 every parameter is unbiased.
 
-Backward works in row blocks: codes are unpacked inside their consumer, weight gradients accumulate
-in place, and at most two float maps of all nodes are alive. Second derivatives are refused: codes
-cannot give them.
+Both directions work in row blocks. Forward computes a block's messages, outputs and codes, so that
+beside a layer's input its output is the only map of all nodes. Backward unpacks codes inside their
+consumer, accumulates weight gradients in place and, where widths agree, writes the messages'
+gradient over that of the outputs it has read. Second derivatives are refused: codes cannot give
+them.
 """
 
 from __future__ import annotations
@@ -34,21 +36,19 @@ from recbole_tinykg.functional.graph.aggregators import (
     Aggregator,
     Dropout,
     KeptBlock,
-    Masks,
     Weights,
 )
-from recbole_tinykg.functional.graph.targets import AllNodes, BatchNodes, NodeRows, Parts
+from recbole_tinykg.functional.graph.kept import Keeper, Kept
+from recbole_tinykg.functional.graph.targets import AllNodes, BatchNodes, NodeRows, Parts, Targets
 from recbole_tinykg.functional.guards import (
     autocast_dtype,
     refuse_double_backward,
     without_autocast,
 )
-from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
+from recbole_tinykg.quantizer import Quantizer
 
 SITES_PER_LAYER = 3
 """Streams that a layer draws from: the noise of e, the noise of s, the dropout."""
-
-Targets = AllNodes | BatchNodes
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Propagate(torch.autograd.Function):
         rows = NodeRows(nodes.long(), ctx.num_first, plan.adjacency.sizes[0])
         tensors = tuple(saved[: ctx.num_tensors])
         codes = iter(saved[ctx.num_tensors :])
-        kept = [_Kept.restore(codes, layouts, plan.kind.num_masks) for layouts in ctx.layouts]
+        kept = [Kept.restore(codes, layouts, plan.kind.num_masks) for layouts in ctx.layouts]
         weights = plan.layers(tensors[2:])
         weight_grads = [tuple(torch.zeros_like(weight) for weight in layer) for layer in weights]
         gradient = grads[-1].contiguous()
@@ -170,45 +170,6 @@ class _Propagate(torch.autograd.Function):
         return None, None, None, None, None, *plan.parts(gradient), *flat
 
 
-@dataclass
-class _Kept:
-    """What a layer keeps: sign masks, codes of e (None: by reference) and s (None: in `e`)."""
-
-    e: Quantized | None = None
-    s: Quantized | None = None
-    masks: Masks = ()
-
-    def tensors(self) -> list[Tensor]:
-        """All of it, flat."""
-        codes = [t for kept in (self.e, self.s) if kept is not None for t in kept.tensors()]
-        return [*codes, *self.masks]
-
-    def layouts(self) -> tuple[Layout | None, Layout | None]:
-        """What `restore` needs beside the tensors."""
-        return _layout(self.e), _layout(self.s)
-
-    @classmethod
-    def restore(
-        cls, tensors: Any, layouts: tuple[Layout | None, Layout | None], num_masks: int
-    ) -> _Kept:
-        """The inverse of `tensors`, from an iterator over them."""
-        e, s = (
-            None
-            if layout is None
-            else Quantized.from_tensors(_take(tensors, layout.num_tensors), layout)
-            for layout in layouts
-        )
-        return cls(e, s, _take(tensors, num_masks))
-
-
-def _layout(kept: Quantized | None) -> Layout | None:
-    return None if kept is None else kept.layout
-
-
-def _take(tensors: Any, count: int) -> tuple[Tensor, ...]:
-    return tuple(next(tensors) for _ in range(count))
-
-
 def _forward_layer(
     plan: Propagation,
     targets: Targets,
@@ -216,40 +177,21 @@ def _forward_layer(
     weights: Weights,
     streams: Tensor,  # (SITES_PER_LAYER, 2)
     keep: bool,
-) -> tuple[Tensor, _Kept]:
+) -> tuple[Tensor, Kept]:
     """Output rows (num_rows, D') of a layer, and what it keeps."""
-    parts = plan.parts(ego) if isinstance(ego, Tensor) else ego
-    messages = targets.messages(parts).to(plan.dtype)
-    weights = tuple(weight.to(messages.dtype) for weight in weights)
-    out = messages.new_empty(targets.num_rows, weights[0].shape[0])
-    masks = [
-        plan.kind.forward(
-            out[block.start : block.stop],
-            targets.ego(parts, block).to(messages.dtype),
-            messages[block.first_message : block.last_message],
-            targets.message_index(block),
-            weights,
-            plan.dropout_of(streams, block),
-        )
-        for block in targets.blocks
-    ]
-    if not keep:
-        return out, _Kept()
-    joined = tuple(torch.cat(column) for column in zip(*masks, strict=True))
-    return out, _Kept(*_keep(plan, targets, ego, messages, streams), joined)
-
-
-def _keep(
-    plan: Propagation, targets: Targets, ego: Tensor | Parts, messages: Tensor, streams: Tensor
-) -> tuple[Quantized | None, Quantized | None]:
-    """Codes of e and s, or of e + s where that is enough; parameters stay as they are."""
-    quantize = plan.quantizer.quantize
-    if not isinstance(ego, Tensor):
-        return None, quantize(messages, streams[1])
-    e = targets.gather(ego)
-    if not plan.kind.keeps_sum:
-        return quantize(e, streams[0]), quantize(messages, streams[1])
-    return quantize(targets.add_messages(e, messages), streams[0]), None
+    parts, keeps_ego = (plan.parts(ego), True) if isinstance(ego, Tensor) else (ego, False)
+    dtype = plan.dtype or parts[0].dtype
+    weights = tuple(weight.to(dtype) for weight in weights)
+    out = weights[0].new_empty(targets.num_rows, weights[0].shape[0])
+    keeper = Keeper(plan.quantizer, plan.kind, targets, streams, keeps_ego) if keep else None
+    for block, messages in targets.messages(parts):
+        e, s = targets.ego(parts, block).to(dtype), messages.to(dtype)
+        index = targets.message_index(block)
+        dropout = plan.dropout_of(streams, block)
+        masks = plan.kind.forward(out[block.start : block.stop], e, s, index, weights, dropout)
+        if keeper is not None:
+            keeper.add(block, e, s, index, masks)
+    return out, Kept() if keeper is None else keeper.kept()
 
 
 def _backward_layer(
@@ -257,7 +199,7 @@ def _backward_layer(
     targets: Targets,
     gradient: Tensor,  # (num_rows, D')
     ego: Parts | None,
-    kept: _Kept,
+    kept: Kept,
     weights: Weights,
     weight_grads: Weights,
     streams: Tensor,
@@ -266,7 +208,7 @@ def _backward_layer(
     dim = weights[0].shape[1] // (2 if plan.aggregator == "graphsage" else 1)
     weights = tuple(weight.to(gradient.dtype) for weight in weights)
     out = targets.new_gradient(gradient, dim)
-    message_grads = gradient.new_empty(targets.num_messages, dim)
+    message_grads = targets.message_gradient(gradient, dim)
     for block in targets.blocks:
         messages = slice(block.first_message, block.last_message)
         if kept.e is None:

@@ -7,6 +7,7 @@ block, None when every row has one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +59,9 @@ class AllNodes:
         self.num_messages = adjacency.num_messages
         self.blocks = adjacency.row_blocks
 
-    def messages(self, parts: Parts) -> Tensor:
-        """(num_messages, D) messages of the rows that have neighbours."""
-        return self.adjacency.matmul(parts)
+    def messages(self, parts: Parts) -> Iterator[tuple[RowBlock, Tensor]]:
+        """Every block with the messages (k, D) of its rows that have neighbours, one at a time."""
+        return self.adjacency.matmul_blocks(parts)
 
     def message_index(self, block: RowBlock) -> Tensor | None:
         """(k,) rows of the block that have a message, or None for all."""
@@ -73,17 +74,19 @@ class AllNodes:
         shift = block.part * self.adjacency.sizes[0]
         return parts[block.part][block.start - shift : block.stop - shift]
 
-    def gather(self, whole: Tensor) -> Tensor:
-        """(num_rows, D) target rows of a tensor over all nodes, which is itself."""
-        return whole
-
-    def add_messages(self, ego: Tensor, messages: Tensor) -> Tensor:
-        """(num_rows, D) sums of ego rows and messages."""
-        return ego.index_add(0, self.adjacency.message_rows, messages)
-
     def new_gradient(self, like: Tensor, dim: int) -> Tensor:
         """Uninitialised (num_nodes, dim) gradient of the ego embeddings; every row gets written."""
         return like.new_empty(self.num_rows, dim)
+
+    def message_gradient(self, gradient: Tensor, dim: int) -> Tensor:
+        """Uninitialised (num_messages, dim) gradient of the messages.
+
+        Where widths agree it lies in the gradient (num_rows, D') of the output, which is ours: a
+        block's message rows never lie behind the block, so those written over have been read.
+        """
+        if gradient.shape[1] == dim:
+            return gradient[: self.num_messages]
+        return gradient.new_empty(self.num_messages, dim)
 
     def gradient_rows(self, gradient: Tensor, block: RowBlock) -> Tensor:
         """(n, D) rows of the ego gradient to write the block's into: those themselves."""
@@ -108,9 +111,11 @@ class BatchNodes:
         bounds = row_bounds((rows.num_first, self.num_rows - rows.num_first))
         self.blocks = [RowBlock(part, start, stop, start, stop) for part, start, stop in bounds]
 
-    def messages(self, parts: Parts) -> Tensor:
-        """(R, D) messages, zero for rows without neighbours."""
-        return self.adjacency.matmul_rows(self.rows.nodes, parts)
+    def messages(self, parts: Parts) -> Iterator[tuple[RowBlock, Tensor]]:
+        """Every block with the messages (k, D) of its rows, zero for rows without neighbours."""
+        messages = self.adjacency.matmul_rows(self.rows.nodes, parts)
+        for block in self.blocks:
+            yield block, messages[block.start : block.stop]
 
     def message_index(self, block: RowBlock) -> Tensor | None:
         """None: every row of the block has a message row."""
@@ -121,17 +126,13 @@ class BatchNodes:
         shift = block.part * self.rows.offset
         return parts[block.part].index_select(0, self.rows.nodes[block.start : block.stop] - shift)
 
-    def gather(self, whole: Tensor) -> Tensor:
-        """(R, D) target rows of a tensor over all nodes."""
-        return whole.index_select(0, self.rows.nodes)
-
-    def add_messages(self, ego: Tensor, messages: Tensor) -> Tensor:
-        """(num_rows, D) sums of ego rows and messages."""
-        return ego + messages
-
     def new_gradient(self, like: Tensor, dim: int) -> Tensor:
         """Zero (num_nodes, dim) gradient of the ego embeddings."""
         return like.new_zeros(self.adjacency.num_nodes, dim)
+
+    def message_gradient(self, gradient: Tensor, dim: int) -> Tensor:
+        """Uninitialised (R, dim) gradient of the messages; that of the output is the caller's."""
+        return gradient.new_empty(self.num_messages, dim)
 
     def gradient_rows(self, gradient: Tensor, block: RowBlock) -> Tensor:
         """(n, D) rows of the ego gradient to write the block's into: new ones."""
@@ -144,3 +145,6 @@ class BatchNodes:
     def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:
         """Send the gradient of the messages back to their senders."""
         self.adjacency.add_transposed_rows_(gradient, self.rows.nodes, messages)
+
+
+Targets = AllNodes | BatchNodes
