@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_tinykg.functional import Adjacency
-from recbole_tinykg.functional.graph import adjacency
+from recbole_tinykg.functional import Adjacency, slot_keys
+from recbole_tinykg.functional.graph import row_blocks
 
 SIZES = (5, 11)
 
@@ -21,7 +21,10 @@ def random_matrix(density=0.3, seed=0):
     row, col = dense.nonzero(as_tuple=True)
     shuffle = torch.randperm(len(row), generator=generator)
     row, col = row[shuffle], col[shuffle]
-    return dense, Adjacency(row, col, dense[row, col], SIZES)
+    keys, order = slot_keys(row, col, SIZES).sort()
+    sparse = Adjacency(keys, SIZES).double()
+    sparse.set_values(dense[row, col][order])
+    return dense, sparse
 
 
 def product(sparse, x):
@@ -31,7 +34,7 @@ def product(sparse, x):
 
 @pytest.fixture(params=[4096, 3], ids=["one block a part", "blocks of three rows"])
 def matrix(request, monkeypatch):
-    monkeypatch.setattr(adjacency, "ROW_BLOCK", request.param)
+    monkeypatch.setattr(row_blocks, "ROW_BLOCK", request.param)
     return random_matrix()
 
 

@@ -7,7 +7,8 @@ import torch
 from graphs import GraphDataset
 
 from recbole_tinykg import graph as graph_module
-from recbole_tinykg.graph import AttentionGraph, collaborative_edges, segment_softmax
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.graph import AttentionGraph, Edges, collaborative_edges
 from recbole_tinykg.layers import NoiseStreams
 
 
@@ -61,9 +62,28 @@ def test_refresh_is_the_softmax_of_summed_scores(dataset, graph, edge_block, mon
 
 def test_softmax_survives_large_scores(graph):
     scores = torch.randn_like(graph.adjacency.values) * 1000
-    rows = torch.zeros(graph.adjacency.num_messages, dtype=torch.float64)
-    rows.index_add_(0, graph.adjacency.message_of_slots(), segment_softmax(scores, graph.adjacency))
-    torch.testing.assert_close(rows, torch.ones_like(rows))
+    rows = torch.zeros(graph.adjacency.num_nodes, dtype=torch.float64)
+    rows.index_add_(0, graph.adjacency.rows(), graph.adjacency.softmax_(scores))
+    sums = rows[graph.adjacency.message_rows]
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    assert rows.count_nonzero() == len(sums)
+
+
+def test_a_graph_whose_keys_overflow_is_refused():
+    edges = Edges(*(torch.tensor([number]) for number in (0, 2**20, 5)))
+    with pytest.raises(ConfigurationError, match="relations < 2"):
+        AttentionGraph(edges, (2**21, 2**21))
+
+
+def test_an_edge_costs_twenty_bytes(graph, dataset):
+    """Column, row and two values in the matrix, of a pair; a slot, of an edge."""
+    per_pair, per_edge = 4 + 4 + 8 + 8, 4  # the fixture's values are float64
+    tensors = dict(graph.named_buffers())
+    per_node = {"node", "message_rows", "message_offset", "message_position"}
+    kept = sum(t.nbytes for name, t in tensors.items() if name.split(".")[-1] not in per_node)
+    pointers = sum(t.nbytes for name, t in tensors.items() if "crow" in name)
+    num_pairs = len(graph.adjacency.values)
+    assert kept - pointers == per_pair * num_pairs + per_edge * len(dataset.edges[0])
 
 
 def test_graph_tensors_are_resident_but_not_in_the_state_dict(graph):

@@ -8,7 +8,7 @@ from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState
 from twin_case import distance
 
-from recbole_tinykg.functional.graph import adjacency
+from recbole_tinykg.functional.graph import row_blocks
 
 
 @pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning")  # stock KGAT's call
@@ -55,7 +55,7 @@ class TestTinyKGAT(TwinConformance):
         """A graph of two blocks and one of many, some without messages, some overwritten."""
         gradients = []
         for rows in (4096, 7):
-            monkeypatch.setattr(adjacency, "ROW_BLOCK", rows)
+            monkeypatch.setattr(row_blocks, "ROW_BLOCK", rows)
             settings = {**variant, "mess_dropout": 0.3, "compress_bits": bits}
             twin, batch = self.build(self.twin, "tiny", **settings), self.data("tiny")[1]
             twin.double().calculate_loss(batch["calculate_loss"]).backward()

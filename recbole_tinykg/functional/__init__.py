@@ -11,7 +11,7 @@ One idea, one file, which says what it keeps for backward and why its gradient i
 Everything a function keeps goes through `ctx.save_for_backward`. Parameters are kept by reference.
 """
 
-from recbole_tinykg.functional.graph.adjacency import Adjacency
+from recbole_tinykg.functional.graph.adjacency import Adjacency, slot_keys
 from recbole_tinykg.functional.graph.propagation import Propagation, propagate
 from recbole_tinykg.functional.graph.targets import NodeRows
 from recbole_tinykg.functional.intents.independence import dependence
@@ -57,6 +57,7 @@ __all__ = [
     "propagate_intents",
     "relation_attention",
     "ripple_loss",
+    "slot_keys",
     "summed_bpr_loss",
     "transr_loss",
 ]

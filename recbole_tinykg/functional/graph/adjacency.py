@@ -1,14 +1,16 @@
 r"""A fixed sparse matrix over two kinds of nodes, as CSR and as the CSR of its transpose.
 
 Message passing computes :math:`S = A E` forward and :math:`A^\top G` backward with the same `A` in
-every step, so both orders are built once. Three choices keep it small and fast:
+every step, so both orders are built once. Four choices keep it small and fast:
 
 * Nodes come in two parts (users, then entities) whose embeddings are two parameters. The columns of
   `A` are split at the border, so that :math:`S = A_{:,0} E_0 + A_{:,1} E_1` needs no concatenated
   copy of the embeddings.
 * Only rows that receive a message are stored. In ml-100k's collaborative graph 7,880 of 35,573
   nodes have a neighbour: the rest would cost time and memory for rows of zeros.
-* Indices are int32 wherever the library takes them.
+* Indices are int32, and there is one per entry and order: 16 bytes an entry with both orders'
+  values. What changes the values, once an epoch, finds the order of the transpose anew.
+* It is built from one sorted array of keys, in time that grows with the number of entries.
 
 The tensors are non-persistent buffers: they move with the module and stay out of `state_dict`.
 """
@@ -16,40 +18,19 @@ The tensors are non-persistent buffers: they move with the module and stay out o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
-
-ROW_BLOCK = 4096
-"""Rows that dense work handles at a time: 4096 x 64 floats stay in a core's cache."""
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """Rows `start:stop` of one part, and the range of message rows that lie among them.
-
-    `entries` are the ranges of the message rows' entries, one per column part; none in a block of
-    a batch's rows, which lie anywhere.
-    """
-
-    part: int
-    start: int
-    stop: int
-    first_message: int
-    last_message: int
-    entries: tuple[slice, ...] = ()
+from recbole_tinykg.functional.graph.row_blocks import RowBlock, row_bounds
 
 
 class Adjacency(nn.Module):
-    """A sparse (N, N) matrix with sorted, unique (row, column) entries, N = sizes[0] + sizes[1].
+    """A sparse (N, N) matrix, N = sizes[0] + sizes[1]; values are 0 until `set_values`.
 
     Args:
-        row: (E,) int64 row of each entry.
-        col: (E,) int64 column of each entry.
-        values: (E,) value of each entry.
+        keys: (E,) int64 `slot_keys` of the entries, sorted and unique.
         sizes: numbers of nodes in the two parts.
 
     An entry's *slot* is its place in `values`: entries of the first column part come first, each
@@ -57,65 +38,113 @@ class Adjacency(nn.Module):
     """
 
     values: Tensor  # (E,) in slot order
+    col: Tensor  # (E,) int32 in slot order: column within its part
     values_t: Tensor  # (E,) in the order of the transpose
+    col_t: Tensor  # (E,) int32 in the order of the transpose: message rows
+    crow_t: Tensor  # (N + 1,) int32
     message_rows: Tensor  # (M,) int64: rows that have an entry
     message_offset: Tensor  # (M,) int64: their places in their row blocks
     message_position: Tensor  # (N,) int32: place among the message rows, -1 for none
-    crow_t: Tensor  # (N + 1,) int32
-    col_t: Tensor  # (E,) int32: message rows
-    order_t: Tensor  # (E,) int32: slot of each entry of the transpose
 
-    def __init__(self, row: Tensor, col: Tensor, values: Tensor, sizes: tuple[int, int]) -> None:
-        """Sort the entries into slots and build the transpose."""
+    def __init__(self, keys: Tensor, sizes: tuple[int, int]) -> None:
+        """Build both orders."""
         super().__init__()
         self.sizes = sizes
         self.num_nodes = sum(sizes)
-        in_first = col < sizes[0]
-        order = torch.argsort((~in_first) * self.num_nodes**2 + row * self.num_nodes + col)
-        row, col = row[order], col[order]
-        self.num_first = int(in_first.sum())
-        messages = torch.unique(row)
-        position = torch.full((self.num_nodes,), -1, dtype=torch.int64)
-        position[messages] = torch.arange(len(messages))
-        self._register("message_rows", messages)
-        self._register("message_position", position.int())
-        self._register_csr(position[row], col, len(messages))
-        self._register_transpose(position[row], col)
-        self._register("values", values[order].clone())
-        self._register("values_t", self.values[self.order_t])
-        self.row_blocks = self._row_blocks(messages)
-        starts = [
-            torch.full((block.last_message - block.first_message,), block.start)
-            for block in self.row_blocks
-        ]
-        self._register("message_offset", messages - torch.cat(starts))
+        border = int(torch.searchsorted(keys, self.num_nodes**2))
+        self.slots = slice(0, border), slice(border, len(keys))
+        row = keys // self.num_nodes
+        col = keys.remainder(self.num_nodes).int()
+        for part in (0, 1):
+            row[self.slots[part]] -= part * self.num_nodes
+            col[self.slots[part]] -= part * sizes[0]
+        self._register("col", col)
+        self._register_rows(row)
+        self.row_blocks = self._row_blocks()
+        self._register_transpose()
+        self._register("values", torch.zeros(len(keys)))
+        self._register("values_t", torch.zeros(len(keys)))
+        lengths = torch.tensor([b.last_message - b.first_message for b in self.row_blocks])
+        starts = torch.tensor([b.start for b in self.row_blocks])
+        self._register(
+            "message_offset", self.message_rows - torch.repeat_interleave(starts, lengths)
+        )
 
     def _register(self, name: str, tensor: Tensor) -> None:
         self.register_buffer(name, tensor, persistent=False)
 
-    def _register_csr(self, row: Tensor, col: Tensor, num_rows: int) -> None:
-        k = self.num_first
-        for part, (rows, cols) in enumerate(((row[:k], col[:k]), (row[k:], col[k:]))):
-            self._register(f"crow_{part}", _row_pointers(rows, num_rows))
-            self._register(f"col_{part}", (cols - part * self.sizes[0]).int())
+    def _register_rows(self, row: Tensor) -> None:
+        """Number the rows with entries, and point to their entries in both column parts."""
+        counts = [torch.bincount(row[slots], minlength=self.num_nodes) for slots in self.slots]
+        messages = (counts[0] + counts[1]).nonzero().view(-1)
+        position = torch.full((self.num_nodes,), -1, dtype=torch.int32)
+        position[messages] = torch.arange(len(messages), dtype=torch.int32)
+        self._register("message_rows", messages)
+        self._register("message_position", position)
+        for part, count in enumerate(counts):
+            self._register(f"crow_{part}", _row_pointers(count[messages]))
 
-    def _register_transpose(self, row: Tensor, col: Tensor) -> None:
-        order = torch.argsort(col * self.num_nodes + row)
-        self._register("crow_t", _row_pointers(col[order], self.num_nodes))
-        self._register("col_t", row[order].int())
-        self._register("order_t", order.int())
+    def _register_transpose(self) -> None:
+        counts = [
+            torch.bincount(self.col[slots], minlength=size)
+            for slots, size in zip(self.slots, self.sizes, strict=True)
+        ]
+        self._register("crow_t", _row_pointers(torch.cat(counts)))
+        self._register("col_t", torch.empty_like(self.col))
+        for block, places in self._transposed_places():
+            own = torch.arange(block.first_message, block.last_message, dtype=torch.int32)
+            self.col_t[places] = torch.cat(
+                [torch.repeat_interleave(own, p.diff()) for p in self._pointers(block)]
+            )
 
-    def _row_blocks(self, messages: Tensor) -> list[RowBlock]:
+    def _row_blocks(self) -> list[RowBlock]:
         bounds = row_bounds(self.sizes)
-        last = torch.searchsorted(messages, torch.tensor([stop for _, _, stop in bounds]))
-        ends = [last, *(self.csr(part)[0][last] for part in (0, 1))]
-        borders = torch.stack([torch.cat([end.new_zeros(1), end]).long() for end in ends], dim=1)
+        stops = torch.tensor([stop for _, _, stop in bounds])
+        last = torch.searchsorted(self.message_rows, stops)
+        ends = [last, *(self._crow(part)[last] + self.slots[part].start for part in (0, 1))]
+        firsts = [0, *(slots.start for slots in self.slots)]
+        borders = [firsts, *torch.stack(ends, dim=1).tolist()]
         return [
             RowBlock(*bound, i, j, (slice(i_0, j_0), slice(i_1, j_1)))
             for bound, (i, i_0, i_1), (j, j_0, j_1) in zip(
-                bounds, borders[:-1].tolist(), borders[1:].tolist(), strict=True
+                bounds, borders[:-1], borders[1:], strict=True
             )
         ]
+
+    def _crow(self, part: int) -> Tensor:
+        """(M + 1,) int32 pointers of the message rows into the slots of a column part."""
+        pointers: Tensor = getattr(self, f"crow_{part}")
+        return pointers
+
+    def _spread(self, of_rows: Tensor) -> Tensor:
+        """(E,): what (M,) says of the message rows, for each slot."""
+        spread = [
+            torch.repeat_interleave(
+                of_rows, self._crow(part).diff(), output_size=slots.stop - slots.start
+            )
+            for part, slots in enumerate(self.slots)
+        ]
+        return torch.cat(spread)
+
+    def _pointers(self, block: RowBlock) -> tuple[Tensor, Tensor]:
+        """(k + 1,) pointers of a block's message rows into either column part."""
+        rows = slice(block.first_message, block.last_message + 1)
+        return self._crow(0)[rows], self._crow(1)[rows]
+
+    def _transposed_places(self) -> Iterator[tuple[RowBlock, Tensor]]:
+        """Every row block, and for its slots (e,) int64 their places in the transpose's order.
+
+        Rows come in order, so a column's entries of earlier blocks lie before those of this one.
+        """
+        free = self.crow_t[:-1].long()  # of each column, the first place not yet given away
+        for block in self.row_blocks:
+            col = torch.cat([self.columns(slots) for slots in block.entries])
+            column, order = torch.sort(col, stable=True)
+            rank = torch.arange(len(col), device=col.device) - torch.searchsorted(column, column)
+            places = torch.empty_like(order)
+            places[order] = free.index_select(0, column).add_(rank)
+            free.scatter_add_(0, col, torch.ones_like(col))
+            yield block, places
 
     def set_values(self, values: Tensor) -> None:
         """Replace the values, given in slot order; the sparsity pattern stays."""
@@ -125,13 +154,53 @@ class Adjacency(nn.Module):
                 f"got {tuple(values.shape)}"
             )
         self.values.copy_(values)
-        torch.index_select(self.values, 0, self.order_t, out=self.values_t)
+        for block, places in self._transposed_places():
+            self.values_t[places] = torch.cat([self.values[slots] for slots in block.entries])
+
+    def rows(self) -> Tensor:
+        """(E,) int32 row of each slot."""
+        return self._spread(self.message_rows.int())
+
+    def columns(self, slots: Tensor | slice) -> Tensor:
+        """(K,) int64 columns of some slots (K,) int64, or of a range within one part."""
+        border, shift = self.slots[1].start, self.sizes[0]
+        if isinstance(slots, slice):
+            return self.col[slots].long().add_(shift if slots.start >= border else 0)
+        return self.col.index_select(0, slots) + (slots >= border) * shift
+
+    def softmax_(self, scores: Tensor) -> Tensor:
+        """Softmax of scores (E,), in slot order, over the entries of each row; in place."""
+        for block in self.row_blocks:
+            for_parts = [scores[slots] for slots in block.entries]
+            own = torch.cat(for_parts)
+            counts = torch.cat([pointers.diff() for pointers in self._pointers(block)])
+            numbers = torch.arange(len(counts) // 2, device=scores.device)
+            row = torch.repeat_interleave(numbers.repeat(2), counts, output_size=len(own))
+            peak = own.new_full(numbers.shape, -torch.inf).scatter_reduce_(0, row, own, "amax")
+            own.sub_(peak.index_select(0, row)).exp_()
+            total = torch.zeros_like(peak).scatter_add_(0, row, own)
+            own.div_(total.index_select(0, row))
+            for part, new in zip(for_parts, own.split([len(p) for p in for_parts]), strict=True):
+                part.copy_(new)
+        return scores
 
     def to_csr(self) -> tuple[Tensor, Tensor, Tensor]:
         """The whole matrix as one CSR: pointers (N + 1,) and columns (E,) int64, values (E,)."""
-        rows, cols = self.entries()
-        order = torch.argsort(rows * self.num_nodes + cols)
-        return _row_pointers(rows, self.num_nodes).long(), cols[order], self.values[order]
+        counts = self.message_rows.new_zeros(self.num_nodes)
+        counts[self.message_rows] = (self._crow(0).diff() + self._crow(1).diff()).long()
+        places = self._csr_places()
+        slots = torch.arange(len(self.col), device=self.col.device)
+        col = torch.empty_like(places).index_copy_(0, places, self.columns(slots))
+        values = torch.empty_like(self.values).index_copy_(0, places, self.values)
+        return _row_pointers(counts).long(), col, values
+
+    def _csr_places(self) -> Tensor:
+        """(E,) int64 place of each slot in `to_csr`, where a row's two column parts meet."""
+        first, second = self._crow(0), self._crow(1)
+        before = torch.cat([second[:-1], first[1:] - self.slots[1].start])  # of the other part
+        counts = torch.cat([first.diff(), second.diff()])
+        places = torch.repeat_interleave(before, counts, output_size=len(self.col)).long()
+        return places.add_(torch.arange(len(self.col), device=self.col.device))
 
     def load_csr(self, crow: Tensor, col: Tensor, values: Tensor) -> None:
         """Take the values of a matrix with the same sparsity pattern, as `to_csr` gives it.
@@ -145,20 +214,7 @@ class Adjacency(nn.Module):
                 f"crow and col must be the pattern of this graph, {len(own_col)} entries in "
                 f"{len(own_crow) - 1} rows; got {len(col)} entries in {len(crow) - 1} rows"
             )
-        rows, cols = self.entries()
-        order = torch.argsort(rows * self.num_nodes + cols)
-        self.set_values(torch.empty_like(self.values).index_copy_(0, order, values.to(self.values)))
-
-    def message_of_slots(self) -> Tensor:
-        """(E,) int64 message row of each slot."""
-        counts = [self.csr(part)[0].diff() for part in (0, 1)]
-        rows = torch.arange(self.num_messages, device=self.values.device)
-        return torch.cat([torch.repeat_interleave(rows, count) for count in counts])
-
-    def entries(self) -> tuple[Tensor, Tensor]:
-        """Row and column (E,) int64 of each slot."""
-        cols = torch.cat([self.csr(part)[1].long() + part * self.sizes[0] for part in (0, 1)])
-        return self.message_rows[self.message_of_slots()], cols
+        self.set_values(values.to(self.values).index_select(0, self._csr_places()))
 
     @property
     def num_messages(self) -> int:
@@ -167,21 +223,25 @@ class Adjacency(nn.Module):
 
     def csr(self, part: int) -> tuple[Tensor, Tensor, Tensor]:
         """Row pointers, columns and values of the message rows for one column part."""
-        k = self.num_first
-        values = self.values[:k] if part == 0 else self.values[k:]
-        return getattr(self, f"crow_{part}"), getattr(self, f"col_{part}"), values
+        slots = self.slots[part]
+        return self._crow(part), self.col[slots], self.values[slots]
 
     def matmul_blocks(
         self,
         parts: tuple[Tensor, Tensor],  # (sizes[p], D)
     ) -> Iterator[tuple[RowBlock, Tensor]]:
         """Every row block with the messages (k, D) of its message rows, one at a time."""
-        matrices = [self._csr_for(part, parts) for part in (0, 1)]
+        values = [self.values.to(part.dtype) for part in parts]
         for block in self.row_blocks:
-            rows = slice(block.first_message, block.last_message + 1)
             first, second = (
-                (crow[rows] - chosen.start, col[chosen], values[chosen])
-                for chosen, (crow, col, values) in zip(block.entries, matrices, strict=True)
+                (
+                    pointers - (chosen.start - self.slots[part].start),
+                    self.col[chosen],
+                    values[part][chosen],
+                )
+                for part, (pointers, chosen) in enumerate(
+                    zip(self._pointers(block), block.entries, strict=True)
+                )
             )
             messages = ops.spmm(*first, parts[0])
             ops.spmm_add_(messages, *second, parts[1])
@@ -222,17 +282,18 @@ class Adjacency(nn.Module):
         ops.spmm_add_(out, self.crow_t, self.col_t, values, messages, places=places)
 
 
-def row_bounds(sizes: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """(part, start, stop) of the row blocks of two stacked parts; no block crosses the border."""
-    border, end = sizes[0], sum(sizes)
-    return [
-        (part, start, min(start + ROW_BLOCK, last))
-        for part, (first, last) in enumerate(((0, border), (border, end)))
-        for start in range(first, last, ROW_BLOCK)
-    ]
+def slot_keys(
+    row: Tensor,  # (E,) int64
+    col: Tensor,  # (E,) int64
+    sizes: tuple[int, int],
+) -> Tensor:
+    """(E,) int64 keys of entries, which sort as their slots: by column part, row, column."""
+    keys = (col >= sizes[0]).long()
+    for digit in (row, col):
+        keys.mul_(sum(sizes)).add_(digit)
+    return keys
 
 
-def _row_pointers(rows: Tensor, num_rows: int) -> Tensor:
-    """CSR row pointers (num_rows + 1,) of sorted row numbers."""
-    counts = torch.bincount(rows, minlength=num_rows)
+def _row_pointers(counts: Tensor) -> Tensor:
+    """CSR row pointers (M + 1,) int32 of rows with so many entries (M,)."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.graph.adjacency import RowBlock
 from recbole_tinykg.functional.graph.aggregators import Aggregator, Masks, add_messages
+from recbole_tinykg.functional.graph.row_blocks import RowBlock
 from recbole_tinykg.functional.graph.targets import Targets
 from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.graph.adjacency import Adjacency, RowBlock
+from recbole_tinykg.functional.graph.adjacency import Adjacency
 from recbole_tinykg.functional.graph.aggregators import (
     AGGREGATORS,
     Aggregator,
@@ -39,6 +39,7 @@ from recbole_tinykg.functional.graph.aggregators import (
     Weights,
 )
 from recbole_tinykg.functional.graph.kept import Keeper, Kept
+from recbole_tinykg.functional.graph.row_blocks import RowBlock
 from recbole_tinykg.functional.graph.targets import AllNodes, BatchNodes, NodeRows, Parts, Targets
 from recbole_tinykg.functional.guards import (
     autocast_dtype,

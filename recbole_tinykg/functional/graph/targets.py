@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.graph.adjacency import Adjacency, RowBlock, row_bounds
+from recbole_tinykg.functional.graph.adjacency import Adjacency
+from recbole_tinykg.functional.graph.row_blocks import RowBlock, row_bounds
 
 Parts = tuple[Tensor, Tensor]
 
