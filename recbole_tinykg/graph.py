@@ -144,7 +144,7 @@ class AttentionGraph(nn.Module):
                 head, tail = (place.index_select(0, end) for end in self._ends(slot, rows))
                 key = projected.index_select(0, tail).mul_(query.index_select(0, head))
                 scores.scatter_add_(0, slot, key.sum(1).to(scores.dtype))
-        self.adjacency.set_values(self.adjacency.softmax_(scores))
+        self.adjacency.set_values(segment_softmax_(scores, self.adjacency))
 
     def state(self) -> dict[str, Tensor]:
         """The attention matrix as plain CSR arrays `crow`, `col` and `values`."""
@@ -154,6 +154,23 @@ class AttentionGraph(nn.Module):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take a matrix from `state`; ValueError if it belongs to another graph."""
         self.adjacency.load_csr(state["crow"], state["col"], state["values"])
+
+
+def segment_softmax_(scores: Tensor, adjacency: Adjacency) -> Tensor:
+    """Softmax of scores (P,), in slot order, over the entries of each row; in place."""
+    for block in adjacency.row_blocks:
+        for_parts = [scores[slots] for slots in block.entries]
+        own = torch.cat(for_parts)
+        counts = torch.cat([pointers.diff() for pointers in adjacency.pointers(block)])
+        numbers = torch.arange(len(counts) // 2, device=scores.device)
+        row = torch.repeat_interleave(numbers.repeat(2), counts, output_size=len(own))
+        peak = own.new_full(numbers.shape, -torch.inf).scatter_reduce_(0, row, own, "amax")
+        own.sub_(peak.index_select(0, row)).exp_()
+        total = torch.zeros_like(peak).scatter_add_(0, row, own)
+        own.div_(total.index_select(0, row))
+        for part, new in zip(for_parts, own.split([len(p) for p in for_parts]), strict=True):
+            part.copy_(new)
+    return scores
 
 
 def _distinct_pairs(edges: Edges, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

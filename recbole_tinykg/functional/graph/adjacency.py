@@ -18,6 +18,7 @@ The tensors are non-persistent buffers: they move with the module and stay out o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,15 +61,16 @@ class Adjacency(nn.Module):
             col[self.slots[part]] -= part * sizes[0]
         self._register("col", col)
         self._register_rows(row)
-        self.row_blocks = self._row_blocks()
+        self._divide()
         self._register_transpose()
         self._register("values", torch.zeros(len(keys)))
         self._register("values_t", torch.zeros(len(keys)))
-        lengths = torch.tensor([b.last_message - b.first_message for b in self.row_blocks])
-        starts = torch.tensor([b.start for b in self.row_blocks])
-        self._register(
-            "message_offset", self.message_rows - torch.repeat_interleave(starts, lengths)
-        )
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Behind `to`, `cuda` and their like: another device has other blocks."""
+        super()._apply(*args, **kwargs)
+        self._divide()
+        return self
 
     def _register(self, name: str, tensor: Tensor) -> None:
         self.register_buffer(name, tensor, persistent=False)
@@ -94,12 +96,23 @@ class Adjacency(nn.Module):
         for block, places in self._transposed_places():
             own = torch.arange(block.first_message, block.last_message, dtype=torch.int32)
             self.col_t[places] = torch.cat(
-                [torch.repeat_interleave(own, p.diff()) for p in self._pointers(block)]
+                [torch.repeat_interleave(own, p.diff()) for p in self.pointers(block)]
             )
 
+    def _divide(self) -> None:
+        """Divide the rows into blocks."""
+        self.row_blocks = self._row_blocks()
+        starts, lengths = torch.tensor(
+            [(b.start, b.last_message - b.first_message) for b in self.row_blocks],
+            device=self.message_rows.device,
+        ).unbind(1)
+        first_rows = torch.repeat_interleave(starts, lengths, output_size=self.num_messages)
+        self._register("message_offset", self.message_rows - first_rows)
+
     def _row_blocks(self) -> list[RowBlock]:
-        bounds = row_bounds(self.sizes)
-        stops = torch.tensor([stop for _, _, stop in bounds])
+        device = self.message_rows.device
+        bounds = row_bounds(self.sizes, device)
+        stops = torch.tensor([stop for _, _, stop in bounds], device=device)
         last = torch.searchsorted(self.message_rows, stops)
         ends = [last, *(self._crow(part)[last] + self.slots[part].start for part in (0, 1))]
         firsts = [0, *(slots.start for slots in self.slots)]
@@ -126,7 +139,7 @@ class Adjacency(nn.Module):
         ]
         return torch.cat(spread)
 
-    def _pointers(self, block: RowBlock) -> tuple[Tensor, Tensor]:
+    def pointers(self, block: RowBlock) -> tuple[Tensor, Tensor]:
         """(k + 1,) pointers of a block's message rows into either column part."""
         rows = slice(block.first_message, block.last_message + 1)
         return self._crow(0)[rows], self._crow(1)[rows]
@@ -167,22 +180,6 @@ class Adjacency(nn.Module):
         if isinstance(slots, slice):
             return self.col[slots].long().add_(shift if slots.start >= border else 0)
         return self.col.index_select(0, slots) + (slots >= border) * shift
-
-    def softmax_(self, scores: Tensor) -> Tensor:
-        """Softmax of scores (E,), in slot order, over the entries of each row; in place."""
-        for block in self.row_blocks:
-            for_parts = [scores[slots] for slots in block.entries]
-            own = torch.cat(for_parts)
-            counts = torch.cat([pointers.diff() for pointers in self._pointers(block)])
-            numbers = torch.arange(len(counts) // 2, device=scores.device)
-            row = torch.repeat_interleave(numbers.repeat(2), counts, output_size=len(own))
-            peak = own.new_full(numbers.shape, -torch.inf).scatter_reduce_(0, row, own, "amax")
-            own.sub_(peak.index_select(0, row)).exp_()
-            total = torch.zeros_like(peak).scatter_add_(0, row, own)
-            own.div_(total.index_select(0, row))
-            for part, new in zip(for_parts, own.split([len(p) for p in for_parts]), strict=True):
-                part.copy_(new)
-        return scores
 
     def to_csr(self) -> tuple[Tensor, Tensor, Tensor]:
         """The whole matrix as one CSR: pointers (N + 1,) and columns (E,) int64, values (E,)."""
@@ -240,7 +237,7 @@ class Adjacency(nn.Module):
                     values[part][chosen],
                 )
                 for part, (pointers, chosen) in enumerate(
-                    zip(self._pointers(block), block.entries, strict=True)
+                    zip(self.pointers(block), block.entries, strict=True)
                 )
             )
             messages = ops.spmm(*first, parts[0])

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 ROW_BLOCK = 4096
-"""Rows that dense work handles at a time: 4096 x 64 floats stay in a core's cache."""
+"""Rows that dense work on a CPU handles at a time: 4096 x 64 floats stay in a core's cache."""
+
+DEVICE_ROW_BLOCK = 16 * ROW_BLOCK
+"""Rows at a time on a GPU, which a block has to fill: 65536 x 64 floats are 17 MB."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,12 @@ class RowBlock:
     entries: tuple[slice, ...] = ()
 
 
-def row_bounds(sizes: tuple[int, int]) -> list[tuple[int, int, int]]:
+def row_bounds(sizes: tuple[int, int], device: torch.device) -> list[tuple[int, int, int]]:
     """(part, start, stop) of the row blocks of two stacked parts; no block crosses the border."""
     border, end = sizes[0], sum(sizes)
+    step = ROW_BLOCK if device.type == "cpu" else DEVICE_ROW_BLOCK
     return [
-        (part, start, min(start + ROW_BLOCK, last))
+        (part, start, min(start + step, last))
         for part, (first, last) in enumerate(((0, border), (border, end)))
-        for start in range(first, last, ROW_BLOCK)
+        for start in range(first, last, step)
     ]

@@ -109,7 +109,7 @@ class BatchNodes:
         self.adjacency = adjacency
         self.rows = rows
         self.num_rows = self.num_messages = len(rows.nodes)
-        bounds = row_bounds((rows.num_first, self.num_rows - rows.num_first))
+        bounds = row_bounds((rows.num_first, self.num_rows - rows.num_first), rows.nodes.device)
         self.blocks = [RowBlock(part, start, stop, start, stop) for part, start, stop in bounds]
 
     def messages(self, parts: Parts) -> Iterator[tuple[RowBlock, Tensor]]:
