@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,15 @@ def test_help_answers_without_loading_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr == "set()\n"
+
+
+@pytest.mark.parametrize(("users", "expected"), [(None, "1"), ("0", "0")])
+def test_huge_pages_are_asked_for_unless_the_user_decides(users, expected, monkeypatch):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if users is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", users)
+    assert cli.main(["--compress_bits=3"]) == 2
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
 
 
 @pytest.mark.parametrize(
