@@ -29,6 +29,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "compress_require_native": (False, True),
     "compressed_saves": (False, True),
     "detect_anomaly": (False, True),
+    "skip_unread_kg_batches": (False, True),
 }
 _SEED_LIMIT = 2**63  # a seed travels as int64
 _RUN_NAME = re.compile(r"[\w+-][\w.+-]*")
@@ -76,11 +77,12 @@ def refuse_saves(config: RecBoleConfig) -> None:
         ConfigurationError: One of our keys was given, which that trainer would not read.
     """
     _check_compress_names(config)
-    if config.final_config_dict.get("compressed_saves"):
-        raise ConfigurationError(
-            f"compressed_saves must be False in RecBole's own functions; got True with "
-            f"{config.model}: train it by recbole_tinykg.run_recbole_tinykg"
-        )
+    for key in ("compressed_saves", "skip_unread_kg_batches"):
+        if config.final_config_dict.get(key):
+            raise ConfigurationError(
+                f"{key} must be False in RecBole's own functions; got True with "
+                f"{config.model}: train it by recbole_tinykg.run_recbole_tinykg"
+            )
 
 
 def _check_compress_names(config: RecBoleConfig) -> None:

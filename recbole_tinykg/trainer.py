@@ -7,10 +7,11 @@ slips in between by inheritance, for twins and for stock models alike::
     TinyKGATTrainer -> _WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
                        an epoch       the passes     a pass         RecBole's loops
 
-So the loops stay RecBole's. What is added: the bytes of the first step and the seconds of every
-phase; the checkpoints ``<run>.pth`` and ``<run>-last.pth``, from which training continues bit for
-bit; autograd's anomaly mode only while ``fit`` runs, and never for twins; Adam in one fused kernel
-for twins; TensorBoard files once there is something to write.
+So what an epoch is stays RecBole's. What is added: the bytes of the first step and the seconds of
+every phase; the checkpoints ``<run>.pth`` and ``<run>-last.pth``, from which training continues bit
+for bit; autograd's anomaly mode only while ``fit`` runs; TensorBoard files once there is something
+to write. For twins also: no anomaly mode, Adam in one fused kernel, a pass that does not wait for
+the device (``loop``) and a collector of the best items that is no matrix (``full_sort``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from recbole_tinykg import checkpoint, random_state
 from recbole_tinykg.compressed_loss import CompressedLoss
 from recbole_tinykg.config import to_plain
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.full_sort import TopKCollector
+from recbole_tinykg.loop import train_pass, without_unread_triples
 from recbole_tinykg.meter import optimizer_bytes, resident_bytes
 from recbole_tinykg.model import is_tiny
 from recbole_tinykg.optimizers import fused
@@ -97,6 +100,8 @@ class TinyTrainer(Trainer):
         self._resumed: dict[str, Any] | None = None
         self._latest_valid_result: dict[str, float] | None = None
         self._compressed = CompressedLoss.of(config, model, self.device)
+        if is_tiny(type(model)):
+            self.eval_collector = TopKCollector(config)
 
     @property
     def epoch_seconds(self) -> list[dict[str, float]]:
@@ -241,7 +246,13 @@ class TinyTrainer(Trainer):
         loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
         phase = phase_of(loss_func)
         self._resident_bytes = self._resident_bytes or resident_bytes(self.model)
-        with self._clock.phase(phase), self._measured(phase, loss_func) as measured:
+        with (
+            without_unread_triples(self.config, self.model, train_data),
+            self._clock.phase(phase),
+            self._measured(phase, loss_func) as measured,
+        ):
+            if is_tiny(type(self.model)):
+                return train_pass(self, train_data, epoch_idx, measured, show_progress)
             return super()._train_epoch(train_data, epoch_idx, measured, show_progress)
 
     @contextmanager

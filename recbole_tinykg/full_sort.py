@@ -1,0 +1,129 @@
+"""Evaluation over all items, many users at a time, in bounded memory.
+
+RecBole scores ``eval_batch_size // n_items`` users at once, which is two on ml-100k and one with
+more than 2,048 items, keeps two tensors per user, and marks the held-out items in a matrix of
+users × items. Here:
+
+* a batch holds as many users as make ``PAIRS_PER_BATCH`` scores, or RecBole's number if larger;
+  models that RecBole scores pair by pair keep RecBole's number;
+* what a user knows and what is held out are two sorted arrays of pairs for all users;
+* which of the k best items are held out is looked up in the pairs, k per user.
+
+The scores go through RecBole's own masking and metrics, and ``torch.topk`` works row by row, so
+that equal scores are ranked as RecBole ranks them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.dataloader.general_dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
+
+from recbole_tinykg.index_tensors import IndexTensors, take
+from recbole_tinykg.sampling import Pairs
+
+PAIRS_PER_BATCH = 2**20  # 4 MiB of scores
+
+
+class FullSortLoader(IndexTensors, FullSortEvalDataLoader):
+    """RecBole's ``FullSortEvalDataLoader``: each user of a split once, in batches of many."""
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any) -> None:
+        """Sorts the split by user, as RecBole does, and splits known items into two sets."""
+        self.logger = logging.getLogger()
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        dataset.sort(by=self.uid_field, ascending=True)
+        users, items = (dataset.inter_feat[f] for f in (self.uid_field, self.iid_field))
+        self._positives = Pairs(users.numpy(), items.numpy(), dataset.user_num, dataset.item_num)
+        self._history = sampler.used_ids.without(self._positives)
+        self.uid_list = torch.unique_consecutive(users)
+        self.uid2items_num = self._positives.counts()
+        self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
+        self.sample_size = len(self.uid_list)
+        AbstractDataLoader.__init__(self, config, dataset, sampler)
+        self._let_rows_go()
+
+    @property
+    def uid2positive_item(self) -> np.ndarray:
+        """The held-out items of every user, as RecBole keeps them: built when asked for."""
+        return self._by_user(self._positives)
+
+    @property
+    def uid2history_item(self) -> np.ndarray:
+        """The other known items of every user, as RecBole keeps them: built when asked for."""
+        return self._by_user(self._history)
+
+    def _by_user(self, pairs: Pairs) -> np.ndarray:
+        rows, items = pairs.rows(self.uid_list.numpy())
+        counts = torch.bincount(rows, minlength=len(self.uid_list))
+        by_user = np.full(pairs.num_keys, None, dtype=object)
+        for user, own in zip(self.uid_list.tolist(), items.split(counts.tolist()), strict=True):
+            by_user[user] = own
+        return by_user
+
+    def _init_batch_size_and_step(self) -> None:
+        num_items = self._dataset.item_num
+        pairs = self.config["eval_batch_size"]
+        if self.config.model_class.full_sort_predict is not AbstractRecommender.full_sort_predict:
+            pairs = max(pairs, PAIRS_PER_BATCH)
+        self.step = max(pairs // num_items, 1)
+        self.set_batch_size(self.step * num_items)
+
+    def collate_fn(self, index: Tensor) -> tuple[Any, ...]:  # (B,)
+        """Users of the given rows; (row, item) of what each knows; and of what is held out."""
+        users = self.uid_list[index].numpy()
+        return (
+            take(self.user_df, index),
+            self._history.rows(users),
+            *self._positives.rows(users),
+        )
+
+
+class TopKCollector(Collector):
+    """RecBole's ``Collector``, whose work for the k best items grows with k and not with items."""
+
+    def __init__(self, config: Any) -> None:
+        """Starts without results."""
+        super().__init__(config)
+        self._parts: dict[str, list[Tensor]] = {"rec.items": [], "rec.topk": []}
+        others = ("rec.meanrank", "rec.score", "data.label")
+        self._only_topk = not any(self.register.need(name) for name in others)
+
+    def eval_batch_collect(
+        self,
+        scores_tensor: Tensor,  # (B, n_items)
+        interaction: Interaction,
+        positive_u: Tensor,  # (P,)
+        positive_i: Tensor,  # (P,)
+    ) -> None:
+        """Notes the k best items of each user, which of them are held out, and how many are."""
+        if not self._only_topk:
+            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+            return
+        num_users, num_items = scores_tensor.shape
+        best = torch.topk(scores_tensor, max(self.topk), dim=-1).indices  # (B, k)
+        if self.register.need("rec.items"):
+            self._parts["rec.items"].append(best)
+        if self.register.need("rec.topk"):
+            positives = torch.unique(positive_u.cpu() * num_items + positive_i.cpu())
+            counts = torch.bincount(positives // num_items, minlength=num_users)
+            rows = torch.arange(num_users, device=best.device).unsqueeze(1)
+            hits = torch.isin(rows * num_items + best, positives.to(best.device))
+            counted = counts.to(best.device).unsqueeze(1)
+            self._parts["rec.topk"].append(torch.cat([hits.long(), counted], dim=1))
+
+    def get_data_struct(self) -> Any:
+        """What RecBole's metrics are computed from; the results so far are forgotten."""
+        for name, parts in self._parts.items():
+            if parts:
+                self.data_struct.set(name, torch.cat(parts))
+                parts.clear()
+        return super().get_data_struct()

@@ -1,0 +1,139 @@
+"""Data loaders of the twins: RecBole's batches, without Python objects per row.
+
+RecBole's loaders turn the row numbers of an epoch into Python numbers, and every column of a batch
+is gathered by a list of them. Here row numbers stay tensors. Order, columns, values and random
+draws are those of RecBole's loaders: batches, and the state of every generator after an epoch, are
+the same to the bit. What is rare stays RecBole's own: worker processes, repeatable samplers, stored
+loaders, and negatives chosen by the model are drawn by the methods inherited here.
+
+Stock models keep RecBole's loaders: they are what the twins are compared with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data import data_preparation as recboles_data_preparation
+from recbole.data.dataloader import KnowledgeBasedDataLoader, NegSampleEvalDataLoader
+from recbole.data.dataloader.general_dataloader import TrainDataLoader
+from recbole.data.dataloader.knowledge_dataloader import KGDataLoader
+from recbole.data.interaction import Interaction
+from recbole.utils import KGDataLoaderState, set_color
+from torch import Tensor
+
+from recbole_tinykg.full_sort import FullSortLoader
+from recbole_tinykg.index_tensors import IndexTensors, take
+from recbole_tinykg.model import is_tiny
+from recbole_tinykg.sampling import ItemSampler, TailSampler
+
+_PHASES = ("train", "valid", "test")
+
+
+def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+    """Splits a data set and builds its loaders, as RecBole's function of this name does.
+
+    Returns:
+        Loaders of the training, validation and test split; RecBole's own for a stock model.
+    """
+    if not _fits(config):
+        return recboles_data_preparation(config, dataset)
+    splits = dataset.build()
+    samplers = _samplers(config, splits)
+    triples = TailSampler(
+        dataset,
+        config["train_neg_sample_args"]["distribution"],
+        config["train_neg_sample_args"]["alpha"],
+    )
+    train = KnowledgeLoader(config, splits[0], samplers[0], triples)
+    valid, test = (
+        _evaluation_loader(config, phase)(config, split, sampler)
+        for phase, split, sampler in zip(_PHASES[1:], splits[1:], samplers[1:], strict=True)
+    )
+    _log(config)
+    return train, valid, test
+
+
+def _fits(config: Any) -> bool:
+    """Whether a configuration is of a twin and asks for nothing that is left to RecBole."""
+    stored = Path(config["checkpoint_dir"]) / (
+        f"{config['dataset']}-for-{config['model']}-dataloader.pth"
+    )
+    left_to_recbole = (
+        config["worker"],
+        not config["single_spec"],
+        config["repeatable"],
+        config["save_dataloaders"],
+        config["dataloaders_save_path"],
+        config["train_neg_sample_args"]["distribution"] == "none",
+        stored.exists(),
+    )
+    return is_tiny(config.model_class) and not any(left_to_recbole)
+
+
+def _samplers(config: Any, splits: list[Any]) -> list[Any]:
+    """A sampler of items per phase: one table of known pairs, a distribution for each."""
+    first = config["train_neg_sample_args"]
+    base = ItemSampler(list(_PHASES), splits, first["distribution"], first["alpha"])
+    samplers = []
+    for phase in _PHASES:
+        distribution = config[f"{phase}_neg_sample_args"]["distribution"]
+        if distribution != base.distribution and distribution != "none":
+            base.set_distribution(distribution)
+        samplers.append(None if distribution == "none" else base.set_phase(phase))
+    return samplers
+
+
+def _evaluation_loader(config: Any, phase: str) -> type:
+    is_full = config["eval_args"]["mode"][phase] == "full"
+    return FullSortLoader if is_full else NegSampleEvalDataLoader
+
+
+def _log(config: Any) -> None:
+    """RecBole's two lines about batches and negatives."""
+    for title, *keys in (
+        ("Training", "train_batch_size", "train_neg_sample_args"),
+        ("Evaluation", "eval_batch_size", "eval_args"),
+    ):
+        values = " ".join(
+            f"{set_color(key, 'cyan')} = {set_color(f'[{config[key]}]', 'yellow')}" for key in keys
+        )
+        logging.getLogger().info(set_color(f"[{title}]: ", "pink") + values)
+
+
+class InteractionLoader(IndexTensors, TrainDataLoader):
+    """RecBole's ``TrainDataLoader``: interactions, each with its negatives."""
+
+    def collate_fn(self, index: Tensor) -> Interaction:  # (B,)
+        """The batch of the given rows."""
+        rows = self._dataset.join(take(self._dataset.inter_feat, index))
+        return self._neg_sampling(self.transform(self._dataset, rows))
+
+
+class TripleLoader(IndexTensors, KGDataLoader):
+    """RecBole's ``KGDataLoader``: triples, each with a tail that is none of its head's."""
+
+    def collate_fn(self, index: Tensor) -> Interaction:  # (B,)
+        """The batch of the given rows."""
+        rows = take(self._dataset.kg_feat, index)
+        heads = rows[self.hid_field].numpy()
+        rows[self.neg_tid_field] = self._sampler.sample_by_entity_ids(heads, self.neg_sample_num)
+        return rows
+
+
+class KnowledgeLoader(KnowledgeBasedDataLoader):
+    """RecBole's ``KnowledgeBasedDataLoader``: interactions, triples, or both, as its state says."""
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any, kg_sampler: Any) -> None:
+        """Builds the two loaders; both shuffle."""
+        self.logger = logging.getLogger()
+        self.general_dataloader = InteractionLoader(config, dataset, sampler, shuffle=True)
+        self.kg_dataloader = TripleLoader(config, dataset, kg_sampler, shuffle=True)
+        self.shuffle = False
+        self.state: KGDataLoaderState | None = None
+        self._dataset = dataset
+        self.kg_iter: Iterator[Interaction] | None = None
+        self.gen_iter: Iterator[Interaction] | None = None

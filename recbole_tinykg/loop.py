@@ -1,0 +1,136 @@
+"""One pass over the batches of a twin, without waiting for the device in every step.
+
+RecBole's loop reads each step's loss as a Python number and asks whether it is NaN. On a GPU either
+question waits until the step is done, and only then is the next step prepared. Here the losses are
+summed on the device, in float64 as Python does, which gives the same number, and a GPU is asked for
+NaN once in ``CHECK_INTERVAL`` steps and when the pass ends. On a CPU, where asking is free, every
+loss is checked before its gradients are taken, as in RecBole's loop.
+
+Batches, order of operations, mixed precision and gradient clipping are those of RecBole's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from recbole.utils import KGDataLoaderState, get_gpu_usage, set_color
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_tinykg.phases import LossFunction
+
+CHECK_INTERVAL = 64  # steps that a GPU may be ahead with NaN
+
+_READS_NO_TRIPLES = frozenset("KGCN KGNNLS KGIN RippleNet MCCLK".split())
+"""Hosts whose loss reads interactions only."""
+
+
+class LossSum:
+    """The sum of the losses of a pass, or of each of their parts, and the watch for NaN."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Starts without losses."""
+        self._interval = 1 if device.type == "cpu" else CHECK_INTERVAL
+        self._sums: list[Tensor] = []
+        self._is_tuple = False
+        self._is_nan: Tensor | None = None
+        self._steps = 0
+
+    def add(self, losses: Tensor | tuple[Tensor, ...]) -> Tensor:  # (), or (1,) for some models
+        """Adds a step's loss, or parts of it, and returns the loss to take gradients of.
+
+        Raises:
+            ValueError: The loss, or on a GPU one of the last steps' losses, was NaN.
+        """
+        self._is_tuple = isinstance(losses, tuple)
+        parts = losses if isinstance(losses, tuple) else (losses,)
+        numbers = [part.detach().double().reshape(()) for part in parts]
+        self._sums = [a + b for a, b in zip(self._sums or [0] * len(parts), numbers, strict=True)]
+        loss = sum(parts) if isinstance(losses, tuple) else losses
+        is_nan = torch.isnan(loss.detach()).reshape(())
+        self._is_nan = is_nan if self._is_nan is None else self._is_nan | is_nan
+        self._steps += 1
+        if self._steps % self._interval == 0:
+            self._check()
+        return loss
+
+    def total(self) -> float | tuple[float, ...] | None:
+        """The sum over the pass, a tuple if the losses were; None without a step.
+
+        Raises:
+            ValueError: A loss was NaN.
+        """
+        self._check()
+        sums = tuple(part.item() for part in self._sums)
+        return sums if self._is_tuple else sums[0] if sums else None
+
+    def _check(self) -> None:
+        if self._is_nan is not None and self._is_nan:
+            raise ValueError("Training loss is nan")
+
+
+def train_pass(
+    trainer: Any, train_data: Any, epoch_idx: int, loss_func: LossFunction, show_progress: bool
+) -> float | tuple[float, ...] | None:
+    """Takes one optimizer step per batch; returns the sum of the losses.
+
+    Args:
+        trainer: RecBole's trainer: model, optimizer, device and settings are taken from it.
+        train_data: Loader, in the state of the pass.
+        epoch_idx: For the progress bar.
+        loss_func: From a batch to a loss, or to a tuple of losses to be added.
+        show_progress: Whether to draw a progress bar.
+
+    Raises:
+        ValueError: A loss was NaN.
+    """
+    model, optimizer, device = trainer.model, trainer.optimizer, trainer.device
+    model.train()
+    losses = LossSum(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=trainer.enable_scaler)
+    for interaction in _shown(train_data, epoch_idx, trainer) if show_progress else train_data:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, enabled=trainer.enable_amp):
+            parts = loss_func(interaction.to(device))
+        loss = losses.add(parts)
+        scaler.scale(loss).backward()
+        if trainer.clip_grad_norm:
+            clip_grad_norm_(model.parameters(), **trainer.clip_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+    return losses.total()
+
+
+def _shown(train_data: Any, epoch_idx: int, trainer: Any) -> Iterator[Any]:
+    """The batches, with RecBole's progress bar."""
+    bar: Iterable[Any] = tqdm(
+        train_data, ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"), total=len(train_data)
+    )
+    for interaction in bar:
+        yield interaction
+        if trainer.gpu_available:  # drawn when the bar is, and not in every step
+            usage = set_color(f"GPU RAM: {get_gpu_usage(trainer.device)}", "yellow")
+            bar.set_postfix_str(usage, refresh=False)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def without_unread_triples(config: Any, model: nn.Module, train_data: Any) -> Iterator[None]:
+    """In the block, a loader of interactions with triples leaves the triples out if not read.
+
+    With ``skip_unread_kg_batches``, for models whose loss reads interactions only. Triples are
+    drawn from the generator that negative items come from, so these come out differently.
+    """
+    name = getattr(model, "host", type(model).__name__)
+    joint = getattr(train_data, "state", None) == KGDataLoaderState.RSKG
+    if not (config["skip_unread_kg_batches"] and joint and name in _READS_NO_TRIPLES):
+        yield
+        return
+    train_data.set_mode(KGDataLoaderState.RS)
+    try:
+        yield
+    finally:
+        train_data.set_mode(KGDataLoaderState.RSKG)

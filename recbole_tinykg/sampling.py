@@ -1,0 +1,148 @@
+"""Negatives drawn as RecBole draws them, number by number, with the rejections vectorised.
+
+RecBole draws a value for each key from NumPy's global generator, looks each one up in a Python set
+of the key's known values, and draws again for those that are known. Here the known pairs are one
+sorted array of integers, key · num_values + value, so that all values of a batch are looked up by
+one binary search. The draws, their number and their order are RecBole's, for every distribution:
+batches and the random state after them are the same to the bit. A pair takes 8 bytes; a Python set
+takes some 60 per value, and RecBole keeps the sets of training once more for each later phase.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.sampler import KGSampler, Sampler
+from torch import Tensor
+
+from recbole_tinykg.errors import ConfigurationError
+
+_BEYOND = np.iinfo(np.int64).max
+
+
+class Pairs:
+    """A set of pairs (key, value), sorted by key and then by value.
+
+    Args:
+        keys: (P,) integers from 0 to ``num_keys - 1``.
+        values: (P,) integers from 0 to ``num_values - 1``; pairs may come twice.
+        num_keys: how many keys there may be.
+        num_values: how many values there may be.
+    """
+
+    def __init__(
+        self, keys: np.ndarray, values: np.ndarray, num_keys: int, num_values: int
+    ) -> None:
+        """Sorts the pairs and drops repetitions."""
+        self.num_keys, self.num_values = num_keys, num_values
+        codes = np.unique(keys.astype(np.int64) * num_values + values)
+        self._codes = np.append(codes, _BEYOND)  # so that every search ends inside
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self._codes) - 1
+
+    def __contains__(self, pair: tuple[int, int]) -> bool:
+        """Whether ``(key, value)`` is one of them."""
+        return bool(self.contains(np.array([pair[0]]), np.array([pair[1]])).all())
+
+    def __getitem__(self, key: int) -> set[int]:
+        """The values of one key, as RecBole keeps them."""
+        return set(self.rows(np.array([key]))[1].tolist())
+
+    def contains(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:  # (M,) -> (M,) bool
+        """Which of the pairs ``(keys[i], values[i])`` are in the set."""
+        codes = keys * self.num_values + values
+        return self._codes[np.searchsorted(self._codes, codes)] == codes
+
+    def counts(self) -> np.ndarray:  # (num_keys,)
+        """Number of values of every key."""
+        return np.bincount(self._codes[:-1] // self.num_values, minlength=self.num_keys)
+
+    def without(self, other: Pairs) -> Pairs:
+        """The pairs that are not in ``other``."""
+        left = object.__new__(Pairs)
+        left.num_keys, left.num_values = self.num_keys, self.num_values
+        kept = ~np.isin(self._codes[:-1], other._codes[:-1], assume_unique=True)
+        left._codes = np.append(self._codes[:-1][kept], _BEYOND)
+        return left
+
+    def rows(self, keys: np.ndarray) -> tuple[Tensor, Tensor]:  # (B,) -> (P',), (P',)
+        """For every pair of the given keys: the place of its key in ``keys``, and its value."""
+        starts = np.searchsorted(self._codes, keys * self.num_values)
+        lengths = np.searchsorted(self._codes, (keys + 1) * self.num_values) - starts
+        row = np.repeat(np.arange(len(keys)), lengths)
+        skipped = starts - np.append(0, np.cumsum(lengths)[:-1])
+        codes = self._codes[skipped[row] + np.arange(len(row))]
+        return torch.from_numpy(row), torch.from_numpy(codes % self.num_values)
+
+
+class _Vectorised:
+    """What both samplers share: RecBole's rejection loop, a batch at a time."""
+
+    used_ids: Any
+
+    def sample_by_key_ids(self, key_ids: Any, num: int) -> Tensor:  # (B,) -> (num · B,)
+        """Draws ``num`` unknown values per key, ordered as RecBole's ``sample_by_key_ids`` does.
+
+        Raises:
+            IndexError: There is no such key.
+        """
+        keys = np.tile(np.asarray(key_ids, dtype=np.int64), num)
+        if keys.min() < 0 or keys.max() >= self.used_ids.num_keys:
+            raise IndexError(f"keys must lie in [0, {self.used_ids.num_keys})")
+        values = self._draw(len(keys))
+        rejected = np.flatnonzero(self.used_ids.contains(keys, values))
+        while len(rejected):
+            values[rejected] = drawn = self._draw(len(rejected))
+            rejected = rejected[self.used_ids.contains(keys[rejected], drawn)]
+        return torch.from_numpy(values)
+
+    def _draw(self, num: int) -> np.ndarray:
+        return np.asarray(self.sampling(num), dtype=np.int64)  # type: ignore[attr-defined]
+
+
+class ItemSampler(_Vectorised, Sampler):
+    """RecBole's ``Sampler``: items that a user has not met up to and in a phase."""
+
+    def get_used_ids(self) -> dict[str, Pairs]:
+        """The pairs (user, item) known in each phase.
+
+        Raises:
+            ConfigurationError: A user knows all items.
+        """
+        used, users, items = {}, [], []
+        for phase, dataset in zip(self.phases, self.datasets, strict=True):
+            users.append(dataset.inter_feat[self.uid_field].numpy())
+            items.append(dataset.inter_feat[self.iid_field].numpy())
+            used[phase] = Pairs(
+                np.concatenate(users), np.concatenate(items), self.user_num, self.item_num
+            )
+        _check_unknown(used[self.phases[-1]], "user", "items", "user_inter_num_interval")
+        return used
+
+
+class TailSampler(_Vectorised, KGSampler):
+    """RecBole's ``KGSampler``: entities that are no tail of a head, by whatever relation."""
+
+    def get_used_ids(self) -> Pairs:
+        """The pairs (head, tail) of the graph.
+
+        Raises:
+            ConfigurationError: A head leads to all entities.
+        """
+        used = Pairs(self.hid_list, self.tid_list, self.entity_num, self.entity_num)
+        _check_unknown(used, "head", "entities", "entity_kg_num_interval")
+        return used
+
+
+def _check_unknown(used: Pairs, key: str, values: str, remedy: str) -> None:
+    """Raises if the values that one key knows are all there are, but for the padding's."""
+    full = np.flatnonzero(used.counts() + 1 >= used.num_values)
+    if len(full):
+        raise ConfigurationError(
+            f"dataset must leave every {key} {values} to draw negatives from; got {len(full)} "
+            f"{key} ids that are with all {used.num_values - 1}: filter them by {remedy}"
+        )
