@@ -5,8 +5,90 @@ They hold no activations and know nothing about recommenders.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recbole_tinykg.functional.lookup import SharedTable
+
+
+class CrossCompress(nn.Module):
+    r"""MKR's cross & compress unit, without the product of every row with itself.
+
+    The unit compresses :math:`C = v e^\top` of each row, D x D floats, to
+    :math:`v' = C w_{vv} + C^\top w_{ev} + b` and likewise e'. But :math:`C w = v (e \cdot w)`:
+
+    .. math::
+        v' = v (e \cdot w_{vv}) + e (v \cdot w_{ev}) + b_{vv} + b_{ev}, \quad
+        e' = v (e \cdot w_{ve}) + e (v \cdot w_{ee}) + b_{ve} + b_{ee}
+
+    Args:
+        unit: The module with the linear layers `fc_vv`, `fc_ev`, `fc_ve`, `fc_ee`.
+    """
+
+    def __init__(self, unit: nn.Module) -> None:
+        """Take the layers."""
+        super().__init__()
+        for name in ("fc_vv", "fc_ev", "fc_ve", "fc_ee"):
+            self.add_module(name, unit.get_submodule(name))
+
+    def forward(self, pair: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N, D) each
+        """v' and e' of a pair [v, e]."""
+        return (
+            self._compress(pair, self.fc_vv, self.fc_ev),
+            self._compress(pair, self.fc_ve, self.fc_ee),
+        )
+
+    @staticmethod
+    def _compress(pair: list[Tensor], along_v: nn.Linear, along_e: nn.Linear) -> Tensor:  # (N, D)
+        v, e = pair
+        bias = along_v.bias + along_e.bias
+        return v * F.linear(e, along_v.weight) + e * F.linear(v, along_e.weight) + bias
+
+
+class TableEmbedding(nn.Embedding):
+    """An embedding whose lookups in a `shared_gradients` block have one gradient map.
+
+    Args:
+        embedding: What it takes the place of; its parameter becomes this one's.
+    """
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        """Take the parameter."""
+        super().__init__(*embedding.weight.shape, device="meta")
+        self.weight = embedding.weight
+        self.table: SharedTable | None = None
+
+    def forward(self, index: Tensor) -> Tensor:  # (*index.shape, D)
+        """Rows of the table."""
+        return super().forward(index) if self.table is None else self.table.rows(index)
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """Whether a module is an embedding with a dense gradient and nothing special about it."""
+        return (
+            type(module) is nn.Embedding
+            and not (module.sparse or module.scale_grad_by_freq)
+            and module.max_norm is None
+            and module.padding_idx is None
+        )
+
+
+@contextmanager
+def shared_gradients(model: nn.Module) -> Iterator[None]:
+    """What the model's `TableEmbedding`s look up in the block has one gradient map per table."""
+    embeddings = [m for m in model.modules() if isinstance(m, TableEmbedding)]
+    for embedding in embeddings:
+        if torch.is_grad_enabled() and embedding.weight.requires_grad:
+            embedding.table = SharedTable(embedding.weight)
+    try:
+        yield
+    finally:
+        for embedding in embeddings:
+            embedding.table = None
 
 
 class GraphLayer(nn.Module):

@@ -12,6 +12,7 @@ from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState, init_seed
 from twin_case import distance, total
 
+from recbole_tinykg.meter import peak_bytes
 from recbole_tinykg.saves import measure_bias
 
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
@@ -21,6 +22,7 @@ class GenericConformance(TwinConformance):
     """What the generic twins share: a host that draws in training, and maybe scores pairs only."""
 
     scores: ClassVar[tuple[str, ...]] = ("predict",)
+    highest_peak: ClassVar[float] = 1.0  # of the host's
     bias_bound: ClassVar[float | None] = None  # in units of what the draws resolve, if unbiased
 
     def draw_alike(self):
@@ -80,6 +82,21 @@ class GenericConformance(TwinConformance):
             assert torch.equal(getattr(twin, score)(pairs), getattr(twin, score)(pairs))
         assert torch.equal(torch.get_rng_state(), before[0])
         assert np.array_equal(np.random.get_state()[1], before[1])
+
+    @pytest.mark.parametrize("bits", [2, 8, 32])
+    def test_peak_is_not_above_the_hosts(self, bits):
+        peaks = {}
+        for name in (self.host, self.twin):
+            model = self.build(name, "ml-100k", compress_bits=bits)
+            for loss, batch in self.data("ml-100k")[1].items():
+                model.zero_grad()
+                init_seed(1, True)
+                with peak_bytes() as peak:
+                    total(getattr(model, loss)(batch)).backward()
+                peaks[loss, name] = peak.num_bytes
+        for loss in self.losses:
+            of_host = peaks[loss, self.twin] / peaks[loss, self.host]
+            assert of_host <= self.highest_peak, (loss, of_host)
 
     def test_both_scores_agree(self):
         if len(self.scores) < 2:

@@ -14,14 +14,18 @@ item embeddings.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from recbole_tinykg import compat
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.functional import relation_matmul
+from recbole_tinykg.layers import CrossCompress, TableEmbedding, shared_gradients
 from recbole_tinykg.model.twin import (
     Twin,
     check_choice,
@@ -51,6 +55,13 @@ class GenericTwin(Twin):
             for name in set(LOSSES) & set(dir(cls)):
                 setattr(cls, name, _compressed(getattr(cls, name)))
 
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Build the host, then give its tables one gradient map each."""
+        super().__init__(config, dataset)
+        for name, module in list(self.named_children()):
+            if TableEmbedding.fits(module):
+                setattr(self, name, TableEmbedding(module))
+
     @classmethod
     def count_sites(cls, config: Any) -> int:
         """One: the block numbers its sites itself."""
@@ -75,12 +86,15 @@ class GenericTwin(Twin):
 def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     @functools.wraps(loss)
     def run(self: GenericTwin, interaction: Any) -> Any:
-        with compressed_saves(
-            self,
-            self.quantizer.bits,
-            rounding=self.quantizer.rounding,
-            streams=self.streams,
-            resident=interaction.interaction.values(),
+        with (
+            shared_gradients(self),
+            compressed_saves(
+                self,
+                self.quantizer.bits,
+                rounding=self.quantizer.rounding,
+                streams=self.streams,
+                resident=interaction.interaction.values(),
+            ),
         ):
             losses = loss(self, interaction)
         self._drop_graph()
@@ -117,6 +131,20 @@ class TinyCKE(GenericTwin, CKE):
                 f"reg_weights must be two numbers of 0 or more, such as [1e-2, 1e-2]; "
                 f"got {weights!r}"
             )
+
+    def _get_kg_embedding(
+        self, h: Tensor, r: Tensor, pos_t: Tensor, neg_t: Tensor
+    ) -> tuple[Tensor | None, ...]:  # (B, D') each
+        """Unit heads, relations, tails and corrupted tails; the triples in order of relation."""
+        order = torch.argsort(r)
+        entity = torch.stack([h, pos_t, neg_t], dim=1)[order].view(-1)
+        segments = torch.bincount(r, minlength=self.n_relations).mul_(3).tolist()
+        matrices = self.trans_w.weight.view(-1, self.embedding_size, self.kg_embedding_size)
+        projected = relation_matmul(self.entity_embedding(entity), segments, matrices)
+        head, tail, corrupted = (
+            F.normalize(role, dim=1) for role in projected.view(len(r), 3, -1).unbind(1)
+        )
+        return head, F.normalize(self.relation_embedding(r[order]), dim=1), tail, corrupted, None
 
 
 class TinyKTUP(GenericTwin, KTUP):
@@ -174,6 +202,12 @@ class TinyMKR(GenericTwin, MKR):
     """MKR's twin; trains with RecBole's `MKRTrainer`."""
 
     host = "MKR"
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Build the host, then take the product of rows out of its cross & compress units."""
+        super().__init__(config, dataset)
+        units = ((name, CrossCompress(unit)) for name, unit in self.cc_unit.named_children())
+        self.cc_unit = nn.Sequential(OrderedDict(units))
 
     @classmethod
     def check_config(cls, config: Any) -> None:

@@ -36,6 +36,7 @@ from recbole_tinykg.saves.gathers import Gathers, storage_id
 from recbole_tinykg.saves.kept import Outer, Reference
 from recbole_tinykg.saves.needs import (
     Need,
+    is_cheap,
     is_gather,
     need_of_argument,
     need_of_output,
@@ -149,6 +150,8 @@ class _Block(TorchDispatchMode):
         self._last_func, self._last_outputs = func, {storage_id(out) for out in outputs}
         if is_gather(func) and storage_id(args[0]) in self._resident:
             self._gathers.note(func, args, kwargs, result)
+        elif is_cheap(func):
+            self._gathers.note_derived(func, args, kwargs, result, self._resident)
         return result
 
     def _in_backward(self) -> bool:

@@ -46,6 +46,7 @@ _LINEAR = frozenset(
 # Operations that save their output whenever they have a node: the next save of it is not theirs.
 _OUTPUT_NEEDS = {"exp": Need.VALUE, "relu": Need.SIGN_OR_NAN, "leaky_relu": Need.SIGN}
 _GATHERS = frozenset(("embedding", "index_select", "index", "_to_copy"))
+_CHEAP = frozenset(("add", "sub", "neg", "cat", "stack"))
 
 
 def need_of_argument(func: OpOverload | None, args: tuple[Any, ...], tensor: Tensor) -> Need:
@@ -108,3 +109,8 @@ def _written_arguments(func: OpOverload) -> tuple[tuple[int, str], ...]:
 def is_gather(func: OpOverload) -> bool:
     """Whether an operation copies numbers of its first argument, so that it can be repeated."""
     return base_name(func) in _GATHERS
+
+
+def is_cheap(func: OpOverload) -> bool:
+    """Whether an operation, not in place, costs little to repeat where its arguments are known."""
+    return base_name(func) in _CHEAP and not func._schema.is_mutable
