@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.data import data_preparation as recboles_data_preparation
 from recbole.data.dataloader import KnowledgeBasedDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataloader.general_dataloader import TrainDataLoader

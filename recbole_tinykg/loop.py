@@ -108,7 +108,10 @@ def train_pass(
 def _shown(train_data: Any, epoch_idx: int, trainer: Any) -> Iterator[Any]:
     """The batches, with RecBole's progress bar."""
     bar: Iterable[Any] = tqdm(
-        train_data, ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"), total=len(train_data)
+        train_data,
+        ncols=100,
+        desc=set_color(f"Train {epoch_idx:>5}", "pink"),
+        total=len(train_data),
     )
     for interaction in bar:
         yield interaction
