@@ -36,7 +36,7 @@ class CrossCompress(nn.Module):
             self.add_module(name, unit.get_submodule(name))
 
     def forward(self, pair: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N, D) each
-        """v' and e' of a pair [v, e]."""
+        """V' and e' of a pair [v, e]."""
         return (
             self._compress(pair, self.fc_vv, self.fc_ev),
             self._compress(pair, self.fc_ve, self.fc_ee),
