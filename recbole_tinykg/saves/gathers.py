@@ -57,7 +57,7 @@ class _Origin:
         self.func, self.args, self.kwargs = func, args, kwargs
         parts = [leaf for leaf in _leaves(args) if isinstance(leaf, _Part)]
         self.is_stale = False  # something that it reads has changed
-        self.num_gathers = sum(part.origin.num_gathers for part in parts) or 1
+        self.num_gathers: int = sum(part.origin.num_gathers for part in parts) or 1
 
     def reads(self, storage: int) -> bool:
         """Whether anything that it is made of is in that storage."""
@@ -135,8 +135,7 @@ class Gathers:
             return leaf
         origin = self._origin_of(leaf)
         geometry = leaf.shape, leaf.stride(), leaf.storage_offset()
-        is_known = origin is not None and not origin.is_stale
-        return _Part(origin, geometry) if is_known else _Unknown
+        return _Unknown if origin is None or origin.is_stale else _Part(origin, geometry)
 
     def _origin_of(self, tensor: Tensor) -> _Origin | None:
         storage, origin = self._alive.get(storage_id(tensor), (None, None))
