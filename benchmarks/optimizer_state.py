@@ -75,7 +75,9 @@ def optimizers() -> Optimizers:
 def steps(chosen: Optimizers, rounds: int) -> dict[str, dict[str, Any]]:
     """Bytes of state, the first step's seconds and the others', interleaved."""
     grad = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
-    made = {name: make([torch.nn.Parameter(torch.zeros_like(grad))]) for name, make in chosen.items()}
+    made = {
+        name: make([torch.nn.Parameter(torch.zeros_like(grad))]) for name, make in chosen.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(rounds + 2):
         for name, optimizer in made.items():

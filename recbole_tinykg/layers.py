@@ -29,6 +29,11 @@ class CrossCompress(nn.Module):
         unit: The module with the linear layers `fc_vv`, `fc_ev`, `fc_ve`, `fc_ee`.
     """
 
+    fc_vv: nn.Linear
+    fc_ev: nn.Linear
+    fc_ve: nn.Linear
+    fc_ee: nn.Linear
+
     def __init__(self, unit: nn.Module) -> None:
         """Take the layers."""
         super().__init__()
@@ -36,7 +41,7 @@ class CrossCompress(nn.Module):
             self.add_module(name, unit.get_submodule(name))
 
     def forward(self, pair: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N, D) each
-        """v' and e' of a pair [v, e]."""
+        """Both outputs, v' and e', of a pair [v, e]."""
         return (
             self._compress(pair, self.fc_vv, self.fc_ev),
             self._compress(pair, self.fc_ve, self.fc_ee),
@@ -58,7 +63,7 @@ class TableEmbedding(nn.Embedding):
 
     def __init__(self, embedding: nn.Embedding) -> None:
         """Take the parameter."""
-        super().__init__(*embedding.weight.shape, device="meta")
+        super().__init__(embedding.num_embeddings, embedding.embedding_dim, device="meta")
         self.weight = embedding.weight
         self.table: SharedTable | None = None
 

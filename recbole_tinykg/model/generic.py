@@ -207,7 +207,7 @@ class TinyMKR(GenericTwin, MKR):
         """Build the host, then take the product of rows out of its cross & compress units."""
         super().__init__(config, dataset)
         units = ((name, CrossCompress(unit)) for name, unit in self.cc_unit.named_children())
-        self.cc_unit = nn.Sequential(OrderedDict(units))
+        self.cc_unit: nn.Module = nn.Sequential(OrderedDict(units))
 
     @classmethod
     def check_config(cls, config: Any) -> None:

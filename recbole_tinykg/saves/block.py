@@ -118,7 +118,8 @@ class _Block(TorchDispatchMode):
                 return saved
         saved.waiting = kept
         if sys._getframe(1).f_code is _APPLY:
-            self._keep(saved, Need.EXACT)
+            with _autograd_keys():
+                self._keep(saved, Need.EXACT)
         else:
             need = self._need_of_output(tensor)  # asking a view for its node may make one
             self._waiting.append((tensor, need, _count_nodes(), saved))
@@ -126,14 +127,17 @@ class _Block(TorchDispatchMode):
 
     def settle(self, func: Any = None, args: tuple[Any, ...] = ()) -> None:
         """Keep what waits, now that all that can have saved it are known."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
         has_node = torch.is_grad_enabled() and any(map(_requires_grad, args))
         num_nodes = _count_nodes() if has_node else None
-        for tensor, need, num_nodes_then, saved in waiting:
-            if need is Need.NOTHING:
-                is_saver = num_nodes == num_nodes_then
-                need = need_of_argument(func, args, tensor) if is_saver else Need.EXACT
-            self._keep(saved, need)
+        with _autograd_keys():
+            for tensor, need, num_nodes_then, saved in waiting:
+                if need is Need.NOTHING:
+                    is_saver = num_nodes == num_nodes_then
+                    need = need_of_argument(func, args, tensor) if is_saver else Need.EXACT
+                self._keep(saved, need)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -182,15 +186,15 @@ class _Block(TorchDispatchMode):
         return need
 
     def _keep(self, saved: Saved, need: Need) -> None:
+        """Decide what stands for a tensor; call this in `_autograd_keys`."""
         tensor, saved.waiting = saved.waiting, None
         assert tensor is not None
         saved.geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
-        with _autograd_keys():
-            if (repeated := self._gathers.of(tensor)) is not None:
-                saved.kept = repeated
-                return
-            saved.record = self._record(tensor)
-            saved.need = saved.record.keep(tensor, need, self._packing)
+        if (repeated := self._gathers.of(tensor)) is not None:
+            saved.kept = repeated
+            return
+        saved.record = self._record(tensor)
+        saved.need = saved.record.keep(tensor, need, self._packing)
 
     def _record(self, tensor: Tensor) -> Record:
         key = storage_id(tensor), tensor.dtype

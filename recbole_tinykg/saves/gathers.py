@@ -23,7 +23,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from recbole_tinykg.saves.kept import Outer, Reference
 
-
 _MOST_GATHERS = 8
 
 
@@ -58,7 +57,7 @@ class _Origin:
         self.func, self.args, self.kwargs = func, args, kwargs
         parts = [leaf for leaf in _leaves(args) if isinstance(leaf, _Part)]
         self.is_stale = False  # something that it reads has changed
-        self.num_gathers = sum(part.origin.num_gathers for part in parts) or 1
+        self.num_gathers: int = sum(part.origin.num_gathers for part in parts) or 1
 
     def reads(self, storage: int) -> bool:
         """Whether anything that it is made of is in that storage."""
@@ -98,6 +97,7 @@ class Gathers:
         """Begin with none."""
         self._outer = outer
         self._alive: dict[int, tuple[StorageWeakRef, _Origin]] = {}  # by the rows' storage
+        self._read: set[int] = set()  # storages that origins have been seen to read
         self._saved: weakref.WeakKeyDictionary[Repeated, _Origin] = weakref.WeakKeyDictionary()
         self._repeated: weakref.WeakValueDictionary[_Origin, Repeated] = (
             weakref.WeakValueDictionary()
@@ -111,6 +111,7 @@ class Gathers:
         if rows.is_contiguous() and not is_view and not any(t.is_inference() for t in tensors):
             storage = StorageWeakRef(rows.untyped_storage())
             self._alive[storage_id(rows)] = storage, _Origin(func, args, kwargs)
+            self._read.update(map(storage_id, tensors[1:]))
 
     def note_derived(
         self,
@@ -134,8 +135,7 @@ class Gathers:
             return leaf
         origin = self._origin_of(leaf)
         geometry = leaf.shape, leaf.stride(), leaf.storage_offset()
-        is_known = origin is not None and not origin.is_stale
-        return _Part(origin, geometry) if is_known else _Unknown
+        return _Unknown if origin is None or origin.is_stale else _Part(origin, geometry)
 
     def _origin_of(self, tensor: Tensor) -> _Origin | None:
         storage, origin = self._alive.get(storage_id(tensor), (None, None))
@@ -165,6 +165,9 @@ class Gathers:
 
     def before_change(self, storage: int) -> None:
         """Rows in that storage have no origin now; what was read from it is kept as rows."""
+        self._drop([storage])
+        if storage not in self._read:
+            return
         for repeated, origin in list(self._saved.items()):
             if origin.reads(storage):
                 with torch.inference_mode(False):
@@ -173,7 +176,6 @@ class Gathers:
                 del self._saved[repeated]
         for _, origin in self._alive.values():
             origin.is_stale |= origin.reads(storage)
-        self._drop([storage])
 
     def _drop(self, keys: list[int]) -> None:
         for key in keys:
