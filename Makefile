@@ -48,9 +48,8 @@ format: $(VENV)/.dev  ## let ruff and clang-format rewrite the sources
 	$(BIN)/ruff format .
 	$(if $(CPP),$(BIN)/clang-format -i $(CPP))
 
-bench: setup  ## saved bytes and seconds per epoch against stock KGAT (minutes)
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/epoch_time.py $(ARGS)
+bench: setup $(VENV)/.dev  ## bytes and seconds against stock (25 minutes); ARGS='--models TinyKGCN'
+	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 wheel: setup $(VENV)/.dev  ## build dist/*.tar.gz, and from it dist/*.whl
 	rm -rf dist
