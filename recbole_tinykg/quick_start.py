@@ -28,7 +28,6 @@ from typing import Any
 from colorama import deinit
 from colorama.ansitowin32 import StreamWrapper
 from colorlog import ColoredFormatter
-from recbole.data import create_dataset
 from recbole.utils import get_environment, init_logger, init_seed, set_color
 from recbole.utils.logger import RemoveColorFilter
 
@@ -37,6 +36,7 @@ from recbole_tinykg.config import Config
 from recbole_tinykg.config_checks import check_dataset
 from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.loading import data_preparation
+from recbole_tinykg.reading import create_dataset
 from recbole_tinykg.results import plain_metrics, write_result
 from recbole_tinykg.run_files import RunFiles
 from recbole_tinykg.trainer import get_trainer

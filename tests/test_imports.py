@@ -26,6 +26,7 @@ ORDER = [
     "layers",
     "saves",
     "compat",
+    "reading",
     "graph",
     "neighbors",
     "relational_graph",
