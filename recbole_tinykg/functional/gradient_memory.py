@@ -1,14 +1,13 @@
 """The memory of a table's gradient, step after step the same.
 
-An embedding table has a dense gradient as large as itself. Freed after every step, it comes back
-from the operating system page by page: on ml-100k 9 MB, zeroed, take 2.4 ms from fresh pages and
-0.6 from pages that are there, a quarter of a step of KGCN. So `give_back`, in the place of
+An embedding table has a dense gradient as large as itself. Freed after every step, it may come back
+from the operating system page by page: up to 950 page faults in a step of KGCN on ml-100k, whose
+table has 9 MB, and hardly any when it stays. So `give_back`, in the place of
 `parameter.grad = None`, leaves the memory with its parameter, and `zero_gradient` takes it for the
 next gradient. Between the two it is nobody's: memory that anybody else still sees stays theirs, and
 the parameter gets new one. A GPU's allocator does the same by itself.
 
-Nothing is kept that had not been there: a step ends with a gradient and the next one begins by
-dropping it.
+A step's peak, in backward, is what it was; but the memory is not free in the forward pass either.
 """
 
 from __future__ import annotations

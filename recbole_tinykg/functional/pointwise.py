@@ -69,16 +69,16 @@ class _PointwiseLoss(torch.autograd.Function):
         user = user_weight.index_select(0, unique)
         rows = place.repeat(num_rows // len(place))
         u = user.index_select(0, rows)
-        score = (u * y).sum(1)
-        item_norms = y.view(num_groups, -1).norm(dim=1)
         user_norm = u[:size].norm()
+        score = u.mul_(y).sum(1)
+        item_norms = y.view(num_groups, -1).norm(dim=1)
         labels = labels.to(score.dtype)
         loss = F.binary_cross_entropy_with_logits(score, labels)
         loss = loss + reg_weight * (user_norm + item_norms.sum()) / size
         if not any(ctx.needs_input_grad):
             return loss
         slope = (torch.sigmoid(score) - labels) / num_rows
-        grad_user = add_rows_(torch.zeros_like(user), rows, y * slope[:, None])
+        grad_user = add_rows_(torch.zeros_like(user), rows, torch.mul(y, slope[:, None], out=u))
         count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
         sharp = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
