@@ -54,8 +54,10 @@ _SCHEMAS = (
     " Tensor? places=None) -> Tensor",
     "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
     " Tensor? rows=None, Tensor? places=None) -> ()",
+    "spmm_backward_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
+    " Tensor grad) -> Tensor grad_values",
 )
-_FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_")}  # it is cuSPARSE's kernel there
+_FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_", "spmm_backward_")}  # cuSPARSE and PyTorch there
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
@@ -238,6 +240,12 @@ def _spmm_add__shape(
     places: Tensor | None = None,
 ) -> None:
     return None
+
+
+def _spmm_backward__shape(
+    out: Tensor, crow: Tensor, col: Tensor, values: Tensor, dense: Tensor, grad: Tensor
+) -> Tensor:
+    return values.new_empty(values.shape)
 
 
 def _in_place(name: str) -> Callable[..., None | Tensor]:

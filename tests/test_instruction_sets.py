@@ -45,7 +45,8 @@ def sums(dtype):
     col = torch.randint(40, (360,), generator=generator, dtype=torch.int32)
     values = torch.rand(360, generator=generator, dtype=torch.float64).to(dtype)
     normal = ops.normalize_backward(grad, x, x[:, 0].contiguous(), eps=1e-12)
-    return normal, ops.spmm(crow, col, values, x)
+    product, out = ops.spmm(crow, col, values, x), x.clone()
+    return normal, product, ops.spmm_backward_(out, crow, col, values, x, grad), out
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -119,6 +119,9 @@ def test_sparse_tensors_are_refused():
 def test_product_is_not_added_to_what_it_reads():
     with pytest.raises(ValueError, match="out must not be dense"):
         ops.spmm_add_(SQUARE, CROW, COL, VALUES, SQUARE)
+    for dense, grad in ((SQUARE, SQUARE.clone()), (SQUARE.clone(), SQUARE)):
+        with pytest.raises(ValueError, match="out must be neither dense nor grad"):
+            ops.spmm_backward_(SQUARE, CROW, COL, VALUES, dense, grad)
 
 
 IN_PLACE = {
@@ -128,6 +131,7 @@ IN_PLACE = {
         out, NOISE, negative_slope=0.1, probability=0.5
     ),
     "spmm_add_": lambda out: ops.spmm_add_(out[:2], CROW, COL, VALUES, X),
+    "spmm_backward_": lambda out: ops.spmm_backward_(out, CROW, COL, VALUES, X, X[:2]),
 }
 
 
@@ -202,6 +206,10 @@ SLOPPY = {
     ),
     "normalize_backward": lambda: direct("normalize_backward", X, X[1:], X[:, 0], eps=1e-12),
     "spmm, crow": lambda: direct("spmm", CROW + 1, COL, VALUES, X),
+    "spmm_backward_, crow": lambda: direct(
+        "spmm_backward_", X.clone(), CROW + 1, COL, VALUES, X, X[:2]
+    ),
+    "spmm_backward_, grad": lambda: direct("spmm_backward_", X.clone(), CROW, COL, VALUES, X, X),
 }
 
 

@@ -45,6 +45,7 @@ def opcheck_cases(device):
         "spmm, rows": ((*matrix, x, rows), {}),
         "spmm, places": ((*matrix, x[:2], None, places), {}),
         "spmm_add_": ((x.new_zeros(2, 37), *matrix, x), {}),
+        "spmm_backward_": ((torch.ones_like(x), *matrix, x, x[:2].clone()), {}),
         "spmm_add_, rows": ((x.new_zeros(3, 37), *matrix, x, rows), {}),
         "spmm_add_, places": ((x.new_zeros(2, 37), *matrix, x[:2], None, places), {}),
     }
@@ -81,10 +82,12 @@ def test_functions_compile_into_one_graph(device):
         back = ops.leaky_relu_backward(grads[0] + grads[1], ops.sign_mask(x), negative_slope=0.2)
         back = ops.normalize_backward(back, x, x[:, 0].contiguous(), eps=1e-12)
         product = ops.spmm(crow, col, values, ops.dropout(back, noise, probability=0.5))
-        return ops.spmm_add_(product.clone(), crow, col, values, back, rows)
+        product = ops.spmm_add_(product.clone(), crow, col, values, back, rows)
+        return ops.spmm_backward_(back.clone(), crow, col, values, back, product), product
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), step(x))
+    for ours, theirs in zip(compiled(x), step(x), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def run_without_native(folder, script, library=None, warnings="error"):

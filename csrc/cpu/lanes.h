@@ -26,7 +26,14 @@ inline Lanes<Compute<T>> load_row(const T* source, int64_t stride, int64_t count
   return load(lane);
 }
 
-// The inverse: the first count lanes.
+// Elements of a row with zeros behind its end.
+template <typename T>
+inline Lanes<Compute<T>> load_or_zero(const T* source, int64_t stride, int64_t count) {
+  const auto value = load_row(source, stride, count);
+  return count == kLanes ? value : choose((1u << count) - 1, value, fill(Compute<T>(0)));
+}
+
+// The inverse of load_row: the first count lanes.
 template <typename T>
 inline void store_row(T* target, int64_t stride, int64_t count, const Lanes<Compute<T>>& value) {
   if (count == kLanes && stride == 1) return store(target, value);

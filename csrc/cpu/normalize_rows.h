@@ -6,13 +6,6 @@
 
 constexpr int64_t kRows = kLanes;
 
-// Elements of a row with zeros behind its end.
-template <typename T>
-inline Lanes<Compute<T>> load_or_zero(const T* source, int64_t stride, int64_t count) {
-  const auto value = load_row(source, stride, count);
-  return count == kLanes ? value : choose((1u << count) - 1, value, fill(Compute<T>(0)));
-}
-
 // The factors of x and of grad of rows [row, row + count): out = (grad + pull * x) * unit.
 template <typename T>
 struct Factors {

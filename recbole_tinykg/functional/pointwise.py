@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.neighborhood.relation_attention import BatchUsers
 from recbole_tinykg.functional.ranking import GRADIENT_BITS
@@ -68,16 +69,16 @@ class _PointwiseLoss(torch.autograd.Function):
         user = user_weight.index_select(0, unique)
         rows = place.repeat(num_rows // len(place))
         u = user.index_select(0, rows)
-        score = (u * y).sum(1)
-        item_norms = y.view(num_groups, -1).norm(dim=1)
         user_norm = u[:size].norm()
+        score = u.mul_(y).sum(1)
+        item_norms = y.view(num_groups, -1).norm(dim=1)
         labels = labels.to(score.dtype)
         loss = F.binary_cross_entropy_with_logits(score, labels)
         loss = loss + reg_weight * (user_norm + item_norms.sum()) / size
         if not any(ctx.needs_input_grad):
             return loss
         slope = (torch.sigmoid(score) - labels) / num_rows
-        grad_user = add_rows_(torch.zeros_like(user), rows, y * slope[:, None])
+        grad_user = add_rows_(torch.zeros_like(user), rows, torch.mul(y, slope[:, None], out=u))
         count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
         sharp = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
@@ -100,7 +101,7 @@ class _PointwiseLoss(torch.autograd.Function):
         border = ctx.layouts[0].num_tensors
         user_code = Quantized.from_tensors(tuple(kept[:border]), ctx.layouts[0])
         item_code = Quantized.from_tensors(tuple(kept[border:]), ctx.layouts[1])
-        users = torch.zeros_like(user_weight)
+        users = zero_gradient(user_weight)
         users.index_copy_(0, unique.long(), user_code.dequantize() * grad_loss)
         rows = unique.index_select(0, place).repeat(len(slope) // len(place))
         grad = user_weight.index_select(0, rows).mul_((slope * grad_loss)[:, None])

@@ -22,7 +22,7 @@ from recbole_tinykg.ops.activation import (
 from recbole_tinykg.ops.checks import BITS
 from recbole_tinykg.ops.normalization import normalize_backward
 from recbole_tinykg.ops.quantization import dequantize, dequantize_, dequantize_add_, quantize
-from recbole_tinykg.ops.sparse import spmm, spmm_add_
+from recbole_tinykg.ops.sparse import spmm, spmm_add_, spmm_backward_
 
 __all__ = [
     "BITS",
@@ -40,4 +40,5 @@ __all__ = [
     "sign_mask",
     "spmm",
     "spmm_add_",
+    "spmm_backward_",
 ]

@@ -9,6 +9,7 @@ from recbole_tinykg.ops.checks import check_csr, check_index, check_tensor, chec
 
 _spmm = torch.ops.recbole_tinykg.spmm.default
 _spmm_add_ = torch.ops.recbole_tinykg.spmm_add_.default
+_spmm_backward_ = torch.ops.recbole_tinykg.spmm_backward_.default
 
 
 def spmm(
@@ -68,6 +69,36 @@ def spmm_add_(
         raise ValueError("out must not be dense: rows are read after others were written")
     _spmm_add_(out, crow, col, values, dense, rows, places)
     return out
+
+
+def spmm_backward_(
+    out: Tensor,  # (N, D), no memory in common with dense or grad
+    crow: Tensor,  # (M + 1,) int32 or int64, from 0 to E
+    col: Tensor,  # (E,) same type
+    values: Tensor,  # (E,)
+    dense: Tensor,  # (N, D)
+    grad: Tensor,  # (M, D) gradient of ``spmm(crow, col, values, dense)``
+) -> Tensor:  # (E,)
+    """Add the gradient of ``dense`` to ``out``, in place, and give that of the values.
+
+    Entry (i, j) adds ``value * grad[i]`` to ``out[j]``, and its gradient is ``grad[i] @ dense[j]``:
+    one sweep over the entries that needs no transpose of A. On a CPU nothing of E x D is built, and
+    the sums are in the order of the entries, rounded to ``out``'s type one by one. On a GPU, where
+    the numbers are not checked, it is PyTorch's gathers and atomic additions.
+
+    Raises:
+        RuntimeError: On a CPU, an index is out of range, or crow does not cover the entries; or
+            ``out`` requires a gradient and autograd is on.
+        TypeError: Index types differ or are no integers, or value types differ.
+        ValueError: A shape or a device is wrong.
+    """
+    check_csr(crow, col, values, dense)
+    check_tensor("grad", grad, (crow.shape[0] - 1, dense.shape[1]), dense.dtype, dense.device)
+    check_tensor("out", out, tuple(dense.shape), dense.dtype, dense.device)
+    check_written("out", out)
+    if out is dense or out is grad:
+        raise ValueError("out must be neither dense nor grad: they are read after it was written")
+    return _spmm_backward_(out, crow, col, values, dense, grad)
 
 
 def _check_product(

@@ -25,7 +25,7 @@ from recbole_tinykg.reference.quantization import (
     quantize,
     step_dtype,
 )
-from recbole_tinykg.reference.sparse import spmm, spmm_add_
+from recbole_tinykg.reference.sparse import spmm, spmm_add_, spmm_backward_
 
 __all__ = [
     "GROUP_COLUMNS",
@@ -45,5 +45,6 @@ __all__ = [
     "sign_mask",
     "spmm",
     "spmm_add_",
+    "spmm_backward_",
     "step_dtype",
 ]

@@ -54,6 +54,28 @@ def spmm_add_(
         out.copy_(total)
 
 
+def spmm_backward_(
+    out: Tensor,  # (N, D)
+    crow: Tensor,  # (M + 1,)
+    col: Tensor,  # (E,)
+    values: Tensor,  # (E,)
+    dense: Tensor,  # (N, D)
+    grad: Tensor,  # (M, D)
+) -> Tensor:  # (E,)
+    """``out += A.t() @ grad``; gives the gradient of the values, grad's row times dense's."""
+    num_entries = col.shape[0]
+    if crow.device.type == "cpu" and (
+        crow[0] != 0 or crow[-1] != num_entries or (crow[1:] < crow[:-1]).any()
+    ):
+        raise RuntimeError(f"crow must rise from 0 to the number of entries, {num_entries}")
+    check_rows("col", col, dense.shape[0], "dense")
+    row = torch.repeat_interleave(crow.diff(), output_size=num_entries)
+    received = grad.index_select(0, row)
+    grad_values = (received * dense.index_select(0, col)).sum(1)
+    out.index_add_(0, col, received.mul_(values[:, None]))
+    return grad_values
+
+
 def _check_pointers(crow: Tensor, num_entries: int) -> None:
     """On a CPU, refuse row pointers that lead outside the entries."""
     if crow.device.type != "cpu":

@@ -9,8 +9,8 @@ with c the sum, the concatenation, or :math:`s_e` alone. (The paper has no 1/K; 
 mean of the weighted neighbours.) :math:`\sigma` is ReLU, and tanh in the last layer.
 
 The first layer reads the embedding table, so its neighbours are a sparse product with K entries per
-row, and backward builds its input again, exactly, from the parameter, in blocks of rows: nothing of
-size N x K^H x d exists in it.
+row. Backward builds its input again, exactly, from the parameter, and goes through that product in
+one sweep over the entries, in blocks of rows: nothing of size N x K^H x d exists in it.
 
 Saves, per element: the output of a hidden layer at `bits` (it gives the input of the next layer,
 for dW and dp) and one bit for its sign; :math:`1 - y^2`, tanh's derivative, at `bits`. The weights
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
+from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 from recbole_tinykg.functional.rows import add_rows_
@@ -37,8 +38,8 @@ from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
 
 AGGREGATORS = ("sum", "neighbor", "concat")
 
-EDGE_BLOCK = 8192
-"""Neighbours whose vectors exist at a time in the first layer's backward: 2 MiB at 64 floats."""
+EDGE_BLOCK = 16384
+"""Neighbours at a time in the first layer's backward: at K = 4, inputs of 1 MiB at 64 floats."""
 
 
 def count_neighborhood_sites(num_hops: int) -> int:
@@ -120,7 +121,7 @@ class _AggregateNeighborhood(torch.autograd.Function):
         plan: _Plan = ctx.plan
         flat, layers = _read(plan, ctx.saved_tensors, ctx.layouts)
         tensors = _Tensors.of(plan, flat)
-        grads = _Tensors.of(plan, (flat[0], *(torch.zeros_like(t) for t in flat[1:])))
+        grads = _Tensors.of(plan, (flat[0], *(zero_gradient(t) for t in flat[1:])))
         hops = plan.field.entities(tensors.items)
         below = {0: grad}
         for layer in reversed(range(plan.field.num_hops)):
@@ -155,12 +156,12 @@ def _backward_table(
     step = max(1, EDGE_BLOCK // size)
     for start in range(0, len(dz), step):
         rows, edges = slice(start, start + step), slice(start * size, (start + step) * size)
-        d_ego, d_neighbors = _backward_hop(
-            plan, ends.block(rows, edges), dz[rows], 0, tensors, grads, grads.attention[hop][rows]
-        )
+        block = ends.block(rows, edges)
+        d_ego, d_side = _backward_linear(plan, block, dz[rows], 0, tensors, grads)
+        d_share = ops.spmm_backward_(grads.entities, *block.matrix(), block.table, d_side)
+        grads.attention[hop][rows].add_(d_share.view(-1, size), alpha=1 / size)
         if d_ego is not None:
             add_rows_(grads.entities, hops[hop][rows], d_ego)
-        add_rows_(grads.entities, hops[hop + 1][edges], d_neighbors)
 
 
 def _backward_hop(
@@ -172,17 +173,28 @@ def _backward_hop(
     grads: _Tensors,
     grad_attention: Tensor,  # (n, K)
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients (n, d) and (n * K, d) of the ends; adds those of p, W and b."""
-    p, (weight, _) = ends.attention, tensors.linear(layer)
+    """Gradients (n, d) and (n * K, d) of the ends, hidden outputs; adds those of p, W and b."""
+    p = ends.attention
+    d_ego, d_side = _backward_linear(plan, ends, dz, layer, tensors, grads)
+    neighbors = ends.table.view(*p.shape, -1)  # (n, K, d)
+    grad_attention.add_((neighbors @ d_side[:, :, None]).squeeze(2), alpha=1 / p.shape[1])
+    share = p / p.shape[1]
+    return d_ego, torch.mul(share[:, :, None], d_side[:, None]).flatten(0, 1)
+
+
+def _backward_linear(
+    plan: _Plan,
+    ends: _Ends,
+    dz: Tensor,  # (n, d)
+    layer: int,
+    tensors: _Tensors,
+    grads: _Tensors,
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients (n, d) of v and s; adds those of W and b."""
     grad_weight, grad_bias = grads.linear(layer)
     grad_weight.addmm_(dz.t(), ends.mixed(plan.aggregator))
     grad_bias.add_(dz.sum(0))
-    d_ego, d_side = _split_gradient(plan.aggregator, dz @ weight)
-    neighbors = ends.neighbors().view(*p.shape, -1)  # (n, K, d)
-    grad_attention.add_((neighbors @ d_side[:, :, None]).squeeze(2), alpha=1 / p.shape[1])
-    out = None if ends.rows is None else neighbors  # a copy that nobody reads any more
-    share = p / p.shape[1]
-    return d_ego, torch.mul(share[:, :, None], d_side[:, None], out=out).flatten(0, 1)
+    return _split_gradient(plan.aggregator, dz @ tensors.linear(layer)[0])
 
 
 class _Ends(NamedTuple):
@@ -201,17 +213,17 @@ class _Ends(NamedTuple):
 
     def mixed(self, aggregator: str) -> Tensor:  # (n, d) or (n, 2 d)
         """c(v, s), the linear layer's input."""
-        num_rows, size = self.attention.shape
-        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
-        rows = count[:-1] if self.rows is None else self.rows
-        side = ops.spmm(count[::size], rows, self.attention.reshape(-1) / size, self.table)
+        side = ops.spmm(*self.matrix(), self.table)
         if self.ego is None:
             return side
         return side.add_(self.ego) if aggregator == "sum" else torch.cat([self.ego, side], 1)
 
-    def neighbors(self) -> Tensor:  # (n * K, d)
-        """The neighbours' vectors, those of an entity together."""
-        return self.table if self.rows is None else self.table.index_select(0, self.rows)
+    def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The CSR matrix that mixes the neighbours: row pointers, columns and values."""
+        num_rows, size = self.attention.shape
+        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
+        rows = count[:-1] if self.rows is None else self.rows
+        return count[::size], rows, self.attention.reshape(-1) / size
 
 
 def _ends(
