@@ -51,7 +51,7 @@ def main() -> None:
         given = ["--dataset", args.dataset, "--data_path", args.data_path, "--models", model]
         command = [sys.executable, __file__, "--one", "--threads", str(args.threads), *given]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows.append({"model": model, **json.loads(output.splitlines()[-1])})
+        rows.append({"name": model, **json.loads(output.splitlines()[-1])})
     print(table(rows))
     print(json.dumps({"torch": torch.__version__, "threads": args.threads, "rows": rows}))
 
@@ -89,7 +89,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         seconds = [row[stage]["seconds"] for stage in STAGES]
         cells = [f"{s:.1f}" for s in (*seconds, sum(seconds))]
         cells += [f"{row[stage]['rss_bytes'] / 1e9:.2f}" for stage in STAGES]
-        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
