@@ -71,6 +71,7 @@ def main() -> None:
 def from_arrays(point: dict[str, Any], folder: Path) -> tuple[Built, dict[str, float]]:
     """KGAT or its twin on a graph with both directions of every relation."""
     data = cached_arrays(point["series"], point["scale"], folder)
+    reset_peak_rss()  # what drawing them took is not the model's
     start = perf_counter()
     dataset = ArrayDataset(data, kg_reverse_r=True)
     loaded = perf_counter()
