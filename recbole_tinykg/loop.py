@@ -11,6 +11,8 @@ Batches, order of operations, mixed precision and gradient clipping are those of
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,8 +51,10 @@ class LossSum:
         self._is_tuple = isinstance(losses, tuple)
         parts = losses if isinstance(losses, tuple) else (losses,)
         numbers = [part.detach().double().reshape(()) for part in parts]
-        self._sums = [a + b for a, b in zip(self._sums or [0] * len(parts), numbers, strict=True)]
-        loss = sum(parts) if isinstance(losses, tuple) else losses
+        if self._sums:
+            numbers = [a + b for a, b in zip(self._sums, numbers, strict=True)]
+        self._sums = numbers
+        loss = functools.reduce(operator.add, parts)
         is_nan = torch.isnan(loss.detach()).reshape(())
         self._is_nan = is_nan if self._is_nan is None else self._is_nan | is_nan
         self._steps += 1
