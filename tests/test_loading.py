@@ -9,7 +9,7 @@ from identical import assert_identical
 from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg import loading, quick_start, random_state
+from recbole_tinykg import loading, random_state
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.loop import _READS_NO_TRIPLES
 from recbole_tinykg.quick_start import prepare
@@ -21,7 +21,7 @@ PAIRWISE, POINTWISE = "TinyKGAT", "TinyKGCN"
 def two(model, parameters, monkeypatch):
     """The same experiment with our loaders and with RecBole's."""
     ours = prepare(model, "tiny", config_dict=parameters)
-    monkeypatch.setattr(quick_start, "data_preparation", loading.recboles_data_preparation)
+    monkeypatch.setattr(loading, "data_preparation", loading.recboles_data_preparation)
     theirs = prepare(model, "tiny", config_dict=parameters)
     assert type(theirs.train_data) is KnowledgeBasedDataLoader
     return ours, theirs
