@@ -4,7 +4,7 @@ RecBole finds a model by its file name under ``recbole.model``, its trainer by t
 ``<Model>Trainer`` in ``recbole.trainer`` (a model without one trains as a plain knowledge model,
 without a word, and KGAT's attention is then never refreshed), and its parameters in its own
 ``properties`` folder. So each twin is entered under those names, and RecBole's ``Config`` reads our
-properties for twins and checks the ``compress_*`` keys.
+properties for twins and checks our keys. ``data_preparation`` builds our loaders for twins.
 
 ``recbole.quick_start`` imports Ray and is therefore never imported from here: its
 ``load_data_and_model`` is wrapped when somebody else imports it.
@@ -21,10 +21,12 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+import recbole.data
+import recbole.data.utils
 import recbole.trainer
 from recbole.config import Config as RecBoleConfig
 
-from recbole_tinykg import checkpoint, config, config_checks, trainer
+from recbole_tinykg import checkpoint, config, config_checks, loading, trainer
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.model import MODELS, get_model, is_tiny
 
@@ -40,6 +42,8 @@ def accept_twins() -> None:
         sys.modules[f"{_KNOWLEDGE_MODELS}.{name.lower()}"] = sys.modules[module_name]
         setattr(package, name, twin)
         setattr(recbole.trainer, f"{name}Trainer", trainer.trainer_class(twin))
+    for module in (recbole.data, recbole.data.utils):
+        module.data_preparation = loading.data_preparation
     _wrap_config()
 
 

@@ -55,4 +55,5 @@ class IndexTensors:
 
 def take(table: Interaction, index: Tensor) -> Interaction:  # (B,)
     """Rows of a table of RecBole's, by a tensor where RecBole goes through a list."""
-    return Interaction({name: column[index] for name, column in table.interaction.items()})
+    columns = table.interaction.items()
+    return Interaction({name: column.index_select(0, index) for name, column in columns})

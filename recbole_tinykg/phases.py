@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from recbole.trainer import Trainer
 
 from recbole_tinykg import module_state, random_state
 from recbole_tinykg.meter import PeakBytes, SavedTensors, peak_bytes, saved_tensors
@@ -63,6 +64,22 @@ class EpochClock:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return perf_counter()
+
+
+class WholeEpoch(Trainer):
+    """Sits above the host's trainer, where one call is one epoch with all its passes."""
+
+    _clock: EpochClock
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: LossFunction | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        with self._clock.epoch():
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
 
 
 class StepMeter:

@@ -31,11 +31,10 @@ from colorlog import ColoredFormatter
 from recbole.utils import get_environment, init_logger, init_seed, set_color
 from recbole.utils.logger import RemoveColorFilter
 
-from recbole_tinykg import checkpoint, compat, hosting, ops
+from recbole_tinykg import checkpoint, compat, hosting, loading, ops
 from recbole_tinykg.config import Config
 from recbole_tinykg.config_checks import check_dataset
 from recbole_tinykg.errors import CheckpointError, UserError
-from recbole_tinykg.loading import data_preparation
 from recbole_tinykg.reading import create_dataset
 from recbole_tinykg.results import plain_metrics, write_result
 from recbole_tinykg.run_files import RunFiles
@@ -180,7 +179,7 @@ def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any
     with _recboles_warnings_ignored():
         dataset = create_dataset(config)
         logger.info(dataset)
-        loaders = data_preparation(config, dataset)
+        loaders = loading.data_preparation(config, dataset)
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     logger.info(model)

@@ -4,7 +4,7 @@ RecBole trains each knowledge model with a trainer of its own (``KGATTrainer``, 
 which decides what an epoch is and calls ``Trainer`` for each pass over the data. ``TinyTrainer``
 slips in between by inheritance, for twins and for stock models alike::
 
-    TinyKGATTrainer -> _WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
+    TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
                        an epoch       the passes     a pass         RecBole's loops
 
 So what an epoch is stays RecBole's. What is added: the bytes of the first step and the seconds of
@@ -38,7 +38,7 @@ from recbole_tinykg.loop import train_pass, without_unread_triples
 from recbole_tinykg.meter import optimizer_bytes, resident_bytes
 from recbole_tinykg.model import is_tiny
 from recbole_tinykg.optimizers import fused
-from recbole_tinykg.phases import EpochClock, LossFunction, StepMeter, phase_of
+from recbole_tinykg.phases import EpochClock, LossFunction, StepMeter, WholeEpoch, phase_of
 from recbole_tinykg.run_files import RunFiles
 from recbole_tinykg.side_effects import LazyWriter, no_files, recboles_deprecations_ignored
 
@@ -68,21 +68,7 @@ def trainer_class(model_class: Any) -> type:
             f"which has {host.__name__}.fit: run it with RecBole itself"
         )
     bases = (TinyTrainer,) if host is Trainer else (host, TinyTrainer)
-    return type(f"{name}Trainer", (_WholeEpoch, *bases), {})
-
-
-class _WholeEpoch(Trainer):
-    """Sits above the host's trainer, where one call is one epoch with all its passes."""
-
-    def _train_epoch(
-        self,
-        train_data: Any,
-        epoch_idx: int,
-        loss_func: LossFunction | None = None,
-        show_progress: bool = False,
-    ) -> Any:
-        with self._clock.epoch():
-            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+    return type(f"{name}Trainer", (WholeEpoch, *bases), {})
 
 
 class TinyTrainer(Trainer):
@@ -251,9 +237,8 @@ class TinyTrainer(Trainer):
             self._clock.phase(phase),
             self._measured(phase, loss_func) as measured,
         ):
-            if is_tiny(type(self.model)):
-                return train_pass(self, train_data, epoch_idx, measured, show_progress)
-            return super()._train_epoch(train_data, epoch_idx, measured, show_progress)
+            run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
+            return run(self, train_data, epoch_idx, measured, show_progress)
 
     @contextmanager
     def _measured(self, phase: str, loss_func: LossFunction) -> Iterator[LossFunction]:

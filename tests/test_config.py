@@ -36,6 +36,7 @@ def test_twin_has_its_hosts_parameters_and_ours():
         "compress_seed": host["seed"],
         "compress_require_native": False,
         "compressed_saves": False,
+        "skip_unread_kg_batches": False,
     }
 
 

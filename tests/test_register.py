@@ -33,11 +33,12 @@ try:
     refused = ""
 except ConfigurationError as error:
     refused = str(error)
-try:
-    Config("KGAT", "tiny", config_dict=dict(parameters, compressed_saves=True))
-    unread = ""
-except ConfigurationError as error:
-    unread = str(error)
+unread = []
+for key in ("compressed_saves", "skip_unread_kg_batches"):
+    try:
+        Config("KGAT", "tiny", config_dict={**parameters, key: True})
+    except ConfigurationError as error:
+        unread.append(str(error))
 model = get_model("TinyKGAT")
 trainer = get_trainer(config["MODEL_TYPE"], "TinyKGAT")
 from recbole.model.knowledge_aware_recommender import TinyKGAT
@@ -70,6 +71,7 @@ trainer = recbole_tinykg.quick_start.get_trainer(config, model)
 ours = run_recbole_tinykg("TinyKGAT", "tiny", config_dict=dict(parameters), saved=False)
 plain = recbole_tinykg.quick_start.plain_metrics
 print(json.dumps({
+    "loader": type(train_data).__name__,
     "recboles": plain(result["best_valid_result"]),
     "recboles_test": plain(result["test_result"]),
     "loaded_test": plain(trainer.evaluate(test_data, load_best_model=False)),
@@ -95,7 +97,10 @@ def test_config_model_and_trainer_are_found(tiny):
     assert got.pop("ray") is False
     assert got.pop("run_name").startswith("TinyKGAT-tiny-")
     assert "did you mean compress_bits?" in got.pop("refused")
-    assert "compressed_saves must be False in RecBole's own functions" in got.pop("unread")
+    for key, message in zip(
+        ["compressed_saves", "skip_unread_kg_batches"], got.pop("unread"), strict=True
+    ):
+        assert f"{key} must be False in RecBole's own functions" in message
     trainer = got.pop("trainer")
     assert trainer[0] == "TinyKGATTrainer"
     assert trainer.index("KGATTrainer") < trainer.index("TinyTrainer") < trainer.index("Trainer")
@@ -114,6 +119,7 @@ def test_run_recbole_and_load_data_and_model_take_a_twin(tiny):
     pytest.importorskip("ray", reason="recbole.quick_start imports ray")
     got = answer(WITH_RECBOLES_QUICK_START, tiny)
     assert got["model"] == "TinyKGAT"
+    assert got["loader"] == "KnowledgeLoader"
     assert got["recboles"] == got["ours"]
     assert got["loaded_test"] == got["recboles_test"]
 
