@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.neighborhood.relation_attention import BatchUsers
 from recbole_tinykg.functional.ranking import GRADIENT_BITS
@@ -101,7 +100,7 @@ class _PointwiseLoss(torch.autograd.Function):
         border = ctx.layouts[0].num_tensors
         user_code = Quantized.from_tensors(tuple(kept[:border]), ctx.layouts[0])
         item_code = Quantized.from_tensors(tuple(kept[border:]), ctx.layouts[1])
-        users = zero_gradient(user_weight)
+        users = torch.zeros_like(user_weight)
         users.index_copy_(0, unique.long(), user_code.dequantize() * grad_loss)
         rows = unique.index_select(0, place).repeat(len(slope) // len(place))
         grad = user_weight.index_select(0, rows).mul_((slope * grad_loss)[:, None])

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.intents.edge_sampling import pack_mask, unpack_mask
 from recbole_tinykg.functional.intents.guidance import (
@@ -216,14 +215,14 @@ class _Walk:
             grad_heads = source
         parts = directions_backward(intents.directions, self.attention, self.relations)
         add_rows_(grad_heads, self.batch.items, grad_sums[num_users:])
-        all_users = zero_gradient(self.users)
+        all_users = torch.zeros_like(self.users)
         all_users.index_copy_(0, self.batch.users, grad_users.add_(residual[0]))
         return all_users, grad_heads, intents.latent, grad_relations.add_(parts[1]), parts[0]
 
     def _new_source_gradient(self, hop: int) -> Tensor:
         """Zeros for the gradient of a hop's input."""
         if hop == 0:
-            return zero_gradient(self.entities)
+            return torch.zeros_like(self.entities)
         return self.entities.new_zeros(self.plan.graph.num_heads, self.entities.shape[1])
 
     def _backward_users(

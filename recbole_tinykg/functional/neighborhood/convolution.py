@@ -30,7 +30,6 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 from recbole_tinykg.functional.rows import add_rows_
@@ -121,7 +120,7 @@ class _AggregateNeighborhood(torch.autograd.Function):
         plan: _Plan = ctx.plan
         flat, layers = _read(plan, ctx.saved_tensors, ctx.layouts)
         tensors = _Tensors.of(plan, flat)
-        grads = _Tensors.of(plan, (flat[0], *(zero_gradient(t) for t in flat[1:])))
+        grads = _Tensors.of(plan, (flat[0], *(torch.zeros_like(t) for t in flat[1:])))
         hops = plan.field.entities(tensors.items)
         below = {0: grad}
         for layer in reversed(range(plan.field.num_hops)):

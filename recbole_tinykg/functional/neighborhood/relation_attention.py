@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 
@@ -81,7 +80,7 @@ class _RelationAttention(torch.autograd.Function):
             grad_score = weight * (grad - (weight * grad).sum(1, keepdim=True))
             grad_table.scatter_add_(0, index.view(-1).long(), grad_score.view(-1))
         grad_table = grad_table.view(-1, num_relations).div_(user_weight.shape[1])
-        grad_users = zero_gradient(user_weight)
+        grad_users = torch.zeros_like(user_weight)
         grad_users.index_copy_(0, unique.long(), grad_table @ relation_weight)
         grad_relations = grad_table.t() @ user_weight.index_select(0, unique)
         return None, None, None, None, grad_users, grad_relations

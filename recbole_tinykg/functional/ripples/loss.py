@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional.gradient_memory import zero_gradient
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.ripples.fact_terms import (
     add_tail_gradient_,
@@ -102,7 +101,7 @@ class _RippleLoss(torch.autograd.Function):
         memories = Memories.of(table, users)
         products = _products(memories, weights)
         read = _read(memories, items, products[1], weights, probabilities)
-        grads = Weights(*(zero_gradient(weight) for weight in weights))
+        grads = Weights(*(torch.zeros_like(weight) for weight in weights))
         slope = (slope * grad_loss)[:, None]
         read_grads = read_memories_backward(
             grads.transform,
