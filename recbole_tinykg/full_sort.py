@@ -30,7 +30,7 @@ from torch import Tensor
 from recbole_tinykg.index_tensors import IndexTensors, take
 from recbole_tinykg.sampling import Pairs
 
-PAIRS_PER_BATCH = 2**20  # 4 MiB of scores
+PAIRS_PER_BATCH = 2**22  # 16 MiB of scores
 
 
 class FullSortLoader(IndexTensors, FullSortEvalDataLoader):
