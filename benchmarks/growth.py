@@ -32,6 +32,7 @@ import growth_charts
 import numpy as np
 import psutil
 import torch
+from suite import environment
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_BYTES = 20 * 10**9
@@ -125,7 +126,8 @@ def run(point: Row) -> Row:
     script = Path(__file__).with_name("growth_point.py")
     start, peak = time.monotonic(), 0
     with tempfile.TemporaryFile() as output:
-        process = psutil.Popen([sys.executable, str(script), json.dumps(point)], stdout=output)
+        command = [sys.executable, str(script), json.dumps(point)]
+        process = psutil.Popen(command, stdout=output, env=environment())
         while process.poll() is None:
             peak = max(peak, resident(process))
             seconds = time.monotonic() - start

@@ -122,9 +122,14 @@ def run_apart(args: argparse.Namespace, case: str, part: str) -> bool:
     for name in ("rounds", "threads"):
         command += [f"--{name}={getattr(args, name)}"] if getattr(args, name) else []
     print(f"{case}: {part} ...", end=" ", flush=True)
-    code = subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False, env=environment()).returncode
     print(f"exit status {code}" if code else f"{time.perf_counter() - start:.0f} s", flush=True)
     return code == 0
+
+
+def environment() -> dict[str, str]:
+    """Of a measured process: huge pages as the command line has them, for stock and twin alike."""
+    return {"THP_MEM_ALLOC_ENABLE": "1", **os.environ}
 
 
 def measure_one(args: argparse.Namespace, name: str, part: str) -> None:
