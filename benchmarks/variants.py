@@ -10,7 +10,8 @@ stock variants thus run on one model, and nothing of RecBole's code is copied:
 * `bf16`: `torch.autocast` around the loss;
 * `offload`: `save_on_cpu(pin_memory=True)` around the loss; on a GPU only;
 * `compressed`: this package's generic `compressed_saves` at 2 bits around the loss;
-* `anomaly`: as RecBole ships it, with autograd's anomaly detection; not among the default ones.
+* `anomaly`: as RecBole ships it, with autograd's anomaly detection; and `skip`: with
+  `skip_unread_kg_batches`, which draws other negatives. Not among the default ones.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def compressed(model: Any) -> AbstractContextManager[None]:
     return replaced(losses(model), wrapper.wrap)
 
 
+SKIP = {"skip_unread_kg_batches": True}
+
 VARIANTS = {
     variant.key: variant
     for variant in [
@@ -151,10 +154,12 @@ VARIANTS = {
             "{host} as shipped (anomaly detection)",
             applied=lambda model: torch.autograd.set_detect_anomaly(True),
         ),
+        Variant("skip", "{host}, no unread triples", settings=SKIP),
         *(Variant(f"tiny{bits}", f"{{twin}}, {bits} bits", bits) for bits in (32, 8, 4, 2, 1)),
+        Variant("tiny2-skip", "{twin}, 2 bits, no unread triples", 2, settings=SKIP),
     ]
 }
-DEFAULT = tuple(key for key in VARIANTS if key != "anomaly")
+DEFAULT = tuple(key for key in VARIANTS if key not in ("anomaly", "skip", "tiny2-skip"))
 
 
 def chosen(keys: Iterable[str], device: torch.device) -> list[Variant]:
