@@ -24,10 +24,9 @@ from typing import Any
 
 import torch
 from growth_point import peak_rss, reset_peak_rss
-from recbole.data import data_preparation
 from recbole.utils import init_seed
 
-from recbole_tinykg import quick_start
+from recbole_tinykg import loading, reading
 from recbole_tinykg.config import Config
 
 MODELS = "KGAT,TinyKGAT,KGCN,TinyKGCN,KGNNLS,TinyKGNNLS,KGIN,TinyKGIN,RippleNet,TinyRippleNet"
@@ -72,8 +71,8 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
         result[name] = {"seconds": perf_counter() - start, "rss_bytes": peak_rss()}
         return value
 
-    dataset = stage("files", lambda: quick_start.create_dataset(config))
-    loaders = stage("loaders", lambda: data_preparation(config, dataset))
+    dataset = stage("files", lambda: reading.create_dataset(config))
+    loaders = stage("loaders", lambda: loading.data_preparation(config, dataset))
     stage("model", lambda: config.model_class(config, loaders[0]._dataset))
     return result
 
