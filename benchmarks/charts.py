@@ -30,9 +30,11 @@ SHORT = {
     "offload": "offload",
     "compressed": "compressed_saves",
     "anomaly": "as shipped",
+    "skip": "no unread triples",
+    "tiny2-skip": "Tiny 2 bits, no unread triples",
     **{f"tiny{bits}": f"Tiny {bits} bit{'s' * (bits > 1)}" for bits in (32, 8, 4, 2, 1)},
 }
-MARKERS = dict(zip(SHORT, "osD^vXPPPPP", strict=True))
+MARKERS = dict(zip(SHORT, "osD^vX<>PPPPP", strict=True))
 GREENS = {"tiny32": "#c7e9c0", "tiny8": "#a1d99b", "tiny4": "#74c476", "tiny2": "#238b45"}
 COLOURS = {
     "stock": "black",
@@ -41,6 +43,8 @@ COLOURS = {
     "offload": "#937860",
     "compressed": "#8172b3",
     "anomaly": "#c44e52",
+    "skip": "#9a9a9a",
+    "tiny2-skip": "#238b45",
     **GREENS,
     "tiny1": "#00441b",
 }
