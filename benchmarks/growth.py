@@ -217,7 +217,7 @@ def report(rows: list[Row], args: argparse.Namespace) -> None:
 
 HEAD = """# Growth of time and memory with the graph
 
-`python benchmarks/growth.py --largest`: {threads} CPU cores, PyTorch {torch}; twins at {bits} bits;
+`python benchmarks/growth.py`: {threads} CPU cores, PyTorch {torch}; twins at {bits} bits;
 batches of 2,048 rows; method and data in the heads of `growth.py` and `synthetic.py`. The last row
 of a table is the fitted exponent against the edges, 1 being linear. "Resident while training" is
 all memory of the process."""
