@@ -34,7 +34,7 @@ sanitize: setup $(VENV)/.dev  ## run the operators' tests on a library with ASan
 	  --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/lib OPERATOR_EXAMPLES=15 OMP_NUM_THREADS=2 \
-	  $(BIN)/pytest -q -k "not two_to_the_31" tests/test_ops_*.py tests/test_spmm.py \
+	  $(BIN)/pytest -q -k "not two_to_the_31" tests/test_ops_*.py tests/test_spmm*.py \
 	  tests/test_instruction_sets.py
 
 lint: setup $(VENV)/.dev  ## ruff, mypy and clang-format, changing nothing
