@@ -13,8 +13,7 @@ numbers are kept:
 Stock gathers and projects both ends of every edge; here each relation projects its nodes once
 (155,000 user-item edges of ml-100k have 2,500 nodes), and edges meet projections in blocks. An edge
 costs 4 bytes beside the matrix: its pair's slot there, which leads to head and tail. All is built
-from one array of keys (pair, relation), sorted in place: 10 copies of the edges less than the usual
-`unique` with its inverses.
+from one array of keys (pair, relation), sorted in place.
 """
 
 from __future__ import annotations

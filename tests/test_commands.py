@@ -54,7 +54,8 @@ def test_help_answers_without_loading_torch():
 
 @pytest.mark.parametrize(("users", "expected"), [(None, "1"), ("0", "0")])
 def test_huge_pages_are_asked_for_unless_the_user_decides(users, expected, monkeypatch):
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")  # so that the end of the test restores it
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     if users is not None:
         monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", users)
     assert cli.main(["--compress_bits=3"]) == 2

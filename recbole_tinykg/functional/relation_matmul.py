@@ -33,7 +33,7 @@ class _RelationMatmul(torch.autograd.Function):
         ctx.segments = segments
         ctx.save_for_backward(x, weight)
         out = x.new_empty(len(x), weight.shape[2])
-        for r, rows in _spans(segments):
+        for r, rows in relation_spans(segments):
             torch.mm(x[rows], weight[r], out=out[rows])
         return out
 
@@ -42,13 +42,13 @@ class _RelationMatmul(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-        for r, rows in _spans(ctx.segments):
+        for r, rows in relation_spans(ctx.segments):
             torch.mm(grad_out[rows], weight[r].t(), out=grad_x[rows])
             torch.mm(x[rows].t(), grad_out[rows], out=grad_weight[r])
         return grad_x, None, grad_weight
 
 
-def _spans(segments: Sequence[int]) -> Iterator[tuple[int, slice]]:
+def relation_spans(segments: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Relation and range of rows, for relations that occur."""
     start = 0
     for relation, count in enumerate(segments):

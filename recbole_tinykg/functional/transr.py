@@ -13,7 +13,6 @@ projects again, which costs less than keeping the projections. No noise: the gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.relation_matmul import relation_spans
 from recbole_tinykg.functional.rows import add_rows_
 
 SOFTPLUS_THRESHOLD = 20.0
@@ -32,7 +32,7 @@ class _Projected(NamedTuple):
 
     relation: Tensor  # (B,) sorted
     entity: Tensor  # (3 B,)
-    segments: list[int]  # triples per relation
+    segments: list[int]  # rows per relation
     rows: Tensor  # (3 B, D)
     projected: Tensor  # (B, 3, D')
     translation: Tensor  # (B, D')
@@ -72,7 +72,7 @@ class _TransRLoss(torch.autograd.Function):
         grad_projections = torch.zeros_like(projections)
         shape = (entities.shape[1], relations.shape[1])
         flat = grad_projected.view(-1, shape[1])
-        for r, span in _spans(batch.segments):
+        for r, span in relation_spans(batch.segments):
             torch.mm(flat[span], projections[r].view(shape).t(), out=grad_rows[span])
             torch.mm(batch.rows[span].t(), flat[span], out=grad_projections[r].view(shape))
         return (
@@ -96,25 +96,16 @@ def _project(
     order = torch.argsort(relation)
     sorted_relation = relation.index_select(0, order)
     entity = torch.stack([head, tail, corrupted], dim=1).index_select(0, order).view(-1)
-    segments = torch.bincount(relation, minlength=len(relations)).tolist()
+    segments = (3 * torch.bincount(relation, minlength=len(relations))).tolist()
     rows = entities.index_select(0, entity)
     width = relations.shape[1]
     projected = rows.new_empty(len(rows), width)
-    for r, span in _spans(segments):
+    for r, span in relation_spans(segments):
         torch.mm(rows[span], projections[r].view(-1, width), out=projected[span])
     translation = relations.index_select(0, sorted_relation)
     return _Projected(
         sorted_relation, entity, segments, rows, projected.view(-1, 3, width), translation
     )
-
-
-def _spans(segments: list[int]) -> Iterator[tuple[int, slice]]:
-    """Relation and range of entity rows, for relations that occur."""
-    start = 0
-    for relation, count in enumerate(segments):
-        if count:
-            yield relation, slice(start, start + 3 * count)
-        start += 3 * count
 
 
 def _squared_norms(batch: _Projected) -> tuple[Tensor, Tensor, Tensor]:
