@@ -20,7 +20,7 @@ import yaml
 from recbole.config import Config as RecBoleConfig
 
 from recbole_tinykg import compat, parameters
-from recbole_tinykg.config_checks import finish
+from recbole_tinykg.config_checks import finish, refuse_unknown
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.plain import plain
@@ -128,6 +128,7 @@ class Config(RecBoleConfig):
             self.internal_config_dict["detect_anomaly"] = True  # as RecBole ships it, in effect
 
     def _set_default_parameters(self) -> None:
+        refuse_unknown(self.cmd_config_dict, self.final_config_dict)
         finish(self)
         super()._set_default_parameters()
 

@@ -8,14 +8,17 @@ values out of range raise ``ConfigurationError``.
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import recbole
 from recbole.config import Config as RecBoleConfig
-from recbole.utils import ModelType, get_local_time
+from recbole.utils import ModelType, argument_list, get_local_time
 
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS, is_tiny
@@ -31,6 +34,11 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "detect_anomaly": (False, True),
     "skip_unread_kg_batches": (False, True),
 }
+_WITHOUT_DEFAULT = (  # read by RecBole or us, in no property file and no list of RecBole's
+    "model dataset run_name nproc ip port world_size group_offset single_spec device "
+    "tail_ratio token_num_threshold xgb_early_stopping_rounds use_filter repeat_first_hop "
+    "cin contrast encoding eta feature_num has_residual norm sim additional_feat_suffix"
+).split()
 _SEED_LIMIT = 2**63  # a seed travels as int64
 _RUN_NAME = re.compile(r"[\w+-][\w.+-]*")
 
@@ -68,6 +76,47 @@ def _check_single_process(final: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"{key} must be 1; got {final[key]!r}: recbole_tinykg trains in one process for now"
             )
+
+
+def refuse_unknown(arguments: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    """Refuses command-line keys that nothing reads, such as misspelt ones; RecBole ignores them.
+
+    Args:
+        arguments: Parameters of the command line.
+        final: All parameters, with the arguments among them.
+
+    Raises:
+        ConfigurationError: A key that neither RecBole, one of its models nor this package has.
+    """
+    strict = [key for key in arguments if not key.startswith("compress")]  # checked by themselves
+    if all(key in _general_keys() for key in strict):
+        return
+    known = _general_keys() | _keys_with_defaults() | {*final} - {*arguments}
+    for key in strict:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
+            hint = f"did you mean {near[0]}?" if near else "see --help"
+            raise ConfigurationError(
+                f"--{key} is neither a flag of this command nor a parameter of RecBole's; {hint}"
+            )
+
+
+def _general_keys() -> frozenset[str]:
+    """Keys of any model, with and without a default."""
+    groups = ("general", "training", "evaluation", "dataset")
+    listed = (getattr(argument_list, f"{group}_arguments") for group in groups)
+    return frozenset(itertools.chain(*listed, _WITHOUT_DEFAULT, _CHOICES))
+
+
+@functools.cache
+def _keys_with_defaults() -> frozenset[str]:
+    """Keys in RecBole's property files: of all models, for a list of models shares its keys."""
+    files = (Path(recbole.__file__).parent / "properties").rglob("*.yaml")
+    return frozenset(itertools.chain(*map(_top_level_keys, files)))
+
+
+def _top_level_keys(file: Path) -> list[str]:
+    return re.findall(r"^([\w-]+) *:", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def refuse_saves(config: RecBoleConfig) -> None:

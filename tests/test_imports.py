@@ -106,7 +106,7 @@ def test_module_imports_only_what_is_above_it(name):
         ("layers", "def f():\n    import recbole.data", ["recbole.data"]),
         ("trainer", "from recbole.trainer import Trainer", []),
         ("model/kgat", "from recbole_tinykg.graph import AttentionGraph", []),
-        ("commands/train", "import ray", ["ray"]),
+        ("commands/training", "import ray", ["ray"]),
         ("commands/tuning", "import ray", []),
     ],
 )

@@ -6,45 +6,16 @@ for the flags of RecBole's ``run_recbole.py``. Anything else is refused.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from recbole_tinykg.commands.catalogue import COMMANDS, OVERVIEW, Command
 from recbole_tinykg.errors import ConfigurationError, UserError
 
-_HELP = """\
-usage: recbole-tinykg [train] [--key=value ...]
-       recbole-tinykg evaluate --checkpoint=FILE [--key=value ...]
-       recbole-tinykg convert --checkpoint=FILE --output=FILE [--key=value ...]
-
-Trains RecBole's knowledge-aware recommenders in a fraction of the memory.
-
-train     writes saved/<run>.pth (best epoch), <run>-last.pth and <run>.json
-  --model=TinyKGAT        a twin, or any model of RecBole's such as KGAT
-  --model_list=A,B        several models, one after another, in one table
-  --dataset=ml-100k       comes with RecBole; others are folders in --data_path
-  --config_files="A B"    YAML files of parameters; arguments win over them
-  --compress_bits=2       bits per kept activation: 1, 2, 4, 8; 32: uncompressed
-  --compress_rounding=... stochastic (unbiased) or nearest
-  --compress_seed=...     seed of compression noise and dropout; default: --seed
-  --compress_require_native=True    stop if the compiled kernels are missing
-  --detect_anomaly=False  stock models train without autograd's anomaly mode
-  --resume=FILE           continue a run; other arguments change its parameters
-  --epochs=5 --layers=[64,32,16] ...   every other parameter of RecBole's
-evaluate  prints validation and test metrics of a checkpoint written by train
-convert   rewrites a checkpoint that RecBole saved. It is a pickle, and opening
-          a pickle runs whatever code is in it: convert only files you trust.
-  --model=TinyKGAT        what to make of it; default: the twin, if there is one
-"""
-
-_FLAGS = {
-    "train": ("model", "dataset", "config_files", "model_list", "resume"),
-    "evaluate": ("checkpoint",),
-    "convert": ("checkpoint", "output", "model"),
-}
 _SHORT = {"-m": "--model", "-d": "--dataset", "-n": "--nproc"}
-_SPACED = {f"--{flag}" for flags in _FLAGS.values() for flag in flags} | {"--nproc"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,13 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 for wrong input, 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(_HELP, end="")
-        return 0
     _use_huge_pages()
     try:
-        command = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
-        flags, parameters = _split(command, _joined(argv))
+        named = bool(argv) and not argv[0].startswith("-")
+        command = _command(argv.pop(0) if named else "train")
+        if any(argument in ("-h", "--help") for argument in argv):
+            print(command.help if named else OVERVIEW, end="")
+            return 0
+        flags, parameters = _split(command, _joined(command, argv))
         _runner(command)(flags, parameters)
     except UserError as error:
         print(f"recbole-tinykg: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -75,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _command(name: str) -> Command:
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ": see --help"
+        raise ConfigurationError(
+            f"command must be one of {', '.join(COMMANDS)}; got {name!r}{hint}"
+        )
+    return COMMANDS[name]
+
+
 def _use_huge_pages() -> None:
     """Lets PyTorch ask Linux for pages of 2 MB, unless the user has said otherwise.
 
@@ -84,13 +66,17 @@ def _use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read at the first large allocation
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-    """Writes ``-m KGAT`` and ``--model KGAT`` as ``--model=KGAT``."""
+def _joined(command: Command, argv: Sequence[str]) -> list[str]:
+    """Writes ``-m KGAT`` and ``--model KGAT`` as ``--model=KGAT``, ``--switch`` with ``=True``."""
+    spaced = {"--nproc", *(f"--{flag}" for flag in command.flags)}
+    switches = {f"--{switch}" for switch in command.switches}
     arguments: list[str] = []
     rest = iter(argv)
     for argument in rest:
         name = _SHORT.get(argument, argument)
-        if name in _SPACED:
+        if name in switches:
+            argument = f"{name}=True"
+        elif name in spaced:
             value = next(rest, None)
             if value is None:
                 raise ConfigurationError(f"{argument} must be followed by a value; got none")
@@ -99,17 +85,14 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return arguments
 
 
-def _split(command: str, argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _split(command: Command, argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Separates the flags of a command from parameters, which stay ``--key=value``."""
-    if command not in _FLAGS:
-        raise ConfigurationError(
-            f"command must be one of {', '.join(_FLAGS)}; got {command!r}: see --help"
-        )
+    own = {*command.flags, *command.switches}
     flags: dict[str, str] = {}
     parameters = []
     for argument in argv:
         name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and equals and name in _FLAGS[command]:
+        if argument.startswith("--") and equals and name in own:
             if flags.setdefault(name, value) != value:
                 raise ConfigurationError(f"--{name} must be given once; got it twice")
         else:
@@ -117,9 +100,9 @@ def _split(command: str, argv: Sequence[str]) -> tuple[dict[str, str], list[str]
     return flags, parameters
 
 
-def _runner(command: str) -> Callable[[Mapping[str, str], Sequence[str]], None]:
+def _runner(command: Command) -> Callable[[Mapping[str, str], Sequence[str]], None]:
     """Imports a command when it is asked for: ``--help`` and typing errors answer at once."""
-    return importlib.import_module(f"recbole_tinykg.commands.{command}").run
+    return importlib.import_module(f"recbole_tinykg.commands.{command.module}").run
 
 
 if __name__ == "__main__":

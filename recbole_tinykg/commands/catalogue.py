@@ -1,0 +1,96 @@
+"""What the command line offers: each command's module, its own flags, and its help.
+
+Flags belong to the command and never reach RecBole's configuration; every other ``--key=value``
+is a parameter of RecBole's or ours. Nothing here imports a command: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: ``recbole_tinykg.commands.<module>.run(flags, parameters)``.
+
+    Attributes:
+        module: Module under ``recbole_tinykg.commands``, imported when the command is asked for.
+        flags: Its own flags that take a value, ``--name=value``.
+        help: What ``--help`` prints; fits a screen of 24 lines of 80 characters.
+        switches: Its own flags that may stand alone: ``--name`` is ``--name=True``.
+    """
+
+    module: str
+    flags: tuple[str, ...]
+    help: str
+    switches: tuple[str, ...] = ()
+
+
+OVERVIEW = """\
+usage: recbole-tinykg [COMMAND] [--key=value ...]
+
+Trains RecBole's knowledge-aware recommenders in a fraction of the memory.
+
+  train      (default) trains a model; reports accuracy, memory and time
+  evaluate   prints validation and test metrics of a checkpoint
+  recommend  the best items for users, from a checkpoint, and why
+  plan       will it fit? predicts memory; picks bits under a memory budget
+  compare    stock against Tiny at several bits and seeds, with a paired test
+  tune       searches parameters and bits with Ray Tune
+  convert    rewrites a checkpoint that RecBole saved
+
+recbole-tinykg COMMAND --help tells more. Parameters are RecBole's, and ours:
+  --model=TinyKGAT --dataset=ml-100k --config_files="A.yaml B.yaml"
+  --compress_bits=2 --learning_rate=1e-3 --layers=[64,32,16] ...
+"""
+
+COMMANDS = {
+    "train": Command(
+        "training",
+        ("model", "dataset", "config_files", "model_list", "resume"),
+        """\
+usage: recbole-tinykg [train] [--key=value ...]
+
+Writes saved/<run>.pth (best epoch), <run>-last.pth and <run>.json.
+
+  --model=TinyKGAT        a twin, or any model of RecBole's such as KGAT
+  --model_list=A,B        several models, one after another, in one table
+  --dataset=ml-100k       comes with RecBole; others are folders in --data_path
+  --config_files="A B"    YAML files of parameters; arguments win over them
+  --compress_bits=2       bits per kept activation: 1, 2, 4, 8; 32: uncompressed
+  --compress_rounding=... stochastic (unbiased) or nearest
+  --compress_seed=...     seed of compression noise and dropout; default: --seed
+  --compress_require_native=True    stop if the compiled kernels are missing
+  --detect_anomaly=False  stock models train without autograd's anomaly mode
+  --resume=FILE           continue a run; other arguments change its parameters
+  --epochs=5 --layers=[64,32,16] ...   every other parameter of RecBole's
+""",
+    ),
+    "evaluate": Command(
+        "evaluation",
+        ("checkpoint",),
+        """\
+usage: recbole-tinykg evaluate --checkpoint=FILE [--key=value ...]
+
+Prints validation and test metrics of a checkpoint written by train.
+
+  --checkpoint=FILE       saved/<run>.pth
+  --topk=[10,20] ...      parameters that win over the checkpoint's
+""",
+    ),
+    "convert": Command(
+        "conversion",
+        ("checkpoint", "output", "model"),
+        """\
+usage: recbole-tinykg convert --checkpoint=FILE --output=FILE [--key=value ...]
+
+Rewrites a checkpoint that RecBole saved. It is a pickle, and opening a pickle
+runs whatever code is in it: convert only files you trust.
+
+  --checkpoint=FILE       what RecBole saved
+  --output=FILE           what to write
+  --model=TinyKGAT        what to make of it; default: the twin, if there is one
+  --data_path=... ...     parameters that win over the checkpoint's
+""",
+    ),
+}
