@@ -92,7 +92,7 @@ def test_users_dictionary_is_left_as_it_is():
     ],
 )
 def test_arguments_are_literals_or_text(text, value):
-    assert config(argv=[f"--some_key={text}"])["some_key"] == value
+    assert config(argv=[f"--load_col={text}"])["load_col"] == value
 
 
 def test_arguments_are_never_run(empty_working_folder):
