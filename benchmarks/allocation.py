@@ -1,15 +1,15 @@
-"""Is the gradient less noisy if bits are chosen per map than if all maps have the same, at equal bytes?
+"""Is the gradient less noisy if bits are chosen per map than at one width, for equal bytes?
 
     python benchmarks/allocation.py --output benchmarks/results/allocation
 
-Each twin trains two epochs on ml-100k under a seed. Bits are chosen from two batches, for exactly the
-bytes that a uniform width takes; then the gradients of other batches are drawn several times with
-either, and compared with the exact gradient: the mean of |drawn - exact|^2 / |exact|^2 over all
-parameters together. Dropout is the same in all of them. Printed are geometric means over seeds, the
-range of the ratio, and what the choice itself predicted.
+Each twin trains two epochs on ml-100k under a seed. Bits are chosen from two batches, for exactly
+the bytes that a uniform width takes; then the gradients of other batches are drawn several times
+with either, and compared with the exact gradient: the mean of |drawn - exact|^2 / |exact|^2 over
+all parameters together. Dropout is the same in all of them. Printed are geometric means over seeds,
+the range of the ratio, and what the choice itself predicted.
 
-Two uniform widths are beaten or not: every map at b bits, and the package's own choice at
-`compress_bits=b`, where the loss' gradients have at least 8.
+There are two uniform choices: every map at b bits, and the package's own at `compress_bits=b`,
+where the loss' gradients have at least 8.
 """
 
 from __future__ import annotations
@@ -46,12 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=8)
-    parser.add_argument(
-        "--cases", default=",".join(CASES), help="separated by commas outside brackets"
-    )
+    parser.add_argument("--case", choices=CASES, action="append", help="one of them; default: all")
     parser.add_argument("--output", type=Path, help="path without suffix")
     args = parser.parse_args()
-    rows = [row for name in CASES if name in args.cases for row in compare(name, args)]
+    rows = [row for name in args.case or CASES for row in compare(name, args)]
     headers = ["", "uniform bits", "bytes", "uniform", "chosen", "ratio", "range", "predicted"]
     table = tabulate([cells(row) for row in rows], headers, "github", disable_numparse=True)
     print(table)

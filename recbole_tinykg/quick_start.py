@@ -103,6 +103,7 @@ def run_recbole_tinykg(
         RecBole's ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``; ``memory``: for each phase (``rs``, ``kg``) ``saved_activation_bytes`` and
         ``peak_bytes`` of one step, and ``parameter_bytes``, ``optimizer_bytes``, ``graph_bytes``;
+        ``map_bits``: bits of each stored map, if ``compress_budget`` chose them;
         ``epoch_seconds``: for each epoch, by phase; ``model``, ``dataset``, ``run_name``; and
         ``files``, the paths of checkpoints and result, when saved.
 
@@ -244,6 +245,7 @@ def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:
         "best_valid_result": plain_metrics(best_valid_result),
         "test_result": plain_metrics(test_result),
         "memory": trainer.memory(),
+        "map_bits": getattr(experiment.model, "map_bits", {}),
         "epoch_seconds": trainer.epoch_seconds,
     }
     if saved:
