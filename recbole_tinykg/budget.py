@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from recbole.utils import KGDataLoaderState
 from tabulate import tabulate
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from recbole_tinykg.sensitivity import Sensitivity, measure_sensitivity
 from recbole_tinykg.sizes import format_bytes, read_bytes
 
 MEASURED_BATCHES = 2
+
+_ALIGN = ("left", *["right"] * 4)
 
 LossFunction = Callable[[Any], Tensor]
 
@@ -73,7 +76,7 @@ class Allocation:
         rows.append([f"of {format_bytes(self.budget)}", "", "", total])
         rows[-1].append(f"{self.relative_variance:.1e}")
         headers = ("stored map", "shape", "bits", "bytes", "noise")
-        return tabulate(rows, headers, "simple", colalign=("left", *["right"] * 4))
+        return tabulate(rows, headers, "simple", disable_numparse=True, colalign=_ALIGN)
 
 
 def allocate_bits(
@@ -141,11 +144,19 @@ class BitBudget:
 
 
 def upcoming_batches(loader: Any, count: int) -> list[Any]:
-    """The batches that a loader will give next; it gives them again."""
+    """The batches that a loader will give next, of interactions if it was not told yet.
+
+    It gives them again: neither its state nor any random number is used up.
+    """
+    is_untold = hasattr(loader, "set_mode") and loader.state is None
     generators = random_state.generators(train=loader)
     states = {name: generator.get_state() for name, generator in generators.items()}
+    if is_untold:
+        loader.set_mode(KGDataLoaderState.RS)
     with random_state.preserved():
         batches = list(itertools.islice(loader, count))
     for name, generator in generators.items():
         generator.set_state(states[name])
+    if is_untold:
+        loader.state = None
     return batches

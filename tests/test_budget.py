@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from identical import assert_identical
-from recbole.utils import KGDataLoaderState
 from test_resume import train
 
 from recbole_tinykg.allocation import WIDTHS
@@ -43,8 +42,6 @@ def case(request, tiny):
 
 def prepared(name, parameters):
     experiment = prepare(name, "tiny", config_dict=parameters)
-    if hasattr(experiment.train_data, "set_mode"):
-        experiment.train_data.set_mode(KGDataLoaderState.RS)
     return experiment.model.train(), upcoming_batches(experiment.train_data, 2)
 
 
