@@ -94,6 +94,11 @@ class TinyTrainer(Trainer):
         """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
         return self._clock.epochs
 
+    @property
+    def evaluation_seconds(self) -> list[float]:
+        """Seconds of every evaluation by this object."""
+        return self._clock.evaluations
+
     def memory(self) -> dict[str, Any]:
         """Returns the bytes of one step of each phase, and of what stays between steps.
 
@@ -155,7 +160,8 @@ class TinyTrainer(Trainer):
             path = model_file or self.saved_model_file
             checkpoint.restore_model(self.model, checkpoint.load(path))
             self.logger.info(f"Loading model structure and parameters from {path}")
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        with self._clock.evaluation():
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def resume_checkpoint(
         self, resume_file: str | os.PathLike[str], train_data: Any = None

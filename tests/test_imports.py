@@ -52,6 +52,7 @@ ORDER = [
     "loop",
     "trainer",
     "results",
+    "run_log",
     "hosting",
     "quick_start",
     "commands",

@@ -51,10 +51,10 @@ def _memory_cells(memory: Mapping[str, Any]) -> dict[str, str]:
         if phase in memory:
             saved = memory[phase]["saved_activation_bytes"]
             in_float32 = memory[phase]["float32_saved_activation_bytes"]
-            cells[f"{step}: saved activations"] = _size(saved)
+            cells[f"{step}: saved activations"] = size(saved)
             cells[f"{step}: ratio to float32"] = f"1/{in_float32 / saved:.1f}" if saved else "-"
-            cells[f"{step}: peak"] = _size(memory[phase]["peak_bytes"])
-    return cells | {label: _size(memory[key]) for key, label in _RESIDENT.items()}
+            cells[f"{step}: peak"] = size(memory[phase]["peak_bytes"])
+    return cells | {label: size(memory[key]) for key, label in _RESIDENT.items()}
 
 
 def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
@@ -69,7 +69,8 @@ def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
     return {"epochs": str(len(epochs)), **cells}
 
 
-def _size(num_bytes: int | None) -> str:
+def size(num_bytes: int | None) -> str:
+    """Writes a number of bytes with a unit; ``-`` for None."""
     if num_bytes is None:
         return "-"
     for unit, num_unit_bytes in (("MiB", 2**20), ("KiB", 2**10)):
