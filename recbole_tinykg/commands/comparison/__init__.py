@@ -114,8 +114,9 @@ def _compare(
         wanted = {*request.runs()}
         runs = {run: line for run, line in folder.finished().items() if run in wanted}
         found = tuple(rows(request, runs))
-        table = tables.text(request, found, runs, tables.TERMINAL)
-        _write(folder, request, found, runs)
+        table = tables.text(request, found, runs, failures, tables.TERMINAL)
+        markdown = tables.text(request, found, runs, failures, tables.MARKDOWN)
+        _write(folder, found, markdown)
     return Comparison(found, tuple(runs.values()), failures, table, output)
 
 
@@ -163,16 +164,13 @@ def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
 
 def _told(line: Line) -> str:
     metric, value = next(iter((line["test"] or {"no test metric": 0.0}).items()))
-    return f"test {metric} {value:.4f}, {line['epochs']} epochs, {line['run_seconds']:.0f} s"
+    return f"test {metric} {value:.4f}, {line['epochs']} epochs of {line['epoch_seconds']:.2f} s"
 
 
-def _write(
-    folder: Folder, request: Request, found: Sequence[Row], runs: Mapping[Run, Line]
-) -> None:
+def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
     """Writes the results anew from all finished runs."""
     lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
     replace_file(folder.path / "comparison.jsonl", lines)
-    markdown = tables.text(request, found, runs, tables.MARKDOWN)
     picture = "\n\n![chart](comparison.png)" if found else ""
     replace_file(folder.path / "comparison.md", f"{markdown}{picture}\n")
     chart.draw(found, folder.path / "comparison.png")

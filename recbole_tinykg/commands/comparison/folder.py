@@ -36,6 +36,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         """Names the files; writes nothing."""
         self.path = path.absolute()
+        self._shown = path
         self.lines = self.path / "runs.jsonl"
         self._settings = self.path / "settings.json"
 
@@ -52,14 +53,14 @@ class Folder:
             lock = open(self.path / ".lock", "w")
         except OSError as error:
             raise UserError(
-                f"--output must be a folder that can be written; got {self.path}: {error.strerror}"
+                f"--output must be a folder that can be written; got {self._shown}: {error.strerror}"
             ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
-                    f"another comparison is at work in {self.path}: wait for it, or give another "
+                    f"another comparison is at work in {self._shown}: wait for it, or give another "
                     "--output"
                 ) from None
             self._keep(_settings(request))
@@ -138,7 +139,7 @@ class Folder:
             shown = "; ".join([*differences][:_SHOWN])
             more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
             raise ConfigurationError(
-                f"{self.path} holds a comparison with other settings: {shown}{more}; "
+                f"{self._shown} holds a comparison with other settings: {shown}{more}; "
                 "give another --output, or the same settings to continue it"
             )
 

@@ -35,13 +35,20 @@ _WITH_ANOMALY = "Stock models ran in autograd's anomaly mode, as RecBole ships t
 _RATIO = "what part of the stock model's it is"
 
 
-def text(request: Request, rows: Sequence[Row], runs: Mapping[Run, Line], style: str) -> str:
+def text(
+    request: Request,
+    rows: Sequence[Row],
+    runs: Mapping[Run, Line],
+    failures: Mapping[str, str],
+    style: str,
+) -> str:
     """Lays out the tables of every twin, with their footnotes.
 
     Args:
         request: What was asked for.
         rows: What came out.
         runs: The finished runs that it came from.
+        failures: Why a run failed, by its name.
         style: ``TERMINAL`` or ``MARKDOWN``.
     """
     parts = []
@@ -49,7 +56,8 @@ def text(request: Request, rows: Sequence[Row], runs: Mapping[Run, Line], style:
         own = [row for row in rows if row.model == twin]
         if own:
             parts += [_title(own, style), _metrics(own, style), _costs(own, style)]
-    return "\n\n".join([*parts, *_notes(request, rows, runs)])
+    notes = [*_notes(request, rows, runs), *_failed(failures)]
+    return "\n\n".join([*parts, "\n".join(f"* {note}" for note in notes)])
 
 
 def _title(rows: Sequence[Row], style: str) -> str:
@@ -132,7 +140,11 @@ def _notes(request: Request, rows: Sequence[Row], runs: Mapping[Run, Line]) -> l
     machines = {f"{line['device']}, PyTorch {line['versions']['torch']}" for line in runs.values()}
     notes.append(f"Saved and peak are of one training step; in brackets: {_RATIO}.")
     notes.append(f"Runs: {len(runs)}, on {'; '.join(sorted(machines))}.")
-    return ["\n".join(f"* {note}" for note in notes)]
+    return notes
+
+
+def _failed(failures: Mapping[str, str]) -> list[str]:
+    return [f"Failed, and not in these numbers: {name}: {why}" for name, why in failures.items()]
 
 
 def _table(headers: Sequence[str], cells: Sequence[Sequence[str]], style: str, align: str) -> str:

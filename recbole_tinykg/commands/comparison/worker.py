@@ -37,11 +37,14 @@ def main(folder: str) -> int:
     job = json.loads(Path(JOB).read_text(encoding="utf-8"))
     start = perf_counter()
     try:
-        result = _trained(job) or _train(job)
+        finished = _trained(job)
+        result = finished or _train(job)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    line = {**job["run"], **summary(result), "run_seconds": perf_counter() - start}
+    whole = result["epochs"] == len(result["epoch_seconds"])  # and not the end of a killed run
+    seconds = perf_counter() - start if whole and not finished else None
+    line = {**job["run"], **summary(result), "run_seconds": seconds}
     replace_file(Path(RESULT), json.dumps({**line, "process_peak_bytes": _peak_resident_bytes()}))
     return 0
 
