@@ -53,7 +53,8 @@ class Folder:
             lock = open(self.path / ".lock", "w")
         except OSError as error:
             raise UserError(
-                f"--output must be a folder that can be written; got {self._shown}: {error.strerror}"
+                f"--output must be a folder that can be written; got {self._shown}: "
+                f"{error.strerror}"
             ) from error
         with lock:
             try:

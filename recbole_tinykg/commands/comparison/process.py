@@ -49,19 +49,19 @@ def _train(place: Path) -> str:
     """Returns an empty text, or why the process failed."""
     with open(place / LOG, "ab") as log:
         begin = log.tell()
-        child = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", worker.__name__, str(place)],
             stdin=subprocess.PIPE,  # whose end tells the process that this one has ended
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(),
             start_new_session=True,  # Ctrl-C comes here, and only here
-        )
-        try:
-            status = child.wait()
-        except BaseException:
-            _end(child)
-            raise
+        ) as child:
+            try:
+                status = child.wait()
+            except BaseException:
+                _end(child)
+                raise
     return "" if status == 0 else _reason(status, place / LOG, begin)
 
 

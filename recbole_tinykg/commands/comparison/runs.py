@@ -126,7 +126,8 @@ class Request:
                 check_dataset(self.config(run))
 
     def _data_path(self) -> str:
-        plain = Config(self.twins[0], self.dataset, self.config_files, argv=self.argv).to_plain()
+        argv = meant_for(self.twins[0], self.argv)
+        plain = Config(self.twins[0], self.dataset, self.config_files, argv=argv).to_plain()
         return os.path.abspath(plain["data_path"])
 
 
@@ -150,7 +151,7 @@ def read_request(flags: Mapping[str, str], argv: Sequence[str]) -> Request:
     for name in twins:
         _check_twin(name)
     dataset = chosen_name("dataset", flags, files)
-    first = Config(twins[0], dataset, files, argv=argv)["seed"]
+    first = Config(twins[0], dataset, files, argv=meant_for(twins[0], argv))["seed"]
     seeds = _seeds(flags.get("seeds", str(_DEFAULT_SEEDS)), first, "seed" in given)
     bits = _bits(flags["bits"]) if "bits" in flags else _DEFAULT_BITS
     return Request(twins, dataset, bits, seeds, tuple(files), tuple(argv))
