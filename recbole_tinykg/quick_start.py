@@ -230,6 +230,7 @@ def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:
     test_result = trainer.evaluate(
         experiment.test_data, load_best_model=saved, show_progress=config["show_progress"]
     )
+    trainer.show_test_result(test_result)
     run_log.end(config, best_valid_result, test_result)
     result: dict[str, Any] = {
         "model": config["model"],

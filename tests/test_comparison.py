@@ -187,7 +187,7 @@ def test_tensorboard_has_parameters_and_results_of_every_run(finished):
         board = EventAccumulator(str(finished / "tensorboard" / run.name)).Reload()
         plugin = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         assert run.model.encode() in plugin and b"learning_rate" in plugin
-        (event,) = board.Scalars("metric/mrr_5")
+        (event,) = board.Scalars("metric/mrr@5")
         assert event.value == pytest.approx(line["test"]["mrr@5"])
 
 

@@ -43,6 +43,8 @@ ORDER = [
     "checkpoint",
     "run_files",
     "side_effects",
+    "progress",
+    "board",
     "compressed_loss",
     "optimizers",
     "sampling",

@@ -8,9 +8,10 @@ import pytest
 import recbole.trainer.trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from recbole_tinykg.board import LazyWriter
 from recbole_tinykg.errors import UserError
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.side_effects import LazyWriter, no_files
+from recbole_tinykg.side_effects import no_files
 
 
 def fit(model, parameters, **arguments):

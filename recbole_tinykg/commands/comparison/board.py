@@ -11,8 +11,7 @@ from recbole_tinykg.commands.comparison.folder import Line
 from recbole_tinykg.commands.comparison.runs import Request, Run
 from recbole_tinykg.commands.comparison.statistics import quantities
 
-_PARAMETERS = ("learning_rate", "embedding_size", "train_batch_size", "epochs", "stopping_step")
-STOCK = "stock"
+_STOCK = "stock"
 
 
 def write(folder: Path, run: Run, line: Line, request: Request) -> None:
@@ -27,7 +26,7 @@ def write(folder: Path, run: Run, line: Line, request: Request) -> None:
     temporary = folder / f".{run.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with SummaryWriter(str(temporary)) as writer:
-        bits = {"bits": [STOCK, *map(str, sorted(request.bits))]}
+        bits = {"bits": [_STOCK, *map(str, sorted(request.bits))]}
         for summary in hparams(parameters, results, bits):
             writer.file_writer.add_summary(summary)
         for name, value in results.items():
@@ -36,13 +35,12 @@ def write(folder: Path, run: Run, line: Line, request: Request) -> None:
 
 
 def _parameters(run: Run, request: Request) -> dict[str, Any]:
-    config = request.config(run)
-    chosen = {name: config[name] for name in _PARAMETERS if config[name] is not None}
-    bits = STOCK if run.bits is None else str(run.bits)
-    return {"model": run.model, "bits": bits, "seed": run.seed, **chosen}
+    rate = request.config(run)["learning_rate"]
+    bits = _STOCK if run.bits is None else str(run.bits)
+    return {"model": run.model, "bits": bits, "seed": run.seed, "learning_rate": rate}
 
 
 def _results(line: Line) -> dict[str, float]:
     """Quantities by tag: the kind is the group in which TensorBoard shows them."""
     values = {f"{kind}/{name}": value(line) for kind, name, value in quantities([line])}
-    return {tag.replace("@", "_"): float(v) for tag, v in values.items() if v is not None}
+    return {tag: float(v) for tag, v in values.items() if v is not None}
