@@ -10,8 +10,8 @@
 HParams               parameters of the run; its ``Test``, ``Valid_best``, bytes and seconds
 ====================  ==================================================================
 
-RecBole itself writes ``Loss/Train``, or ``Loss/Train0`` and ``Loss/Train1``; and ``Vaild_score``, the
-metric that decides which epoch is the best, as it spells it.
+RecBole itself writes ``Loss/Train``, or ``Loss/Train0`` and ``Loss/Train1``, and the metric that
+decides which epoch is the best as ``Vaild_score``.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ def hyperparameters(config: Any) -> dict[str, bool | str | float | int]:
     chosen = {*_GENERAL} | {name for name in final if name not in listed} - _PLUMBING
     if final.get("compress_seed") == final["seed"]:
         chosen.discard("compress_seed")
-    values = {name: final[name] for name in sorted(chosen) if final.get(name) not in (None, False)}
+    found = {name: final.get(name) for name in sorted(chosen)}
+    values = {
+        name: value for name, value in found.items() if value is not None and value is not False
+    }
     plain = (bool, str, float, int)
     return {name: v if isinstance(v, plain) else str(v) for name, v in values.items()}
 

@@ -115,7 +115,7 @@ def _shown(train_data: Any, trainer: Any) -> Iterator[Any]:
     bar = Progress(train_data, trainer.doing, len(train_data))
     for interaction in bar:
         yield interaction
-        if trainer.gpu_available and not bar.disable:  # drawn when the bar is, not in every step
+        if trainer.gpu_available and bar.on_terminal:  # drawn when the bar is, not in every step
             usage = set_color(f"GPU RAM: {get_gpu_usage(trainer.device)}", "yellow")
             bar.set_postfix_str(usage, refresh=False)
 

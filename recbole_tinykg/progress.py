@@ -27,7 +27,7 @@ class Progress(tqdm):
     """A pass over batches that is watched.
 
     Attributes:
-        disable: Whether there is no terminal to draw on.
+        on_terminal: Whether there is a terminal to draw on.
     """
 
     def __init__(self, batches: Iterable[Any], doing: str, total: int | None = None) -> None:
@@ -39,14 +39,14 @@ class Progress(tqdm):
             total: Number of batches; None: unknown.
         """
         self._doing = doing
-        on_terminal = sys.stderr.isatty()
+        self.on_terminal = sys.stderr.isatty()
         super().__init__(
             batches,
             desc=doing,
             total=total,
             unit=" batches",
             dynamic_ncols=True,
-            disable=not on_terminal,
+            disable=not self.on_terminal,
         )
 
     def __iter__(self) -> Iterator[Any]:
@@ -55,7 +55,7 @@ class Progress(tqdm):
         for batch in super().__iter__():
             yield batch
             number += 1
-        if self.disable:
+        if not self.on_terminal:
             seconds = perf_counter() - start
             logging.getLogger().info(f"{self._doing}: {number} batches in {seconds:.2f} s")
 
