@@ -117,9 +117,9 @@ class WatchedTrainer(Trainer):
         self.doing = f"epoch {self._epoch}, validation"
         score, metrics = super()._valid_epoch(valid_data, show_progress)
         self.doing = EVALUATION
-        seconds = {"evaluation": self._clock.evaluations[-1]}
         self.tensorboard.scalars("Valid", metrics, self._epoch)
-        self.tensorboard.scalars("Seconds", seconds, self._epoch)
+        for seconds in self._clock.evaluations[-1:]:
+            self.tensorboard.scalars("Seconds", {"evaluation": seconds}, self._epoch)
         return score, metrics
 
     def _add_train_loss_to_tensorboard(

@@ -114,6 +114,8 @@ def _compare(
         wanted = {*request.runs()}
         runs = {run: line for run, line in folder.finished().items() if run in wanted}
         found = tuple(rows(request, runs))
+        for run, line in runs.items():  # what somebody removed comes again
+            board.write(folder.path / "tensorboard", run, line, request)
         table = tables.text(request, found, runs, failures, tables.TERMINAL)
         markdown = tables.text(request, found, runs, failures, tables.MARKDOWN)
         _write(folder, found, markdown)

@@ -60,7 +60,7 @@ def _metrics(axes: Any, rows: Sequence[Row]) -> None:
     seeds = len(rows[0].seeds)
     interval = ", 95 % interval" if seeds > 1 else ""
     _dress(axes, rows, f"{rows[0].model} − {rows[0].host}, % ({seeds} seeds{interval})")
-    axes.legend(fontsize=8, ncols=min(3, max(1, len(names))), loc="best")
+    _legend(axes, 5)
 
 
 def _memory(axes: Any, rows: Sequence[Row]) -> None:
@@ -76,7 +76,7 @@ def _memory(axes: Any, rows: Sequence[Row]) -> None:
     axes.axhline(1, color="black", linewidth=0.8)
     axes.margins(y=0.15)
     _dress(axes, rows, f"memory: {rows[0].host} / {rows[0].model}, larger step")
-    axes.legend(fontsize=8, loc="best")
+    _legend(axes, 2)
 
 
 def _seconds(axes: Any, rows: Sequence[Row]) -> None:
@@ -93,7 +93,12 @@ def _seconds(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     axes.margins(y=0.25)
     _dress(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].host}")
-    axes.legend(fontsize=8, loc="best")
+    _legend(axes, 2)
+
+
+def _legend(axes: Any, columns: int) -> None:
+    """Below the panel, where it hides nothing."""
+    axes.legend(fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _dress(axes: Any, rows: Sequence[Row], title: str) -> None:

@@ -108,7 +108,7 @@ def _costs(rows: Sequence[Row], style: str) -> str:
 def _cost(row: Row | None) -> str:
     if row is None:
         return "-"
-    ratio = f" (1/{row.ratio:.1f})" if row.ratio is not None and row.kind != "epochs" else ""
+    ratio = f" (1/{row.ratio:.3g})" if row.ratio is not None and row.kind != "epochs" else ""
     return _quantity(row, row.tiny) + ratio
 
 
