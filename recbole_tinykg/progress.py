@@ -57,7 +57,8 @@ class Progress(tqdm):
             number += 1
         if not self.on_terminal:
             seconds = perf_counter() - start
-            logging.getLogger().info(f"{self._doing}: {number} batches in {seconds:.2f} s")
+            batches = f"{number} batch{'es' * (number != 1)}"
+            logging.getLogger().info(f"{self._doing}: {batches} in {seconds:.2f} s")
 
 
 def training(epoch: int, phase: str) -> str:
