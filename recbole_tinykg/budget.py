@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from recbole.utils import KGDataLoaderState
 from tabulate import tabulate
 from torch import Tensor
@@ -116,16 +117,19 @@ class BitBudget:
         allocations: What was chosen, by epoch.
     """
 
-    def __init__(self, model: Any, num_bytes: int) -> None:
+    def __init__(self, model: Any, num_bytes: int, *, uses_amp: bool = False) -> None:
         """Chooses nothing yet."""
         self.allocations: dict[int, Allocation] = {}
-        self._model, self._num_bytes = model, num_bytes
+        self._model, self._num_bytes, self._uses_amp = model, num_bytes, uses_amp
 
     @classmethod
     def of(cls, config: Any, model: Any) -> BitBudget | None:
         """The object that ``compress_budget`` asks for; None without it."""
         budget = config["compress_budget"] if is_tiny(type(model)) else None
-        return None if budget is None else cls(model, read_bytes(budget, "compress_budget"))
+        if budget is None:
+            return None
+        uses_amp = bool(config["enable_amp"])
+        return cls(model, read_bytes(budget, "compress_budget"), uses_amp=uses_amp)
 
     def begin_epoch(self, epoch: int, train_data: Any, loss_func: LossFunction) -> None:
         """Chooses bits if it is time to, on the batches that the epoch will begin with.
@@ -137,7 +141,8 @@ class BitBudget:
             return
         device = next(self._model.parameters()).device
         batches = [batch.to(device) for batch in upcoming_batches(train_data, MEASURED_BATCHES)]
-        allocation = allocate_bits(self._model, loss_func, batches, self._num_bytes)
+        with torch.autocast(device.type, enabled=self._uses_amp):
+            allocation = allocate_bits(self._model, loss_func, batches, self._num_bytes)
         self._model.choose_bits(allocation.bits)
         self.allocations[epoch] = allocation
         logging.getLogger().info(f"bits of stored maps from epoch {epoch}:\n{allocation.table()}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,9 +21,9 @@ import torch
 from recbole.utils import KGDataLoaderState, get_gpu_usage, set_color
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from recbole_tinykg.phases import LossFunction
+from recbole_tinykg.progress import Progress
 
 CHECK_INTERVAL = 64  # steps that a GPU may be ahead with NaN
 
@@ -83,9 +83,10 @@ def train_pass(
     """Takes one optimizer step per batch; returns the sum of the losses.
 
     Args:
-        trainer: RecBole's trainer: model, optimizer, device and settings are taken from it.
+        trainer: RecBole's trainer: model, optimizer, device, settings and what it is ``doing`` are
+            taken from it.
         train_data: Loader, in the state of the pass.
-        epoch_idx: For the progress bar.
+        epoch_idx: Number of the epoch.
         loss_func: From a batch to a loss, or to a tuple of losses to be added.
         show_progress: Whether to draw a progress bar.
 
@@ -96,7 +97,7 @@ def train_pass(
     model.train()
     losses = LossSum(device)
     scaler = torch.amp.GradScaler(device.type, enabled=trainer.enable_scaler)
-    for interaction in _shown(train_data, epoch_idx, trainer) if show_progress else train_data:
+    for interaction in _shown(train_data, trainer) if show_progress else train_data:
         optimizer.zero_grad()
         with torch.autocast(device.type, enabled=trainer.enable_amp):
             parts = loss_func(interaction.to(device))
@@ -109,19 +110,14 @@ def train_pass(
     return losses.total()
 
 
-def _shown(train_data: Any, epoch_idx: int, trainer: Any) -> Iterator[Any]:
-    """The batches, with RecBole's progress bar."""
-    bar: Iterable[Any] = tqdm(
-        train_data,
-        ncols=100,
-        desc=set_color(f"Train {epoch_idx:>5}", "pink"),
-        total=len(train_data),
-    )
+def _shown(train_data: Any, trainer: Any) -> Iterator[Any]:
+    """The batches, with a progress bar."""
+    bar = Progress(train_data, trainer.doing, len(train_data))
     for interaction in bar:
         yield interaction
-        if trainer.gpu_available:  # drawn when the bar is, and not in every step
+        if trainer.gpu_available and bar.on_terminal:  # drawn when the bar is, not in every step
             usage = set_color(f"GPU RAM: {get_gpu_usage(trainer.device)}", "yellow")
-            bar.set_postfix_str(usage, refresh=False)  # type: ignore[attr-defined]
+            bar.set_postfix_str(usage, refresh=False)
 
 
 @contextmanager

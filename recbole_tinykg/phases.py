@@ -35,11 +35,13 @@ class EpochClock:
     Attributes:
         epochs: Per epoch ``rs`` and ``kg`` (0 without such a pass), ``refresh`` (what belongs to
             neither, such as KGAT's attention) and ``total``.
+        evaluations: Of every evaluation.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Starts without epochs."""
         self.epochs: list[dict[str, float]] = []
+        self.evaluations: list[float] = []
         self._device = device
         self._seconds = dict.fromkeys(PHASES, 0.0)
 
@@ -59,6 +61,13 @@ class EpochClock:
         total = self._now() - start
         refresh = total - sum(self._seconds.values())
         self.epochs.append({**self._seconds, "refresh": refresh, "total": total})
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Appends the seconds of the block to ``evaluations``."""
+        start = self._now()
+        yield
+        self.evaluations.append(self._now() - start)
 
     def _now(self) -> float:
         if self._device.type == "cuda":

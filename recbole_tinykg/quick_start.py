@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,18 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colorama import deinit
-from colorama.ansitowin32 import StreamWrapper
-from colorlog import ColoredFormatter
-from recbole.utils import get_environment, init_logger, init_seed, set_color
-from recbole.utils.logger import RemoveColorFilter
+from recbole.utils import init_seed
 
-from recbole_tinykg import checkpoint, compat, hosting, loading, ops
+from recbole_tinykg import checkpoint, compat, hosting, loading, ops, run_log
 from recbole_tinykg.config import Config
 from recbole_tinykg.config_checks import check_dataset
-from recbole_tinykg.errors import CheckpointError, UserError
+from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.reading import create_dataset
-from recbole_tinykg.results import plain_metrics, write_result
+from recbole_tinykg.results import pairs_checksum, plain_metrics, write_result
 from recbole_tinykg.run_files import RunFiles
 from recbole_tinykg.trainer import get_trainer
 
@@ -104,8 +99,9 @@ def run_recbole_tinykg(
         ``test_result``; ``memory``: for each phase (``rs``, ``kg``) ``saved_activation_bytes`` and
         ``peak_bytes`` of one step, and ``parameter_bytes``, ``optimizer_bytes``, ``graph_bytes``;
         ``map_bits``: bits of each stored map, if ``compress_budget`` chose them;
-        ``epoch_seconds``: for each epoch, by phase; ``model``, ``dataset``, ``run_name``; and
-        ``files``, the paths of checkpoints and result, when saved.
+        ``epochs``, trained in all; ``epoch_seconds``: for each epoch of this call, by phase;
+        ``evaluation_seconds``: of each evaluation; ``splits``: a checksum of each; ``model``,
+        ``dataset``, ``run_name``; and ``files``, the paths of checkpoints and result, when saved.
 
     Raises:
         UserError: Wrong input; the message is one line.
@@ -113,7 +109,7 @@ def run_recbole_tinykg(
     arguments = (model, dataset, config_file_list, config_dict, argv)
     config = _resumed_config(resume, *arguments) if resume else Config(*arguments)
     _check_surroundings(config)  # before a log file is there for nothing
-    _start_log(config)
+    run_log.start(config)
     logging.getLogger().info(config)
     experiment = _build(config)
     if resume:
@@ -235,7 +231,8 @@ def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:
     test_result = trainer.evaluate(
         experiment.test_data, load_best_model=saved, show_progress=config["show_progress"]
     )
-    _log_end(config, best_valid_result, test_result)
+    trainer.show_test_result(test_result)
+    run_log.end(config, best_valid_result, test_result)
     result: dict[str, Any] = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -246,12 +243,24 @@ def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:
         "test_result": plain_metrics(test_result),
         "memory": trainer.memory(),
         "map_bits": getattr(experiment.model, "map_bits", {}),
+        "epochs": trainer.start_epoch + len(trainer.epoch_seconds),
         "epoch_seconds": trainer.epoch_seconds,
+        "evaluation_seconds": trainer.evaluation_seconds,
+        "splits": _splits(experiment),
     }
     if saved:
         result["files"] = _files(experiment)
         write_result(Path(result["files"]["result"]), result, config)
     return result
+
+
+def _splits(experiment: Experiment) -> dict[str, int]:
+    loaders = (experiment.train_data, experiment.valid_data, experiment.test_data)
+    return {
+        name: pairs_checksum(loader._dataset)
+        for name, loader in zip(("train", "valid", "test"), loaders, strict=True)
+        if loader
+    }
 
 
 def _files(experiment: Experiment) -> dict[str, str]:
@@ -261,42 +270,3 @@ def _files(experiment: Experiment) -> dict[str, str]:
         "last": str(files.last),
         "result": str(files.best.with_suffix(".json")),
     }
-
-
-def _log_end(config: Config, best_valid_result: Any, test_result: Any) -> None:
-    logger = logging.getLogger()
-    environment = get_environment(config).draw()
-    logger.info(f"The running environment of this training is as follows:\n{environment}")
-    logger.info(set_color("best valid ", "yellow") + f": {plain_metrics(best_valid_result)}")
-    logger.info(set_color("test result", "yellow") + f": {plain_metrics(test_result)}")
-
-
-def _start_log(config: Config) -> None:
-    """Starts RecBole's logger, with a file of its own for every run of a process.
-
-    RecBole configures the root logger only while it has no handlers: those of an earlier run are
-    closed, those of other people are set aside for a moment.
-    """
-    if isinstance(sys.stdout, StreamWrapper):
-        deinit()  # RecBole's logger wraps the streams once more with every run
-    root = logging.getLogger()
-    others = []
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-        if _is_recboles(handler):
-            handler.close()
-        else:
-            others.append(handler)
-    try:
-        init_logger(config)
-    except OSError as error:
-        raise UserError(f"./log must be a writable folder for the log file; {error}") from error
-    finally:
-        for handler in others:
-            root.addHandler(handler)
-
-
-def _is_recboles(handler: logging.Handler) -> bool:
-    return isinstance(handler.formatter, ColoredFormatter) or any(
-        isinstance(log_filter, RemoveColorFilter) for log_filter in handler.filters
-    )

@@ -6,10 +6,12 @@ import json
 import math
 import os
 import platform
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import recbole
 import torch
 
@@ -20,6 +22,12 @@ from recbole_tinykg.errors import UserError
 def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float] | None:
     """RecBole's metrics (NumPy scalars under NumPy 2) as plain floats; None stays None."""
     return None if metrics is None else {name: float(value) for name, value in metrics.items()}
+
+
+def pairs_checksum(dataset: Any) -> int:
+    """Returns a checksum of the (user, item) pairs of a split, whatever their order."""
+    users, items = (dataset.inter_feat[f].numpy() for f in (dataset.uid_field, dataset.iid_field))
+    return zlib.crc32(np.sort(users * dataset.item_num + items).tobytes())
 
 
 def write_result(path: Path, result: Mapping[str, Any], config: Config) -> None:

@@ -4,14 +4,15 @@ RecBole trains each knowledge model with a trainer of its own (``KGATTrainer``, 
 which decides what an epoch is and calls ``Trainer`` for each pass over the data. ``TinyTrainer``
 slips in between by inheritance, for twins and for stock models alike::
 
-    TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
-                       an epoch       the passes     a pass         RecBole's loops
+    TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> WatchedTrainer -> Trainer
+                       an epoch       the passes     a pass         TensorBoard       the loops
 
 So what an epoch is stays RecBole's. What is added: the bytes of the first step and the seconds of
 every phase; the checkpoints ``<run>.pth`` and ``<run>-last.pth``, from which training continues bit
-for bit; autograd's anomaly mode only while ``fit`` runs; TensorBoard files once there is something
-to write. For twins also: no anomaly mode, Adam in one fused kernel, a pass that does not wait for
-the device (``loop``) and a collector of the best items that is no matrix (``full_sort``).
+for bit; autograd's anomaly mode only while ``fit`` runs; more for TensorBoard, in files that are
+there once there is something to write (``board``). For twins also: no anomaly mode, Adam in one
+fused kernel, a pass that does not wait for the device (``loop``) and a collector of the best items
+that is no matrix (``full_sort``).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from recbole.utils import get_trainer as get_recbole_trainer
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_tinykg import checkpoint, random_state
+from recbole_tinykg import checkpoint, progress, random_state
+from recbole_tinykg.board import Board, WatchedTrainer
 from recbole_tinykg.budget import BitBudget
 from recbole_tinykg.compressed_loss import CompressedLoss
 from recbole_tinykg.config import to_plain
@@ -41,7 +43,7 @@ from recbole_tinykg.model import is_tiny
 from recbole_tinykg.optimizers import fused
 from recbole_tinykg.phases import EpochClock, LossFunction, StepMeter, WholeEpoch, phase_of
 from recbole_tinykg.run_files import RunFiles
-from recbole_tinykg.side_effects import LazyWriter, no_files, recboles_deprecations_ignored
+from recbole_tinykg.side_effects import no_files, recboles_deprecations_ignored
 
 _COUNTERS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
@@ -72,7 +74,7 @@ def trainer_class(model_class: Any) -> type:
     return type(f"{name}Trainer", (WholeEpoch, *bases), {})
 
 
-class TinyTrainer(Trainer):
+class TinyTrainer(WatchedTrainer):
     """Sits between the host's trainer and RecBole's, where one call is one pass over one loss."""
 
     def __init__(self, config: Any, model: nn.Module) -> None:
@@ -95,6 +97,11 @@ class TinyTrainer(Trainer):
     def epoch_seconds(self) -> list[dict[str, float]]:
         """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
         return self._clock.epochs
+
+    @property
+    def evaluation_seconds(self) -> list[float]:
+        """Seconds of every evaluation by this object."""
+        return self._clock.evaluations
 
     def memory(self) -> dict[str, Any]:
         """Returns the bytes of one step of each phase, and of what stays between steps.
@@ -157,7 +164,8 @@ class TinyTrainer(Trainer):
             path = model_file or self.saved_model_file
             checkpoint.restore_model(self.model, checkpoint.load(path))
             self.logger.info(f"Loading model structure and parameters from {path}")
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        with self._clock.evaluation(), progress.said(self.doing):
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def resume_checkpoint(
         self, resume_file: str | os.PathLike[str], train_data: Any = None
@@ -192,7 +200,7 @@ class TinyTrainer(Trainer):
     def _use_files(self, files: RunFiles) -> None:
         self._files = files
         self.saved_model_file = str(files.best)
-        self.tensorboard = LazyWriter(Path("log_tensorboard") / files.best.stem)
+        self.tensorboard = Board(Path("log_tensorboard") / files.best.stem)
 
     def _begin(self, train_data: Any, valid_data: Any, saved: bool) -> None:
         """Checks what training will write to, and puts a resumed run's random state back."""
@@ -233,20 +241,18 @@ class TinyTrainer(Trainer):
         loss_func = loss_func or self.model.calculate_loss
         loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
         phase = phase_of(loss_func)
+        self._epoch, self.doing = epoch_idx, progress.training(epoch_idx, phase)
         self._resident_bytes = self._resident_bytes or resident_bytes(self.model)
         with (
             without_unread_triples(self.config, self.model, train_data),
             self._clock.phase(phase),
+            progress.said(self.doing),
         ):
-            self._choose_bits(phase, epoch_idx, train_data, loss_func)
+            if self._budget and phase == "rs":
+                self._budget.begin_epoch(epoch_idx, train_data, loss_func)
             with self._measured(phase, loss_func) as measured:
                 run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
                 return run(self, train_data, epoch_idx, measured, show_progress)
-
-    def _choose_bits(self, phase: str, epoch_idx: int, data: Any, loss: LossFunction) -> None:
-        if self._budget and phase == "rs":
-            with torch.autocast(self.device.type, enabled=self.enable_amp):
-                self._budget.begin_epoch(epoch_idx, data, loss)
 
     @contextmanager
     def _measured(self, phase: str, loss_func: LossFunction) -> Iterator[LossFunction]:
@@ -268,11 +274,6 @@ class TinyTrainer(Trainer):
     ) -> None:
         """Comes right after an epoch's training, and ends the epoch if no evaluation follows."""
         super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
-        scalars = {f"Seconds/{name}": s for name, s in self._clock.epochs[-1].items()}
-        for phase, quantities in self._phase_bytes.items():
-            scalars |= {f"Memory/{phase}_{name}": n for name, n in quantities.items() if n}
-        for name, value in scalars.items():
-            self.tensorboard.add_scalar(name, value, epoch_idx)
         if self._evaluates and (epoch_idx + 1) % self.eval_step != 0:
             self._save_last(epoch_idx)
 

@@ -278,4 +278,4 @@ def test_interrupt_before_the_first_epoch_says_so(capsys, monkeypatch):
     [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (3 * 2**20 // 2, "1.50 MiB")],
 )
 def test_sizes_have_a_unit(num_bytes, text):
-    assert report._size(num_bytes) == text
+    assert report.size(num_bytes) == text

@@ -30,13 +30,6 @@ def test_steps_and_losses_are_those_of_recboles_loop(model, change, tiny, monkey
     assert_identical(ours, fit(model, {**tiny, **change}))
 
 
-def test_progress_bar_shows_every_batch(tiny, capsys):
-    experiment = prepare("TinyKGCN", "tiny", config_dict={**tiny, "epochs": 1})
-    experiment.trainer.fit(experiment.train_data, saved=False, show_progress=True)
-    num_batches = len(experiment.train_data)
-    assert f"{num_batches}/{num_batches}" in capsys.readouterr().err
-
-
 def test_nan_stops_training_before_its_gradients_on_a_cpu(tiny):
     experiment = prepare("TinyKGAT", "tiny", config_dict=tiny)
     with torch.no_grad():

@@ -78,6 +78,30 @@ Prints validation and test metrics of a checkpoint written by train.
   --topk=[10,20] ...      parameters that win over the checkpoint's
 """,
     ),
+    "compare": Command(
+        "comparison",
+        ("model", "model_list", "dataset", "config_files", "bits", "seeds", "output"),
+        """\
+usage: recbole-tinykg compare [--key=value ...]
+
+Trains a stock model and its twin at several bits on the same splits and seeds,
+each run in a process of its own; tests the paired differences. Interrupted, or
+asked for more bits or seeds, the same command goes on where it was.
+
+  --model=TinyKGAT        a twin; it is compared with the model it replaces
+  --model_list=A,B        several twins
+  --dataset=ml-100k       as for train, and so are
+  --config_files="A B"    YAML files of parameters
+  --bits=32,8,4,2,1       bits of the twins; default: 2
+  --seeds=5               the configuration's seed and the next four (default),
+                          or a list: --seeds=2020,7
+  --output=DIR            default: comparisons/<models>-<dataset>
+  --keep_checkpoints      finished runs keep their checkpoints in DIR/runs
+  --epochs=20 ...         every other parameter, for all runs; --metrics and
+                          --topk choose what is compared
+""",
+        switches=("keep_checkpoints",),
+    ),
     "convert": Command(
         "conversion",
         ("checkpoint", "output", "model"),

@@ -1,0 +1,106 @@
+"""One run in a process and a folder of its own: ``python -m <this module> FOLDER``.
+
+``FOLDER/job.json`` says what to train, ``FOLDER/run.json`` is the result, whole or absent. A run
+that was killed goes on from its last epoch. The process ends when its standard input does, that is,
+with the process that started it, however that one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from recbole_tinykg.commands.comparison.folder import replace_file
+from recbole_tinykg.errors import CheckpointError, UserError
+from recbole_tinykg.quick_start import run_recbole_tinykg
+
+JOB, RESULT = "job.json", "run.json"
+
+
+def main(folder: str) -> int:
+    """Trains what the folder's job says.
+
+    Returns:
+        0, or 2 for wrong input, of which the last line of output tells.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.chdir(folder)
+    job = json.loads(Path(JOB).read_text(encoding="utf-8"))
+    start = perf_counter()
+    try:
+        finished = _trained(job)
+        result = finished or _train(job)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    whole = result["epochs"] == len(result["epoch_seconds"])  # and not the end of a killed run
+    seconds = perf_counter() - start if whole and not finished else None
+    line = {**job["run"], **summary(result), "run_seconds": seconds}
+    replace_file(Path(RESULT), json.dumps({**line, "process_peak_bytes": _peak_resident_bytes()}))
+    return 0
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """What a comparison keeps of the result file of a run."""
+    epochs = [seconds["total"] for seconds in result["epoch_seconds"]]
+    return {
+        "test": result["test_result"],
+        "valid": result["best_valid_result"],
+        "epochs": result["epochs"],
+        "epoch_seconds": median(epochs) if epochs else None,
+        "evaluation_seconds": median(result["evaluation_seconds"] or [0.0]),
+        "memory": result["memory"],
+        "splits": result["splits"],
+        "device": result["device"],
+        "versions": result["versions"],
+    }
+
+
+def _trained(job: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a run that was killed when it had only to be noted."""
+    file = Path("saved") / f"{job['name']}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _train(job: dict[str, Any]) -> dict[str, Any]:
+    last = Path("saved") / f"{job['name']}-last.pth"
+    arguments = (job["run"]["model"], job["dataset"], job["config_files"])
+    try:
+        resumed = last if last.exists() else None
+        result = run_recbole_tinykg(*arguments, argv=job["argv"], resume=resumed)
+    except CheckpointError as error:
+        if resumed is None:
+            raise
+        logging.getLogger().warning(f"starts from the beginning: {error}")
+        result = run_recbole_tinykg(*arguments, argv=job["argv"])
+    return json.loads(Path(result["files"]["result"]).read_text(encoding="utf-8"))
+
+
+def _peak_resident_bytes() -> int:
+    """The most memory that this process has had; on Linux without what it was forked from."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):  # not through sys.stdin, which could not be closed meanwhile
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""How far a pass over batches is: a bar on a terminal, a line in a log.
+
+On a terminal the bar says what it counts; where standard error is a file or a pipe, a bar would be
+hundreds of lines in one, so that RecBole's log gets one line when the pass is done::
+
+    epoch 3, knowledge graph:  62%|██████▏   | 30/48 batches [00:01<00:00, 24.1 batches/s]
+    epoch 3, knowledge graph: 48 batches in 1.99 s
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import recbole.trainer.trainer
+from tqdm import tqdm
+
+EVALUATION = "evaluation"
+_PHASES = {"rs": "recommendation", "kg": "knowledge graph"}
+
+
+class Progress(tqdm):
+    """A pass over batches that is watched.
+
+    Attributes:
+        on_terminal: Whether there is a terminal to draw on.
+    """
+
+    def __init__(self, batches: Iterable[Any], doing: str, total: int | None = None) -> None:
+        """Draws an empty bar, if there is a terminal.
+
+        Args:
+            batches: What is passed over.
+            doing: What the pass is, such as ``epoch 3, validation``.
+            total: Number of batches; None: unknown.
+        """
+        self._doing = doing
+        self.on_terminal = sys.stderr.isatty()
+        super().__init__(
+            batches,
+            desc=doing,
+            total=total,
+            unit=" batches",
+            dynamic_ncols=True,
+            disable=not self.on_terminal,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches; a line for the log at the end if nothing was drawn."""
+        start, number = perf_counter(), 0
+        for batch in super().__iter__():
+            yield batch
+            number += 1
+        if not self.on_terminal:
+            seconds = perf_counter() - start
+            batches = f"{number} batch{'es' * (number != 1)}"
+            logging.getLogger().info(f"{self._doing}: {batches} in {seconds:.2f} s")
+
+
+def training(epoch: int, phase: str) -> str:
+    """Says what a training pass is, for a phase ``rs`` or ``kg``."""
+    return f"epoch {epoch}, {_PHASES[phase]}"
+
+
+@contextmanager
+def said(doing: str) -> Iterator[None]:
+    """RecBole's loops in the block show ``Progress``, if they show any."""
+    module = recbole.trainer.trainer
+    original = module.tqdm
+    module.tqdm = lambda batches, total=None, **_: Progress(batches, doing, total)
+    try:
+        yield
+    finally:
+        module.tqdm = original
