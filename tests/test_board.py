@@ -107,16 +107,16 @@ def test_bits_of_a_model_are_those_of_all_its_maps(model, expected, tiny):
 
 
 def test_bits_per_map_are_shown_by_name_as_they_change(tiny):
-    experiment = prepare("TinyKGCN", "tiny", config_dict=tiny)
-    experiment.model.bits_of_maps = {"layer_0": 2, "layer_1": 8}
+    experiment = prepare("TinyKGCN", "tiny", config_dict={**tiny, "compress_budget": "30KiB"})
+    trainer, seen = experiment.trainer, []
 
-    def change(epoch, score):
-        experiment.model.bits_of_maps = {"layer_0": 4, "layer_1": 4}
+    def look(epoch, score):
+        seen.append(dict(experiment.model.map_bits))
 
-    trainer = experiment.trainer
-    trainer.fit(experiment.train_data, experiment.valid_data, saved=False, callback_fn=change)
+    trainer.fit(experiment.train_data, experiment.valid_data, saved=False, callback_fn=look)
     board = board_of({"run_name": experiment.config["run_name"]})
-    assert values(board, "Bits/layer_0") == [2, 4] and values(board, "Bits/layer_1") == [8, 4]
+    for name in experiment.model.map_sites:
+        assert values(board, f"Bits/{name}") == [bits[name] for bits in seen]
     assert "Bits/all_maps" not in board.Tags()["scalars"]
 
 
