@@ -103,6 +103,7 @@ def test_tests_are_paired():
         ([1.0], [2.0], {"difference_low", "difference_high", "p_value", "wilcoxon_p_value"}),
         ([1.0, 2.0], [1.0, 2.0], {"p_value", "wilcoxon_p_value"}),
         ([1.0, 2.0], [1.5, 2.5], {"p_value"}),
+        ([0.1234, 0.5], [0.1235, 0.5001], {"p_value"}),  # equal but for what floats leave
         ([0.0, 0.0], [1.0, 2.0], {"difference_percent", "difference_percent_low"}),
         ([1.0, 2.0], [0.0, 0.0], {"ratio"}),
         ([1.0] * 6, [1.0] * 6, {"wilcoxon_p_value", "p_value"}),

@@ -26,6 +26,7 @@ from recbole_tinykg.commands.comparison.runs import Request, Run, host_of
 
 CONFIDENCE = 0.95
 WILCOXON_PAIRS = 6
+_DECIMALS = 12  # beyond them is only what subtracting floats leaves: 0.1235 − 0.1234 is not 0.0001
 PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
 
 Runs = Mapping[Run, Line]
@@ -94,7 +95,7 @@ def rows(request: Request, runs: Runs) -> Iterator[Row]:
 
 def compared(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, Any]:
     """Compares paired values: the numbers of a ``Row``."""
-    differences = np.subtract(tiny, stock)
+    differences = np.round(np.subtract(tiny, stock), _DECIMALS)
     mean, base = float(differences.mean()), float(np.mean(stock))
     low, high = _interval(differences)
     percent = [None if base == 0 or d is None else 100 * d / base for d in (mean, low, high)]
