@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from recbole_tinykg.config_checks import refuse_unknown
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.parameters import read_arguments, read_literal
@@ -40,6 +42,20 @@ def meant_for(model: str, parameters: Sequence[str]) -> list[str]:
     saves = read_literal(read_arguments(parameters).get("compressed_saves", "False")) is True
     others = _STOCK_ONLY if is_tiny(get_model(model)) else () if saves else _TWINS_ONLY
     return [argument for argument in parameters if not argument.startswith(others)]
+
+
+def checkpoint_changes(parameters: Sequence[str]) -> dict[str, Any]:
+    """Reads parameters that win over a checkpoint's; model and data set are the checkpoint's.
+
+    Raises:
+        ConfigurationError: Model or data set is among them, or a key that nothing reads.
+    """
+    given = read_arguments(parameters)
+    for key in ("model", "dataset"):
+        if key in given:
+            raise ConfigurationError(f"--{key} comes with the checkpoint; got {given[key]!r}")
+    refuse_unknown(given, {})
+    return {key: read_literal(value) for key, value in given.items()}
 
 
 def chosen_name(key: str, flags: Mapping[str, str], files: Sequence[str]) -> str:
