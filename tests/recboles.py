@@ -15,7 +15,6 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_tinykg import compat
 
-
 DETERMINISTIC = {
     "KGIN": {"node_dropout_rate": 0.0},
     "KTUP": {"use_st_gumbel": False},

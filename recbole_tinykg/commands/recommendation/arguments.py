@@ -53,4 +53,4 @@ def user_ids(tokens: Sequence[str] | None, dataset: Any) -> np.ndarray:
 
 def _with_near_miss(token: str, known: Mapping[str, int]) -> str:
     near = difflib.get_close_matches(token, known, n=1, cutoff=0.7)
-    return f"{token!r} (did you mean {near[0]!r}?)" if near else repr(token)
+    return f"{token!r} (did you mean {str(near[0])!r}?)" if near else repr(token)

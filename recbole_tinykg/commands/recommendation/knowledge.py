@@ -79,12 +79,16 @@ class FoundPaths(NamedTuple):
         return FoundPaths(self.item, self.score, *wide)
 
     def best(self, num_paths: int) -> FoundPaths:
-        """The paths of highest score of each item, the best one first; equal ones by nodes."""
-        ties = [*self.relations.T[::-1], *self.nodes.T[::-1]]
-        order = np.lexsort([*ties, -self.score, self.item])
-        first = np.searchsorted(self.item[order], self.item[order])
-        order = order[np.arange(len(order)) - first < num_paths]
-        return FoundPaths(*(column[order] for column in self))
+        """The paths of highest score of each item, the best one first; equal scores by nodes.
+
+        A path that was found several times, since it can be read in several ways, comes once.
+        """
+        keys = np.column_stack([self.item, self.nodes, self.relations, self.directions])
+        order = np.lexsort([*keys.T[:0:-1], -self.score, self.item])
+        _, first = np.unique(keys[order], axis=0, return_index=True)
+        order = order[np.sort(first)]
+        rank = np.arange(len(order)) - np.searchsorted(self.item[order], self.item[order])
+        return FoundPaths(*(column[order[rank < num_paths]] for column in self))
 
 
 class KnowledgeGraph:

@@ -116,4 +116,5 @@ def _reader_may_leave() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # what is left is flushed there
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

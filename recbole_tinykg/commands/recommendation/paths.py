@@ -12,6 +12,8 @@ and from there against reads to i. With at most two steps, these are
 and each is multiplied by the weight of h for the user (KGAT: how the user reads h; KGCN: 1). Such a
 product is the share that the meeting node's vector has in both ends: the coefficient of its inner
 product with itself in the product of the two vectors, nonlinearities and weight matrices left out.
+Where reads ignore the direction of triples, as KGCN's do, one path can be read in several of these
+ways; it has the highest of their products.
 
 The search is exact. All paths over a meeting node e share the item's half, so that of the history's
 halves that end in e only the best N can be among the best N paths: they are cut down to these

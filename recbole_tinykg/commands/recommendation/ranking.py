@@ -141,12 +141,12 @@ class _Loaded:
                 f"{config['model']}, a {config['MODEL_TYPE'].name.lower()} model, which reads more"
             )
         dataset, loaders, model = build_data_and_model(config)
-        checkpoints.restore_model(model, state)
         splits = {
             name: loader._dataset for name, loader in zip(SPLITS, loaders, strict=True) if loader
         }
         if "dataset" in state:  # not in a converted one
             checkpoints.check_dataset(checkpoints.dataset_fingerprint(splits["train"]), state)
+        checkpoints.restore_model(model, state)
         return cls(config, model.eval(), splits["train"], splits)
 
     def pairs(self, splits: Sequence[str]) -> Pairs:

@@ -9,8 +9,9 @@ the share of its tail in what the item is answered. From hop to hop RecBole chan
 with the answer o, and so do these values; a fact that was sampled several times has the sum.
 
 A path is a chain of facts, its j-th from the memory of hop j with the head where the one before
-ended, that ends in the recommended item, or in an entity that a triple links to the item. Its score
-is the product of its facts' p. The link to the item has no attention in the model, and factor 1.
+ended, and a triple that links its end to the recommended item; or one fact whose tail is the item.
+Its score is the product of its facts' p. The link to the item has no attention in the model, and
+factor 1.
 
 RecBole's later hops repeat the first by mistake (`repeat_first_hop`), so that a second fact starts
 from a known item, too. Chains have at most three facts. Values are float64.
@@ -84,7 +85,9 @@ class RippleAttention:
             score = np.ones((len(items), len(chains.nodes)))
             for weight, fact in zip(weights, chains.facts.T, strict=False):
                 score *= weight[:, fact]
-            found += [_ending(chains, score, items), _linked(chains, score, items, links)]
+            found.append(_linked(chains, score, items, links))
+            if num_facts == 1:  # later, the link to the item is the better reading of the last
+                found.append(_ending(chains, score, items))
         return FoundPaths.joined(found).best(num_paths)
 
     def _attention(self, hops: list[_Hop], items: np.ndarray) -> list[np.ndarray]:
@@ -129,7 +132,7 @@ def _distinct(head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> _Hop:
 
 
 def _ending(chains: _Chains, score: np.ndarray, items: np.ndarray) -> FoundPaths:
-    """The chains that end in an item; a fact of padding ends in none."""
+    """The chains that end in an item."""
     item, chain = np.nonzero(items[:, None] == chains.nodes[:, -1])
     directions = np.full_like(chains.relations[chain], ALONG)
     return FoundPaths(
