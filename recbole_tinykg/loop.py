@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_tinykg.errors import DivergenceError
 from recbole_tinykg.phases import LossFunction
 
 CHECK_INTERVAL = 64  # steps that a GPU may be ahead with NaN
@@ -66,7 +67,7 @@ class LossSum:
         """The sum over the pass, a tuple if the losses were; None without a step.
 
         Raises:
-            ValueError: A loss was NaN.
+            DivergenceError: A loss was NaN.
         """
         self._check()
         sums = tuple(part.item() for part in self._sums)
@@ -74,7 +75,7 @@ class LossSum:
 
     def _check(self) -> None:
         if self._is_nan is not None and self._is_nan:
-            raise ValueError("Training loss is nan")
+            raise DivergenceError
 
 
 def train_pass(
@@ -90,7 +91,7 @@ def train_pass(
         show_progress: Whether to draw a progress bar.
 
     Raises:
-        ValueError: A loss was NaN.
+        DivergenceError: A loss was NaN.
     """
     model, optimizer, device = trainer.model, trainer.optimizer, trainer.device
     model.train()

@@ -47,8 +47,6 @@ def _file_format(flags: Mapping[str, str]) -> str:
         raise ConfigurationError(
             f"--format must be one of {', '.join(FORMATS)}; got {file_format!r}"
         )
-    if flags.get("output") == "":
-        raise ConfigurationError("--output must name a file; got ''")
     return file_format
 
 
