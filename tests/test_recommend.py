@@ -413,3 +413,15 @@ def test_other_wrong_input_is_one_line(titled, checkpoint_of, capsys):
         recommend(file, "u1")
     with pytest.raises(ConfigurationError, match="GRU4Rec, a sequential model, which reads more"):
         recommend(checkpoint_of("GRU4Rec", train_neg_sample_args=None, load_col=None))
+
+
+def test_users_without_a_ripple_set_are_named(tiny):
+    by_time = {"group_by": None, "order": "TO", "split": {"RS": [0.8, 0.1, 0.1]}}
+    *_, source = trained("RippleNet", {**tiny, "epochs": 1, "eval_args": by_time})
+    convert(source, "stock.pth", "RippleNet")
+    message = r"training interactions for RippleNet; got 4 without: .*: train TinyRippleNet"
+    with pytest.raises(ConfigurationError, match=message):
+        recommend("stock.pth")
+    assert len(list(recommend("stock.pth", ["u1", "u2"], paths=1))) == 2
+    convert(source, "twin.pth")
+    assert len(list(recommend("twin.pth", paths=1))) == 24
