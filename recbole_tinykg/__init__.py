@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from recbole_tinykg.commands.comparison import compare
+    from recbole_tinykg.commands.recommendation import recommend
     from recbole_tinykg.quantizer import Quantized, Quantizer, quantize
     from recbole_tinykg.quick_start import (
         load_data_and_model,
@@ -31,12 +32,14 @@ __all__ = [
     "measure_bias",
     "prepare",
     "quantize",
+    "recommend",
     "register",
     "run_recbole_tinykg",
 ]
 
 _HOMES = {
     "commands.comparison": ("compare",),
+    "commands.recommendation": ("recommend",),
     "quantizer": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
     "saves": ("compressed_saves", "measure_bias"),

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from recbole.config import Config as RecBoleConfig
 
 from recbole_tinykg import compat, parameters
 from recbole_tinykg.config_checks import finish, refuse_unknown
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.general_checks import check_negatives, check_valid_metric, check_values
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.plain import plain
 
@@ -69,8 +69,10 @@ class Config(RecBoleConfig):
             super().__init__(model, dataset, config_file_list, config_dict)
         except ConfigurationError:
             raise
-        except (ValueError, TypeError, RuntimeError, OSError, yaml.YAMLError) as error:
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"RecBole cannot use this configuration: {error}") from error
+        if not isinstance(config_dict, _Typed):  # a checkpoint's may be evaluated by other metrics
+            check_valid_metric(self)
 
     @classmethod
     def from_plain(
@@ -96,10 +98,7 @@ class Config(RecBoleConfig):
     def _load_config_files(self, file_list: Sequence[Any] | None) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for file in file_list or ():
-            content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader)
-            if not isinstance(content, dict | None):
-                raise ConfigurationError(f"{file} must hold `key: value` lines; got {content!r}")
-            merged.update(content or {})
+            merged.update(parameters.read_file(file, self.yaml_loader))
         return merged
 
     def _load_cmd_line(self) -> dict[str, Any]:
@@ -129,8 +128,10 @@ class Config(RecBoleConfig):
 
     def _set_default_parameters(self) -> None:
         refuse_unknown(self.cmd_config_dict, self.final_config_dict)
+        check_values(self)
         finish(self)
         super()._set_default_parameters()
+        check_negatives(self)
 
     def _init_device(self) -> None:
         """As RecBole, but GPUs chosen from outside stay chosen, and no ``use_gpu`` means CPU."""

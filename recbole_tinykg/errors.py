@@ -19,3 +19,11 @@ class CheckpointError(UserError):
 
 class NativeLibraryError(UserError, RuntimeError):
     """The compiled kernels were required and are not there."""
+
+
+class DivergenceError(UserError, ValueError):
+    """Training has left the numbers: a loss is NaN."""
+
+    def __init__(self) -> None:
+        """Says what helps."""
+        super().__init__("Training loss is nan: the run diverged; try a smaller learning_rate")

@@ -22,6 +22,7 @@ from recbole.utils import KGDataLoaderState, get_gpu_usage, set_color
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_tinykg.errors import DivergenceError
 from recbole_tinykg.phases import LossFunction
 from recbole_tinykg.progress import Progress
 
@@ -66,7 +67,7 @@ class LossSum:
         """The sum over the pass, a tuple if the losses were; None without a step.
 
         Raises:
-            ValueError: A loss was NaN.
+            DivergenceError: A loss was NaN.
         """
         self._check()
         sums = tuple(part.item() for part in self._sums)
@@ -74,7 +75,7 @@ class LossSum:
 
     def _check(self) -> None:
         if self._is_nan is not None and self._is_nan:
-            raise ValueError("Training loss is nan")
+            raise DivergenceError
 
 
 def train_pass(
@@ -91,7 +92,7 @@ def train_pass(
         show_progress: Whether to draw a progress bar.
 
     Raises:
-        ValueError: A loss was NaN.
+        DivergenceError: A loss was NaN.
     """
     model, optimizer, device = trainer.model, trainer.optimizer, trainer.device
     model.train()

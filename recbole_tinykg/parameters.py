@@ -1,4 +1,4 @@
-"""Parameters as people write them on a command line.
+"""Parameters as people write them on a command line and in files.
 
 A text becomes a value by reading it as a Python literal (``2``, ``1e-3``, ``[64,32]``, ``true``) or
 stays what it is (``RO``): as in RecBole, except that RecBole calls ``eval`` and would run it.
@@ -7,8 +7,12 @@ stays what it is (``RO``): as in RecBole, except that RecBole calls ``eval`` and
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from recbole_tinykg.errors import ConfigurationError
 
@@ -46,3 +50,24 @@ def read_literal(value: Any) -> Any:
         return value
     is_parameter = isinstance(literal, str | int | float | list | tuple | dict | None)
     return literal if is_parameter else value
+
+
+def read_file(file: str | os.PathLike[str], loader: type = yaml.SafeLoader) -> dict[str, Any]:
+    """Reads a YAML file of parameters; an empty one has none.
+
+    Args:
+        file: Its path.
+        loader: How to read it: RecBole's loader takes `1e-3` for a number.
+
+    Raises:
+        ConfigurationError: It cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=loader)
+    except OSError as error:
+        raise ConfigurationError(f"config file {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"config file {file} must be YAML; {error}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigurationError(f"{file} must hold `key: value` lines; got {content!r}")
+    return content or {}

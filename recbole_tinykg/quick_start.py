@@ -17,9 +17,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +28,11 @@ from recbole_tinykg import checkpoint, compat, hosting, loading, ops, run_log
 from recbole_tinykg.config import Config
 from recbole_tinykg.config_checks import check_dataset
 from recbole_tinykg.errors import CheckpointError
+from recbole_tinykg.general_checks import check_valid_metric
 from recbole_tinykg.reading import create_dataset
 from recbole_tinykg.results import pairs_checksum, plain_metrics, write_result
 from recbole_tinykg.run_files import RunFiles
+from recbole_tinykg.side_effects import recboles_data_errors, recboles_warnings_ignored
 from recbole_tinykg.trainer import get_trainer
 
 Names = str | type | None
@@ -108,6 +108,7 @@ def run_recbole_tinykg(
     """
     arguments = (model, dataset, config_file_list, config_dict, argv)
     config = _resumed_config(resume, *arguments) if resume else Config(*arguments)
+    check_valid_metric(config)
     _check_surroundings(config)  # before a log file is there for nothing
     run_log.start(config)
     logging.getLogger().info(config)
@@ -173,10 +174,11 @@ def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any
     _check_surroundings(config)
     logger = logging.getLogger()
     init_seed(config["seed"], config["reproducibility"])
-    with _recboles_warnings_ignored():
-        dataset = create_dataset(config)
-        logger.info(dataset)
-        loaders = loading.data_preparation(config, dataset)
+    with recboles_warnings_ignored():
+        with recboles_data_errors(config):
+            dataset = create_dataset(config)
+            logger.info(dataset)
+            loaders = loading.data_preparation(config, dataset)
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     logger.info(model)
@@ -188,14 +190,6 @@ def _check_surroundings(config: Config) -> None:
     check_dataset(config)
     if config["compress_require_native"]:
         ops.require_native(config["device"].type)
-
-
-@contextmanager
-def _recboles_warnings_ignored() -> Iterator[None]:
-    """RecBole assigns in chains (fine before pandas 3) and divides by zero (and mends it)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"recbole\.")
-        yield
 
 
 def _resumed_config(

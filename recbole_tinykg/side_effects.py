@@ -1,7 +1,8 @@
-"""What RecBole's trainer does besides training, put off until it is wanted, or kept quiet.
+"""What RecBole does besides its work, put off until it is wanted, kept quiet, or said plainly.
 
-Its constructor makes a checkpoint folder and a TensorBoard file before anybody has decided to
-train, and its loop calls PyTorch by names that PyTorch has replaced since, which PyTorch says.
+Its trainer's constructor makes a checkpoint folder and a TensorBoard file before anybody has
+decided to train, its loop calls PyTorch by names that PyTorch has replaced since, which PyTorch
+says, and what it finds wrong with a data set is an error like any other.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import recbole.trainer.trainer
+
+from recbole_tinykg.errors import ConfigurationError, UserError
 
 
 @contextmanager
@@ -33,3 +37,28 @@ def recboles_deprecations_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*deprecated", module=r"recbole\.")
         yield
+
+
+@contextmanager
+def recboles_warnings_ignored() -> Iterator[None]:
+    """RecBole assigns in chains (fine before pandas 3) and divides by zero (and mends it)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"recbole\.")
+        yield
+
+
+@contextmanager
+def recboles_data_errors(config: Any) -> Iterator[None]:
+    """What RecBole says about files and splits that it cannot use becomes an error of ours.
+
+    Raises:
+        ConfigurationError: RecBole refused the data set.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"RecBole cannot use the data set {config['dataset']} with these parameters: {error}"
+        ) from error

@@ -35,7 +35,7 @@ from recbole_tinykg.board import Board, WatchedTrainer
 from recbole_tinykg.budget import BitBudget
 from recbole_tinykg.compressed_loss import CompressedLoss
 from recbole_tinykg.config import to_plain
-from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.errors import ConfigurationError, DivergenceError
 from recbole_tinykg.full_sort import TopKCollector
 from recbole_tinykg.loop import train_pass, without_unread_triples
 from recbole_tinykg.meter import optimizer_bytes, resident_bytes
@@ -166,6 +166,10 @@ class TinyTrainer(WatchedTrainer):
             self.logger.info(f"Loading model structure and parameters from {path}")
         with self._clock.evaluation(), progress.said(self.doing):
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _check_nan(self, loss: Any) -> None:
+        if torch.isnan(loss):
+            raise DivergenceError
 
     def resume_checkpoint(
         self, resume_file: str | os.PathLike[str], train_data: Any = None

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, init_seed
+from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_tinykg import compat
+
+DETERMINISTIC = {
+    "KGIN": {"node_dropout_rate": 0.0},
+    "KTUP": {"use_st_gumbel": False},
+    "MCCLK": {"node_dropout_rate": 0.0, "mess_dropout_rate": 0.0},
+}
+"""Settings without which RecBole's own model scores differently every time."""
 
 
 def recboles_own(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any, Any, Any], Any]:
@@ -28,3 +36,12 @@ def recboles_own(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any,
         model = get_model(name)(config, loaders[0]._dataset)
     torch.autograd.set_detect_anomaly(False)  # RecBole's get_model switches it on
     return config, loaders, model
+
+
+def trained(host, parameters):
+    """A model trained by RecBole alone: the trainer, its test data, and the checkpoint it saved."""
+    config, (train_data, _, test_data), model = recboles_own(host, parameters)
+    trainer = get_trainer(config["MODEL_TYPE"], host)(config, model)
+    trainer.fit(train_data, saved=True, verbose=False)
+    trainer.tensorboard.close()
+    return trainer, test_data, Path(trainer.saved_model_file)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from recbole.data.interaction import Interaction
-from recbole.utils import get_trainer
-from recboles import recboles_own
+from recboles import DETERMINISTIC, trained
 
 from recbole_tinykg import load_data_and_model
 from recbole_tinykg.commands import cli
@@ -16,22 +15,6 @@ from recbole_tinykg.commands.conversion import convert
 from recbole_tinykg.commands.evaluation import evaluate
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.model import MODELS
-
-DETERMINISTIC = {
-    "KGIN": {"node_dropout_rate": 0.0},
-    "KTUP": {"use_st_gumbel": False},
-    "MCCLK": {"node_dropout_rate": 0.0, "mess_dropout_rate": 0.0},
-}
-"""Settings without which RecBole's own model scores differently every time."""
-
-
-def trained(host, parameters):
-    """A model trained by RecBole alone: the trainer, its test data, and the checkpoint it saved."""
-    config, (train_data, _, test_data), model = recboles_own(host, parameters)
-    trainer = get_trainer(config["MODEL_TYPE"], host)(config, model)
-    trainer.fit(train_data, saved=True, verbose=False)
-    trainer.tensorboard.close()
-    return trainer, test_data, Path(trainer.saved_model_file)
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ ORDER = [
     "plain",
     "parameters",
     "config_checks",
+    "general_checks",
     "config",
     "meter",
     "phases",

@@ -102,6 +102,40 @@ asked for more bits or seeds, the same command goes on where it was.
 """,
         switches=("keep_checkpoints",),
     ),
+    "recommend": Command(
+        "recommendation",
+        (
+            "checkpoint",
+            "users",
+            "users_file",
+            "k",
+            "paths",
+            "seen",
+            "item_field",
+            "format",
+            "output",
+        ),
+        """\
+usage: recbole-tinykg recommend --checkpoint=FILE [--key=value ...]
+
+The best items for users, best first, by a checkpoint written by train.
+
+  --checkpoint=FILE         saved/<run>.pth
+  --users=196,186           tokens as in the data; default: all users
+  --users_file=FILE         one token per line
+  --k=10                    items for each user
+  --paths=2                 paths through the knowledge graph, at most, that
+                            connect each item to the user's training items; by
+                            the attention of KGAT, KGCN, KGNNLS or RippleNet
+  --seen=all                items left out: those of the splits train,valid,test
+                            (some or all of the three), or none
+  --item_field=movie_title  a column of the data set's .item file
+  --format=table            or csv, or json (a line per user)
+  --output=FILE             instead of the terminal; .csv, .json and .jsonl say
+                            the format, too
+  --data_path=... ...       parameters that win over the checkpoint's
+""",
+    ),
     "convert": Command(
         "conversion",
         ("checkpoint", "output", "model"),

@@ -93,6 +93,8 @@ def _split(command: Command, argv: Sequence[str]) -> tuple[dict[str, str], list[
     for argument in argv:
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and equals and name in own:
+            if not value:
+                raise ConfigurationError(f"--{name} must have a value; got ''")
             if flags.setdefault(name, value) != value:
                 raise ConfigurationError(f"--{name} must be given once; got it twice")
         else:

@@ -20,6 +20,7 @@ import torch
 
 from recbole_tinykg import checkpoint, compat
 from recbole_tinykg.config import Config, to_plain
+from recbole_tinykg.config_checks import refuse_unknown
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
 from recbole_tinykg.parameters import read_arguments, read_literal
@@ -37,7 +38,9 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     for flag in ("checkpoint", "output"):
         if flag not in flags:
             raise ConfigurationError(f"--{flag} must name a file; got none")
-    changes = {key: read_literal(value) for key, value in read_arguments(parameters).items()}
+    given = read_arguments(parameters)
+    refuse_unknown(given, {})
+    changes = {key: read_literal(value) for key, value in given.items()}
     name = convert(flags["checkpoint"], flags["output"], flags.get("model"), changes)
     print(f"{flags['output']}: {name}, converted from {flags['checkpoint']}")
 

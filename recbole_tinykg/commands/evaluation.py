@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recbole_tinykg.commands.report import metrics_table
+from recbole_tinykg.commands.selection import checkpoint_changes
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.parameters import read_arguments, read_literal
 from recbole_tinykg.quick_start import load_data_and_model
 from recbole_tinykg.results import plain_metrics
 from recbole_tinykg.trainer import get_trainer
@@ -18,12 +18,7 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     """Prints the metrics of ``--checkpoint``; parameters win over those it was trained with."""
     if "checkpoint" not in flags:
         raise ConfigurationError("--checkpoint must name a file; got none")
-    given = read_arguments(parameters)
-    for key in ("model", "dataset"):
-        if key in given:
-            raise ConfigurationError(f"--{key} comes with the checkpoint; got {given[key]!r}")
-    changes = {key: read_literal(value) for key, value in given.items()}
-    print(metrics_table(evaluate(flags["checkpoint"], changes)))
+    print(metrics_table(evaluate(flags["checkpoint"], checkpoint_changes(parameters))))
 
 
 def evaluate(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
-import yaml
-
+from recbole_tinykg.config_checks import refuse_unknown
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
-from recbole_tinykg.parameters import read_arguments, read_literal
+from recbole_tinykg.parameters import read_arguments, read_file, read_literal
 
 _DEFAULTS = {"model": "TinyKGAT", "dataset": "ml-100k"}
 _TWINS_ONLY = ("--compress_",)
@@ -42,11 +41,24 @@ def meant_for(model: str, parameters: Sequence[str]) -> list[str]:
     return [argument for argument in parameters if not argument.startswith(others)]
 
 
+def checkpoint_changes(parameters: Sequence[str]) -> dict[str, Any]:
+    """Reads parameters that win over a checkpoint's; model and data set are the checkpoint's.
+
+    Raises:
+        ConfigurationError: Model or data set is among them, or a key that nothing reads.
+    """
+    given = read_arguments(parameters)
+    for key in ("model", "dataset"):
+        if key in given:
+            raise ConfigurationError(f"--{key} comes with the checkpoint; got {given[key]!r}")
+    refuse_unknown(given, {})
+    return {key: read_literal(value) for key, value in given.items()}
+
+
 def chosen_name(key: str, flags: Mapping[str, str], files: Sequence[str]) -> str:
     """Returns ``model`` or ``dataset`` from the flags, the last file with it or the default."""
     name = flags.get(key)
     for file in reversed(files):
-        if name is None and Path(file).is_file():
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-            name = content.get(key) if isinstance(content, dict) else None
+        if name is None:
+            name = read_file(file).get(key)
     return name or _DEFAULTS[key]
