@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from recbole_tinykg.commands.tuning import TuneResult, tune
     from recbole_tinykg.quantizer import Quantized, Quantizer, quantize
     from recbole_tinykg.quick_start import (
         load_data_and_model,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Quantized",
     "Quantizer",
+    "TuneResult",
     "__version__",
     "compressed_saves",
     "load_data_and_model",
@@ -31,9 +33,11 @@ __all__ = [
     "quantize",
     "register",
     "run_recbole_tinykg",
+    "tune",
 ]
 
 _HOMES = {
+    "commands.tuning": ("TuneResult", "tune"),
     "quantizer": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
     "saves": ("compressed_saves", "measure_bias"),
