@@ -112,7 +112,7 @@ def run_recbole_tinykg(
     arguments = (model, dataset, config_file_list, config_dict, argv)
     config = _resumed_config(resume, *arguments) if resume else Config(*arguments)
     _check_surroundings(config)  # before a log file is there for nothing
-    _start_log(config)
+    start_log(config)
     logging.getLogger().info(config)
     experiment = _build(config)
     if resume:
@@ -269,7 +269,7 @@ def _log_end(config: Config, best_valid_result: Any, test_result: Any) -> None:
     logger.info(set_color("test result", "yellow") + f": {plain_metrics(test_result)}")
 
 
-def _start_log(config: Config) -> None:
+def start_log(config: Config) -> None:
     """Starts RecBole's logger, with a file of its own for every run of a process.
 
     RecBole configures the root logger only while it has no handlers: those of an earlier run are

@@ -3,7 +3,7 @@
 Ray is imported only in ``engine`` and ``cluster``, and by ``trial`` inside a worker:
 
     spaces, search_files   what may be tried, and the files that say so
-    study                  one search: what was asked for, kept in ``search.json``
+    wishes, study          one search: what was asked for, checked, kept in ``search.json``
     trial                  what a worker runs: train, report the validation metric every epoch
     records                what became of a trial: ``trial.json``, ``trials.csv``, ``trials.jsonl``
     objectives             metric, memory and time; the Pareto front

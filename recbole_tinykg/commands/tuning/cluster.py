@@ -41,6 +41,8 @@ def require(searcher: str) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise UserError(f"tune needs {name}, which is not there: {_INSTALL}") from error
+    if searcher == "optuna":
+        logging.getLogger("optuna").setLevel(logging.ERROR)
     version = importlib.import_module("ray").__version__
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
@@ -88,7 +90,7 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
 def _connect(address: str | None, folder: str | None) -> None:
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         own: dict[str, Any] = {
             "include_dashboard": False,

@@ -25,14 +25,13 @@ from recbole_tinykg.commands.tuning.report import (
     trials_table,
 )
 from recbole_tinykg.commands.tuning.study import (
-    SearchSource,
     Study,
-    Wishes,
     check_new,
     given_parameters,
     plan,
     refuse_changes,
 )
+from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError, UserError
 from recbole_tinykg.parameters import read_arguments, read_literal

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ray import tune
 from ray.exceptions import RayError
@@ -55,16 +58,29 @@ def execute(study: Study, output: Path, concurrent: int | None, verbose: bool) -
     try:
         if tune.Tuner.can_restore(folder):
             tuner = tune.Tuner.restore(str(folder), trainable)
+            _refuse_ended(tuner, study, output)
         else:
             tuner = _new_tuner(study, trainable, folder, concurrent, verbose)
-        with warnings.catch_warnings():
+        _Journal.out = sys.stdout
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
             warnings.filterwarnings("ignore", module=r"optuna|ray")
-            tuner.fit()
+            with redirect_stdout(nowhere):  # Ray prints there when a worker dies
+                tuner.fit()
     except (RayError, tune.TuneError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"Ray ended the search: {reason}; go on with tune --continue --output={output}"
         ) from error
+
+
+def _refuse_ended(tuner: tune.Tuner, study: Study, output: Path) -> None:
+    """Ray has no trial left, and yet some left no record: somebody removed it."""
+    results = tuner.get_results()
+    if results.num_terminated + results.num_errors >= study.num_trials:
+        raise UserError(
+            f"{output}/trials must hold trial.json of all {study.num_trials} trials, which Ray "
+            f"has ended; got {len(records.read_trials(output))}: begin a new search"
+        )
 
 
 def _new_tuner(
@@ -161,6 +177,8 @@ class _Optuna(OptunaSearch):
 class _Journal(tune.Callback):
     """Writes a trial down when it has ended, and says so; keeps nothing, so Ray may pickle it."""
 
+    out: TextIO = sys.stdout
+
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
 
@@ -188,7 +206,7 @@ class _Journal(tune.Callback):
 
     def _say(self, line: str) -> None:
         if self._verbose:
-            print(line, flush=True)
+            print(line, file=_Journal.out, flush=True)
 
 
 def _ended(trial: Any, study: Study, error: str | None) -> records.Trial:

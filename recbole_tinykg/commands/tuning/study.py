@@ -16,38 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg.commands.tuning import spaces
-from recbole_tinykg.commands.tuning.objectives import OBJECTIVES
 from recbole_tinykg.commands.tuning.records import folder_of, replace
 from recbole_tinykg.commands.tuning.search_files import as_mapping, read_search, space_of
+from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes, check_wishes
 from recbole_tinykg.config import Config, properties
 from recbole_tinykg.config_checks import check_dataset
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS
 
-SCHEDULERS = ("asha", "none")
-SEARCHERS = ("random", "optuna", "grid")
 _DEFAULT_TRIALS = 8
 _FIXED = (  # they say where or how trials are compared
     "model dataset data_path checkpoint_dir run_name epochs eval_args eval_step metrics topk "
     "valid_metric gpu_id use_gpu device show_progress"
 ).split()
 _PATHS = ("data_path", "dataset_save_path", "dataloaders_save_path")
-
-SearchSource = str | os.PathLike[str] | Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a user may say about a search; None: not said."""
-
-    search: SearchSource = None
-    trials: int | None = None
-    scheduler: str | None = None
-    searcher: str | None = None
-    objectives: tuple[str, ...] | None = None
-    cpus: float | None = None
-    gpus: float | None = None
-    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +44,8 @@ class Study:
         search: Domains of the searched parameters, as ``space_of`` reads them.
         default: The searched parameters in ``base``: trial 0.
         trials: How many, the default among them.
-        scheduler: One of ``SCHEDULERS``.
-        searcher: One of ``SEARCHERS``.
+        scheduler: ``asha`` or ``none``.
+        searcher: ``random``, ``optuna`` or ``grid``.
         objectives: Some of ``OBJECTIVES``, the first of which chooses the best trial.
         cpus: Of a trial.
         gpus: Of a trial.
@@ -191,32 +173,6 @@ def plan(config: Config, wishes: Wishes, argv_keys: Sequence[str] = ()) -> Study
     return Study(**{**json.loads(json.dumps(asdict(study))), "objectives": objectives})
 
 
-def check_wishes(wishes: Wishes) -> None:
-    """Raises ConfigurationError for values that no search can have."""
-    _one_of("--scheduler", wishes.scheduler, SCHEDULERS)
-    _one_of("--searcher", wishes.searcher, SEARCHERS)
-    for objective in wishes.objectives or ():
-        _one_of("--objectives", objective, OBJECTIVES)
-    if wishes.objectives is not None and len({*wishes.objectives}) != len(wishes.objectives):
-        raise ConfigurationError(f"--objectives must differ; got {','.join(wishes.objectives)}")
-    if wishes.trials is not None and (type(wishes.trials) is not int or wishes.trials < 1):
-        raise ConfigurationError(f"--trials must be an integer >= 1; got {wishes.trials!r}")
-    if wishes.seed is not None and (type(wishes.seed) is not int or not 0 <= wishes.seed < 2**32):
-        raise ConfigurationError(
-            f"--tune_seed must be an integer from 0 to 2^32 - 1; got {wishes.seed!r}"
-        )
-    for flag, amount, least in (("--cpus", wishes.cpus, "> 0"), ("--gpus", wishes.gpus, ">= 0")):
-        if amount is None:
-            continue
-        number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        whole = number and (amount < 1 or float(amount).is_integer())
-        if not whole or amount < 0 or (flag == "--cpus" and amount == 0):
-            raise ConfigurationError(
-                f"{flag} of a trial must be a number {least}, a fraction or a whole number; "
-                f"got {amount!r}"
-            )
-
-
 def refuse_changes(study: Study, output: Path, wishes: Wishes, given: Mapping[str, Any]) -> None:
     """Refuses to go on with a search under other wishes or parameters than it began with.
 
@@ -278,13 +234,13 @@ def _space(config: Config, search: SearchSource, argv_keys: Sequence[str]) -> sp
     where = "search" if isinstance(source, Mapping) else str(source)
     known = config.final_config_dict
     for name in list(space):
-        if (bundled and name.startswith("compress_") and name not in known) or name in argv_keys:
-            del space[name]
-        elif name in _FIXED:
+        if name in _FIXED:
             raise ConfigurationError(
                 f"{where}, {name} must be a parameter that trials may differ in; "
                 f"it is the same for all: give it as --{name}=..."
             )
+        if (bundled and name.startswith("compress_") and name not in known) or name in argv_keys:
+            del space[name]
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -328,11 +284,6 @@ def given_parameters(config: Config) -> dict[str, Any]:
     given = {key: plain[key] for key in config.external_config_dict if key in keys & plain.keys()}
     paths = {key: str(Path(given[key]).absolute()) for key in _PATHS if given.get(key)}
     return {**given, **paths}
-
-
-def _one_of(flag: str, value: str | None, choices: Sequence[str]) -> None:
-    if value is not None and value not in choices:
-        raise ConfigurationError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
 
 
 def _plain(value: Any) -> Any:

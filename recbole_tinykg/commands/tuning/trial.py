@@ -111,17 +111,16 @@ def _train(
     number: int, parameters: Mapping[str, Any], plan: TrialPlan, report: Callable[[Row], None]
 ) -> None:
     import torch
-    from recbole.utils import init_logger
 
     from recbole_tinykg.config import Config
-    from recbole_tinykg.quick_start import build_data_and_model
+    from recbole_tinykg.quick_start import build_data_and_model, start_log
     from recbole_tinykg.trainer import get_trainer
 
     torch.set_num_threads(max(1, int(plan.cpus)))
     run_name = f"trial-{number:03d}"
     changes = {**parameters, "run_name": run_name, "checkpoint_dir": str(Path("saved").absolute())}
     config = Config.from_plain(plan.base, changes)
-    init_logger(config)
+    start_log(config)
     _, (train_data, valid_data, _), model = build_data_and_model(config)
     trainer = get_trainer(config, model)
     if not _resumed(trainer, train_data, config, report):
