@@ -128,6 +128,10 @@ def test_a_trial_must_fit_into_the_cluster(data, tmp_path):
 
 
 def test_a_search_without_a_good_trial_says_why(data, tmp_path):
-    wishes = {"search": {"compress_bits": [3]}, "trials": 1, "output": tmp_path}
-    with pytest.raises(UserError, match="all 1 trials failed, the first because: .*layers"):
-        tune(dataset="tiny", config_dict=data | {"layers": [0]}, **wishes)
+    wishes = {"search": {"layers": [[8]]}, "trials": 1, "output": tmp_path}
+    folder = tmp_path / "trials" / "000"
+    folder.mkdir(parents=True)
+    (folder / "parameters.yaml").write_text("layers:\n- 64\n")
+    (folder / "log").write_text("a file where the trial needs a folder")
+    with pytest.raises(UserError, match="all 1 trials failed, the first because: .*folder"):
+        tune(dataset="tiny", config_dict=data, **wishes)

@@ -8,11 +8,12 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from recbole_tinykg.errors import ConfigurationError, UserError
 
@@ -56,6 +57,17 @@ def check_address(address: str | None) -> None:
 
 
 @contextmanager
+def silenced() -> Iterator[TextIO]:
+    """Yields standard output, to which nobody else prints meanwhile.
+
+    Ray prints there, whatever its log level, when a worker dies.
+    """
+    out = sys.stdout
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield out
+
+
+@contextmanager
 def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
     """Inside the block Ray is connected to a cluster in which a trial fits.
 
@@ -64,6 +76,7 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
 
     Args:
         address: ``HOST:PORT`` or ``auto`` of a running cluster; None: start one on this machine.
+            Whether Ray shows a cluster its token is the user's to say, by ``RAY_AUTH_MODE``.
         cpus: Of a trial.
         gpus: Of a trial.
 
@@ -79,6 +92,7 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
     folder = None if address else _short_folder()
     try:
         _connect(address, folder)
+        _check_package()
         _check_fits(ray.cluster_resources(), cpus, gpus)
         yield
     finally:
@@ -98,14 +112,35 @@ def _connect(address: str | None, folder: str | None) -> None:
         }
         ray.init(address="local", _temp_dir=folder, **own, **quiet)
         return
+    path = os.environ.get("PYTHONPATH")  # workers of one's own cluster inherit it, others do not
+    if path:
+        absolute = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
+        quiet["runtime_env"] = {"env_vars": {"PYTHONPATH": absolute}}
     try:
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigurationError(
             f"--address must be of a running Ray cluster; got {address}: {reason} "
-            "(start one by `ray start --head`, or leave --address out)"
+            "(start one by `ray start --head`; set RAY_AUTH_MODE=token if it asks for Ray's token; "
+            "or leave --address out)"
         ) from error
+
+
+def _check_package() -> None:
+    """Raises UserError if workers cannot import this package."""
+    import ray
+
+    def found() -> bool:
+        from importlib.util import find_spec
+
+        return find_spec("recbole_tinykg") is not None
+
+    if not ray.get(ray.remote(num_cpus=0)(found).remote()):
+        raise UserError(
+            "tune needs recbole_tinykg on every machine of the Ray cluster, and its workers do not "
+            "find it: install it there, in the Python that runs Ray"
+        )
 
 
 def _check_fits(resources: dict[str, float], cpus: float, gpus: float) -> None:

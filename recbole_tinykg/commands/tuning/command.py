@@ -192,10 +192,10 @@ def _search(
     cluster.require(study.searcher)
     from recbole_tinykg.commands.tuning import engine
 
-    with cluster.connected(address, study.cpus, study.gpus):
+    with cluster.silenced() as out, cluster.connected(address, study.cpus, study.gpus):
         study.save(folder)
         try:
-            engine.execute(study, folder, concurrent, verbose)
+            engine.execute(study, folder, concurrent, out if verbose else None)
             if len(records.read_trials(folder)) < study.num_trials:
                 raise KeyboardInterrupt
         except KeyboardInterrupt as interrupt:

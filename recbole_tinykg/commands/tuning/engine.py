@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,14 +36,14 @@ _HALVING = 3  # of the trials that reach a rung, one in three goes on
 _RUNGS = 3  # below the last epoch
 
 
-def execute(study: Study, output: Path, concurrent: int | None, verbose: bool) -> None:
+def execute(study: Study, output: Path, concurrent: int | None, out: TextIO | None) -> None:
     """Runs the trials that have not ended yet; returns early when interrupted.
 
     Args:
         study: The search.
         output: Its folder, absolute.
         concurrent: Most trials at a time; None: as many as fit.
-        verbose: Whether to print a line per trial.
+        out: Takes a line per trial; None: nobody does.
 
     Raises:
         UserError: Ray gave up.
@@ -60,12 +57,11 @@ def execute(study: Study, output: Path, concurrent: int | None, verbose: bool) -
             tuner = tune.Tuner.restore(str(folder), trainable)
             _refuse_ended(tuner, study, output)
         else:
-            tuner = _new_tuner(study, trainable, folder, concurrent, verbose)
-        _Journal.out = sys.stdout
-        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+            tuner = _new_tuner(study, trainable, folder, concurrent)
+        _Journal.out = out
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"optuna|ray")
-            with redirect_stdout(nowhere):  # Ray prints there when a worker dies
-                tuner.fit()
+            tuner.fit()
     except (RayError, tune.TuneError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
@@ -83,9 +79,7 @@ def _refuse_ended(tuner: tune.Tuner, study: Study, output: Path) -> None:
         )
 
 
-def _new_tuner(
-    study: Study, trainable: Any, folder: Path, concurrent: int | None, verbose: bool
-) -> tune.Tuner:
+def _new_tuner(study: Study, trainable: Any, folder: Path, concurrent: int | None) -> tune.Tuner:
     if study.searcher == "optuna":
         searcher: Any = _Optuna.of(study)
         space: dict[str, Any] = {}
@@ -110,7 +104,7 @@ def _new_tuner(
             storage_path=str(folder.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
-            callbacks=[_Journal(verbose)],
+            callbacks=[_Journal()],
         ),
     )
 
@@ -177,16 +171,13 @@ class _Optuna(OptunaSearch):
 class _Journal(tune.Callback):
     """Writes a trial down when it has ended, and says so; keeps nothing, so Ray may pickle it."""
 
-    out: TextIO = sys.stdout
-
-    def __init__(self, verbose: bool) -> None:
-        self._verbose = verbose
+    out: TextIO | None = None
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, (trial.last_result or {}).get("error"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, f"its worker died {trial.num_failures} times; out of memory?")
+        self._end(trial, f"its worker died {trial.num_failures} times: killed, or out of memory")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._say(
@@ -205,7 +196,7 @@ class _Journal(tune.Callback):
             self._say(trial_line(ended, study.metric))
 
     def _say(self, line: str) -> None:
-        if self._verbose:
+        if _Journal.out is not None:
             print(line, file=_Journal.out, flush=True)
 
 
