@@ -1,4 +1,4 @@
-"""``tune`` on a real local Ray cluster: stopped, failed and killed trials, resumption, Optuna."""
+"""``tune`` on a real local Ray cluster: failed and killed trials, resumption, Optuna."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 import time
+from math import nan
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,7 +19,10 @@ pytest.importorskip("ray.tune", reason="Ray Tune belongs to the extra `tune`")
 pytest.importorskip("optuna", reason="Optuna belongs to the extra `tune`")
 
 from recbole_tinykg import run_recbole_tinykg, tune  # noqa: E402
-from recbole_tinykg.commands.tuning import cluster  # noqa: E402
+from recbole_tinykg.commands.tuning import cluster, engine  # noqa: E402
+from recbole_tinykg.commands.tuning.study import plan  # noqa: E402
+from recbole_tinykg.commands.tuning.wishes import Wishes  # noqa: E402
+from recbole_tinykg.config import Config  # noqa: E402
 from recbole_tinykg.errors import UserError  # noqa: E402
 
 pytestmark = [
@@ -42,36 +47,43 @@ def data(tiny) -> dict:
     return {key: value for key, value in tiny.items() if key != "gpu_id"}
 
 
-def test_a_failing_and_a_stopped_trial_and_the_winner(data, tmp_path, capfd):
-    search = {"compress_bits": [2, 3], "learning_rate": [0.001, 0.05]}
+def test_asha_stops_what_falls_behind_and_lets_the_last_epoch_be(data):
+    config = Config("TinyKGAT", "tiny", config_dict=data | {"epochs": 9})
+    scheduler = engine._scheduler(plan(config, Wishes()))
+    trials = [SimpleNamespace(trial_id=str(number)) for number in range(3)]
+    decisions = []
+    for trial, valid in zip(trials, (0.3, 0.1, 0.4), strict=True):
+        scheduler.on_trial_add(None, trial)
+        decisions.append(scheduler.on_trial_result(None, trial, {"epoch": 1, "valid": valid}))
+    assert decisions == ["CONTINUE", "STOP", "CONTINUE"]
+    last = {"epoch": 9, "valid": 0.4}
+    assert scheduler.on_trial_result(None, trials[2], last) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trials[0], {"error": "x", "valid": nan}) == "CONTINUE"
+
+
+def test_a_failing_trial_does_not_end_the_search_and_the_winner_can_be_trained(
+    data, tmp_path, capfd
+):
     result = tune(
         dataset="tiny",
         config_dict=data | {"epochs": 3},
-        search=search,
+        search={"compress_bits": [2, 3, 8]},
         searcher="grid",
         output=tmp_path,
-        concurrent=1,  # so that ASHA sees the default first
         verbose=True,
     )
-    by_number = {trial.number: trial for trial in result.trials}
-    assert sorted(by_number) == [0, 1, 2, 3]
-    assert by_number[0].parameters == {"compress_bits": 2, "learning_rate": 0.001}
-    for trial in result.trials:
-        failed = trial.parameters["compress_bits"] == 3
-        assert (trial.status == "failed") == failed
-        assert not failed or "compress_bits must be one of" in trial.error
-    good = [trial for trial in result.trials if trial.status != "failed"]
-    assert result.best.valid == max(trial.valid for trial in good) >= result.default.valid
+    default, failed, other = result.trials
+    assert [trial.parameters["compress_bits"] for trial in result.trials] == [2, 3, 8]
+    assert (failed.status, failed.valid) == ("failed", None)
+    assert failed.error.startswith("ConfigurationError: compress_bits must be one of 1, 2, 4, 8")
+    assert result.best.valid == max(default.valid, other.valid)
     assert result.valid_result["mrr@5"] == pytest.approx(result.best.valid)
-    out = capfd.readouterr().out
-    assert all(f"trial {number}: " in out for number in by_number) and "Current time" not in out
-    kept = {**data, "epochs": 3, **result.best_parameters}
-    assert (
-        yaml.safe_load((tmp_path / "best.yaml").read_text()).items()
-        >= {
-            key: value for key, value in kept.items() if key not in ("metrics", "data_path")
-        }.items()
-    )
+    lines = sorted(line for line in capfd.readouterr().out.splitlines() if line)
+    starts = ["TinyKGAT on tiny", "searched", "trial 0", "trial 1", "trial 2"]
+    assert [line.split(":")[0] for line in lines] == starts  # and nothing of Ray's
+    best = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert best["model"] == "TinyKGAT" and best["epochs"] == 3
+    assert best.items() >= result.best_parameters.items()
     trained = run_recbole_tinykg(config_file_list=[result.files["best"]], saved=False)
     assert trained["best_valid_score"] == pytest.approx(result.best.valid)
 
