@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from recbole_tinykg.commands.comparison import compare
     from recbole_tinykg.commands.recommendation import recommend
+    from recbole_tinykg.commands.tuning import TuneResult, tune
     from recbole_tinykg.quantizer import Quantized, Quantizer, quantize
     from recbole_tinykg.quick_start import (
         load_data_and_model,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Quantized",
     "Quantizer",
+    "TuneResult",
     "__version__",
     "compare",
     "compressed_saves",
@@ -35,11 +37,13 @@ __all__ = [
     "recommend",
     "register",
     "run_recbole_tinykg",
+    "tune",
 ]
 
 _HOMES = {
     "commands.comparison": ("compare",),
     "commands.recommendation": ("recommend",),
+    "commands.tuning": ("TuneResult", "tune"),
     "quantizer": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
     "saves": ("compressed_saves", "measure_bias"),

@@ -163,8 +163,8 @@ def load_properties(
     load(getattr(model_class, "host", model), model_class, dataset)
     if is_tiny(model_class) or config.external_config_dict.get("compressed_saves"):
         for file in ("overall.yaml", f"model/{model}.yaml"):
-            if (_properties() / file).is_file():
-                config._update_internal_config_dict(str(_properties() / file))
+            if (properties() / file).is_file():
+                config._update_internal_config_dict(str(properties() / file))
 
 
 def to_plain(config: RecBoleConfig) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def to_plain(config: RecBoleConfig) -> dict[str, Any]:
     return kept
 
 
-def _properties() -> Path:
+def properties() -> Path:
     """Our YAML files: inside an installed package, beside the package in a source checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "properties"

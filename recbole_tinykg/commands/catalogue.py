@@ -151,4 +151,34 @@ runs whatever code is in it: convert only files you trust.
   --data_path=... ...     parameters that win over the checkpoint's
 """,
     ),
+    "tune": Command(
+        "tuning",
+        (
+            *("model", "dataset", "config_files", "search", "trials", "scheduler", "searcher"),
+            *("objectives", "cpus", "gpus", "concurrent", "address", "output", "tune_seed"),
+        ),
+        """\
+usage: recbole-tinykg tune [--key=value ...]
+
+Searches parameters and bits with Ray Tune, by the validation metric; trial 0 is
+the default. Parameters given as --key=value are the same for all trials.
+
+  --model=TinyKGAT --dataset=ml-100k --config_files="A B"   as in train
+  --search=FILE           what to search; default: the file that comes with the
+                          model. YAML, or RecBole's hyper.test (docs/tune.md)
+  --trials=8              how many, with the default configuration
+  --scheduler=asha        stops trials that fall behind; none: does not
+  --searcher=random       or optuna (learns from earlier trials), or grid
+  --objectives=valid      several: valid, saved, peak, seconds; prints, draws and
+                          saves their Pareto front; the first chooses the best
+  --cpus=1 --gpus=0       of one trial; fractions share a device
+  --concurrent=2          most trials at a time; default: as many as fit
+  --address=HOST:PORT     a running Ray cluster, or auto; default: one of its own
+  --output=DIR            trials, tables, best.yaml; tune/<model>-<dataset>
+  --continue              goes on with the search in --output
+  --tune_seed=...         seed of the searcher; default: --seed
+  --epochs=10 ...         parameters of RecBole's and ours
+""",
+        ("continue",),
+    ),
 }

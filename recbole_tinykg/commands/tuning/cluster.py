@@ -1,0 +1,160 @@
+"""Ray itself: there or not, a cluster of one's own or somebody else's, and how little it says."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO
+
+from recbole_tinykg.errors import ConfigurationError, UserError
+
+_OLDEST = (2, 43)  # the first whose tune.report takes a dictionary
+_INSTALL = "pip install recbole-tinykg[tune]"
+_OBJECT_STORE_BYTES = 200 * 2**20  # trials share files, not objects
+_LONGEST_FOLDER = 30  # characters; Ray puts Unix sockets, 107 characters at most, 70 below it
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # whose silence is not complete
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep their own history
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",  # Ray's state of a search is small
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def require(searcher: str) -> None:
+    """Raises UserError if Ray Tune, or the searcher's library, is not installed."""
+    needed = ["ray.tune", *(["optuna"] if searcher == "optuna" else [])]
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)  # read when Ray is imported
+    for name in needed:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"tune needs {name}, which is not there: {_INSTALL}") from error
+    if searcher == "optuna":
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+    version = importlib.import_module("ray").__version__
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise UserError(f"tune needs Ray {oldest} or newer; got {version}: {_INSTALL}")
+
+
+def check_address(address: str | None) -> None:
+    """Raises ConfigurationError for what is no address of a cluster."""
+    if address is not None and not re.fullmatch(r"auto|[^\s/:]+:\d{1,5}", address):
+        raise ConfigurationError(f"--address must be HOST:PORT or auto; got {address!r}")
+
+
+@contextmanager
+def silenced() -> Iterator[TextIO]:
+    """Yields standard output, to which nobody else prints meanwhile.
+
+    Ray prints there, whatever its log level, when a worker dies.
+    """
+    out = sys.stdout
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield out
+
+
+@contextmanager
+def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
+    """Inside the block Ray is connected to a cluster in which a trial fits.
+
+    A cluster that the caller is connected to is used and left as it is; one that is started here
+    ends with the block, and its folder with it.
+
+    Args:
+        address: ``HOST:PORT`` or ``auto`` of a running cluster; None: start one on this machine.
+            Whether Ray shows a cluster its token is the user's to say, by ``RAY_AUTH_MODE``.
+        cpus: Of a trial.
+        gpus: Of a trial.
+
+    Raises:
+        ConfigurationError: No cluster at the address, or a trial does not fit into it.
+    """
+    import ray
+
+    if ray.is_initialized():
+        _check_fits(ray.cluster_resources(), cpus, gpus)
+        yield
+        return
+    folder = None if address else _short_folder()
+    try:
+        _connect(address, folder)
+        _check_package()
+        _check_fits(ray.cluster_resources(), cpus, gpus)
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(address: str | None, folder: str | None) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address is None:
+        own: dict[str, Any] = {
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+        ray.init(address="local", _temp_dir=folder, **own, **quiet)
+        return
+    path = os.environ.get("PYTHONPATH")  # workers of one's own cluster inherit it, others do not
+    if path:
+        absolute = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
+        quiet["runtime_env"] = {"env_vars": {"PYTHONPATH": absolute}}
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigurationError(
+            f"--address must be of a running Ray cluster; got {address}: {reason} "
+            "(start one by `ray start --head`; set RAY_AUTH_MODE=token if it asks for Ray's token; "
+            "or leave --address out)"
+        ) from error
+
+
+def _check_package() -> None:
+    """Raises UserError if workers cannot import this package."""
+    import ray
+
+    def found() -> bool:
+        from importlib.util import find_spec
+
+        return find_spec("recbole_tinykg") is not None
+
+    if not ray.get(ray.remote(num_cpus=0)(found).remote()):
+        raise UserError(
+            "tune needs recbole_tinykg on every machine of the Ray cluster, and its workers do not "
+            "find it: install it there, in the Python that runs Ray"
+        )
+
+
+def _check_fits(resources: dict[str, float], cpus: float, gpus: float) -> None:
+    for flag, amount, resource in (("--cpus", cpus, "CPU"), ("--gpus", gpus, "GPU")):
+        if amount > resources.get(resource, 0):
+            raise ConfigurationError(
+                f"{flag} must be at most {resources.get(resource, 0):g}, what the Ray cluster has; "
+                f"got {amount:g}"
+            )
+
+
+def _short_folder() -> str:
+    """A new folder whose name leaves room for the names of Ray's sockets."""
+    parent = tempfile.gettempdir()
+    if len(parent) > _LONGEST_FOLDER - len("/ray-12345678"):
+        parent = "/tmp"
+    return tempfile.mkdtemp(prefix="ray-", dir=parent if Path(parent).is_dir() else None)

@@ -1,0 +1,116 @@
+"""What became of each trial, in files that outlive the search.
+
+``trials/<number>/trial.json`` is written once, when a trial has ended; ``trials.jsonl`` (a line
+per trial, in the order in which they ended) and ``trials.csv`` (in the order of their numbers)
+repeat them for programs and spreadsheets.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_tinykg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that has ended.
+
+    Attributes:
+        number: From 0; its folder is ``trials/<number>`` with three digits or more.
+        parameters: What was tried.
+        status: ``finished`` (all its epochs, or RecBole's early stopping), ``stopped`` by the
+            scheduler, or ``failed``.
+        valid: The validation metric at the best epoch; None if it failed before.
+        metrics: All validation metrics of that epoch.
+        epochs: Trained.
+        best_epoch: From 1.
+        saved: Bytes kept for backward in one step; the larger of the two kinds of step.
+        peak: Most bytes that one step allocates.
+        seconds: Median of an epoch.
+        error: Why it failed.
+        worker_deaths: How often its worker died; it went on from its last epoch.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    status: str
+    valid: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    best_epoch: int | None = None
+    saved: int | None = None
+    peak: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+    worker_deaths: int = 0
+
+
+def folder_of(output: str | os.PathLike[str], number: int) -> Path:
+    """The folder of a trial."""
+    return Path(output) / "trials" / f"{number:03d}"
+
+
+def read_trial(folder: Path) -> Trial | None:
+    """Returns the trial that ended in a folder, None if none did."""
+    file = folder / "trial.json"
+    return Trial(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def read_trials(output: str | os.PathLike[str]) -> list[Trial]:
+    """Returns all trials that have ended, by number."""
+    folders = (Path(output) / "trials").glob("[0-9]*")
+    trials = [trial for folder in folders if (trial := read_trial(folder))]
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def write_trial(output: str | os.PathLike[str], trial: Trial) -> None:
+    """Writes ``trial.json``, whole or not at all, and appends the trial to ``trials.jsonl``."""
+    folder = folder_of(output, trial.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / "trial.json", json.dumps(asdict(trial), indent=2) + "\n")
+    with open(Path(output) / "trials.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(trial)) + "\n")
+
+
+def write_table(path: Path, trials: Sequence[Trial]) -> None:
+    """Writes ``trials.csv``: a column per field, parameter (``parameters.layers``) and metric."""
+    rows = [flattened(asdict(trial)) for trial in trials]
+    names = dict.fromkeys(name for row in rows for name in row)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(names))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys of dictionaries inside as ``outer.inner``."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        UserError: The folder or the disk does not take it.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
