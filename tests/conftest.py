@@ -11,6 +11,8 @@ import pytest
 import torch
 from datasets import write_tiny_dataset
 
+import recbole_tinykg  # loads RecBole when a fixture first uses it
+
 RECBOLES_WARNINGS = [
     # RecBole hands tensors to NumPy functions, and PyTorch's __array_wrap__ predates NumPy 2
     "ignore:__array_wrap__ must accept context:DeprecationWarning",
@@ -81,3 +83,51 @@ def tiny(tiny_data_path) -> dict[str, Any]:
 def ml_100k() -> dict[str, Any]:
     """Parameters for RecBole's bundled ml-100k at its defaults, on the CPU and quiet."""
     return {"epochs": 1, "show_progress": False, "state": "ERROR", "gpu_id": ""}
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tiny_data_path, tmp_path_factory):
+    """Trains a model for an epoch, once per parameters, and returns its checkpoint."""
+    made: dict[str, Path] = {}
+
+    def checkpoint(model: str, **parameters) -> Path:
+        key = f"{model} {parameters}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("saved") / "run.pth"
+            settings = {
+                "data_path": str(tiny_data_path),
+                "epochs": 1,
+                "train_batch_size": 64,
+                "embedding_size": 8,
+                "kg_embedding_size": 8,
+                "topk": 5,
+                "valid_metric": "MRR@5",
+                "show_progress": False,
+                "state": "ERROR",
+                "gpu_id": "",
+                "checkpoint_dir": str(made[key].parent),
+                "run_name": "run",
+                "compress_bits": 2,
+            }
+            if not model.startswith("Tiny"):
+                settings["detect_anomaly"] = False
+                del settings["compress_bits"]
+            recbole_tinykg.run_recbole_tinykg(model, "tiny", config_dict={**settings, **parameters})
+        return made[key]
+
+    return checkpoint
+
+
+@pytest.fixture
+def checkpoint(checkpoint_of) -> Path:
+    """Of TinyKGAT on the data set `tiny`."""
+    return checkpoint_of("TinyKGAT")
+
+
+@pytest.fixture
+def titled(tmp_path, checkpoint) -> tuple[Path, str]:
+    """The checkpoint, and a data path with titles."""
+    write_tiny_dataset(tmp_path)
+    lines = ["item_id:token\ttitle:token_seq", *(f"i{i}\tFilm, the {i}th" for i in range(30))]
+    (tmp_path / "tiny" / "tiny.item").write_text("\n".join(lines) + "\n")
+    return checkpoint, f"--data_path={tmp_path}"

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import functools
-import itertools
-import json
-import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import write_tiny_dataset
-from paths import EVERY_PATH, Names, is_close
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 from recboles import DETERMINISTIC, trained
 
 import recbole_tinykg
-from recbole_tinykg import load_data_and_model, run_recbole_tinykg
+from recbole_tinykg import load_data_and_model
 from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.conversion import convert
 from recbole_tinykg.commands.recommendation import ranking, recommend
@@ -28,44 +21,6 @@ from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
 
 HOSTS = sorted(name.removeprefix("Tiny") for name in MODELS)
-
-
-@pytest.fixture(scope="module")
-def checkpoint_of(tiny_data_path, tmp_path_factory):
-    """Trains a model for an epoch, once per parameters, and returns its checkpoint."""
-    made: dict[str, Path] = {}
-
-    def checkpoint(model: str, **parameters) -> Path:
-        key = f"{model} {parameters}"
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("saved") / "run.pth"
-            settings = {
-                "data_path": str(tiny_data_path),
-                "epochs": 1,
-                "train_batch_size": 64,
-                "embedding_size": 8,
-                "kg_embedding_size": 8,
-                "topk": 5,
-                "valid_metric": "MRR@5",
-                "show_progress": False,
-                "state": "ERROR",
-                "gpu_id": "",
-                "checkpoint_dir": str(made[key].parent),
-                "run_name": "run",
-                "compress_bits": 2,
-            }
-            if not model.startswith("Tiny"):
-                settings["detect_anomaly"] = False
-                del settings["compress_bits"]
-            run_recbole_tinykg(model, "tiny", config_dict={**settings, **parameters})
-        return made[key]
-
-    return checkpoint
-
-
-@pytest.fixture
-def checkpoint(checkpoint_of) -> Path:
-    return checkpoint_of("TinyKGAT")
 
 
 def as_dict(results) -> dict[str, list[str]]:
@@ -172,166 +127,6 @@ def test_models_of_other_families_recommend_too(model, checkpoint_of):
     assert result.items[0].score >= result.items[1].score >= result.items[2].score
     with pytest.raises(ConfigurationError, match=f"paths must be 0 for {model}, which has no att"):
         recommend(file, ["u1"], paths=1)
-
-
-CASES = [
-    ("KGAT", {}),
-    ("TinyKGAT", {}),
-    ("TinyKGAT", {"kg_reverse_r": True, "layers": [8, 4]}),
-    ("KGCN", {}),
-    ("TinyKGCN", {"n_iter": 1}),
-    ("TinyKGCN", {"n_iter": 2, "neighbor_sample_size": 3, "kg_reverse_r": True}),
-    ("KGNNLS", {"n_iter": 2}),
-    ("TinyKGNNLS", {"neighbor_sample_size": 6}),
-    ("RippleNet", {}),
-    ("TinyRippleNet", {}),
-    ("TinyRippleNet", {"repeat_first_hop": False, "n_memory": 8, "n_hop": 3}),
-]
-
-
-@pytest.mark.parametrize(("name", "settings"), CASES)
-def test_paths_are_the_best_of_all_paths(name, settings, checkpoint_of, tiny_data_path):
-    file = checkpoint_of(name, **settings)
-    _, model, _, train_data, *_ = load_data_and_model(file)
-    dataset = train_data._dataset
-    names = Names(dataset, tiny_data_path)
-    enumerate_paths = EVERY_PATH[name.removeprefix("Tiny")]
-
-    @functools.cache
-    @torch.no_grad()
-    def every_path(user, item):
-        return enumerate_paths(model, dataset, names, dataset.token2id("user_id", user), item)
-
-    num_found = 0
-    for num_paths, seen in ((1, "all"), (3, "none"), (10**6, "all")):
-        for result in recommend(file, ["u3", "u17"], k=9, paths=num_paths, seen=seen):
-            for own in result.items:
-                expected = every_path(result.user, own.item)
-                best = sorted(expected.values(), reverse=True)[:num_paths]
-                assert len(own.paths) == len(best)
-                assert len({str(path) for path in own.paths}) == len(best)
-                for path, score in zip(own.paths, best, strict=True):
-                    assert is_close(path.score, score)
-                    assert is_close(path.score, expected[str(path)])
-                num_found += len(best)
-    assert num_found > 30
-
-
-def test_kgats_attention_is_the_softmax_of_its_equations(checkpoint_of):
-    """The weights that paths multiply, from the embeddings (KGAT, equations 4 and 5)."""
-    _, model, _, train_data, *_ = load_data_and_model(checkpoint_of("TinyKGAT"))
-    edges = train_data._dataset.ckg_graph(form="coo", value_field="relation_id")
-    nodes = torch.cat([model.user_embedding.weight, model.entity_embedding.weight]).double()
-    scores = torch.full((len(nodes),) * 2, -torch.inf, dtype=torch.float64)
-    for head, relation, tail in zip(edges.row, edges.data, edges.col, strict=True):
-        matrix = model.trans_w.weight[relation].double().view(8, 8)
-        query = torch.tanh(nodes[head] @ matrix + model.relation_embedding.weight[relation])
-        known = scores[head, tail]
-        scores[head, tail] = (0 if known.isinf() else known) + (nodes[tail] @ matrix) @ query
-    has_edge = ~scores.isinf().all(1)
-    crow, col, values = model.attention
-    dense = torch.sparse_csr_tensor(crow, col, values, scores.shape).to_dense().double()
-    expected = torch.softmax(scores[has_edge], dim=1).detach()
-    torch.testing.assert_close(dense[has_edge], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.fixture
-def titled(tmp_path, checkpoint) -> tuple[Path, str]:
-    """The checkpoint, and a data path with titles."""
-    write_tiny_dataset(tmp_path)
-    lines = ["item_id:token\ttitle:token_seq", *(f"i{i}\tFilm, the {i}th" for i in range(30))]
-    (tmp_path / "tiny" / "tiny.item").write_text("\n".join(lines) + "\n")
-    return checkpoint, f"--data_path={tmp_path}"
-
-
-def test_table_names_users_items_titles_and_paths(titled, capsys):
-    file, data_path = titled
-    flags = [f"--checkpoint={file}", data_path, "--users=u3,u4", "--k=4", "--paths=1"]
-    assert cli.main(["recommend", *flags, "--item_field=title"]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    blocks = re.split(r"^user ", out, flags=re.MULTILINE)
-    assert [block.split("\n")[0] for block in blocks] == ["", "u3", "u4"]
-    (result,) = recommend(file, ["u3"], k=4, paths=1)
-    ranked = re.findall(r"^ +(\d)  (i\d+) +(-?[\d.]+)(?:  (.*))?$", blocks[1], flags=re.MULTILINE)
-    assert [item for _, item, *_ in ranked] == [own.item for own in result.items]
-    for rank, (own, cells) in enumerate(zip(result.items, ranked, strict=True), start=1):
-        number = int(own.item[1:])
-        title = f"Film, the {number}th" if number < 30 else ""
-        assert cells == (str(rank), own.item, f"{own.score:.4f}", title)
-        for path in own.paths:
-            shown = path.nodes[1] if not path.nodes[1].startswith("i") else "("
-            assert f"{path.score:.2e}  {path.nodes[0]}" in blocks[1] and shown in blocks[1]
-
-
-def test_csv_and_json_hold_what_the_function_returns(titled):
-    file, data_path = titled
-    flags = [f"--checkpoint={file}", data_path, "--k=4", "--paths=2", "--item_field=title"]
-    for name in ("a.csv", "a.jsonl"):
-        assert cli.main(["recommend", *flags, f"--output={name}"]) == 0
-    expected = [
-        (result.user, rank, own.item, own.score, [(path.score, path) for path in own.paths])
-        for result in recommend(file, k=4, paths=2)
-        for rank, own in enumerate(result.items, start=1)
-    ]
-    with open("a.csv", encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    assert len(rows) == len(expected) == 24 * 4
-    assert set(rows[0]) >= {"user", "rank", "item", "score", "title", "path_1", "path_2_score"}
-    for row, (user, rank, item, score, paths) in zip(rows, expected, strict=True):
-        assert (row["user"], int(row["rank"]), row["item"]) == (user, rank, item)
-        assert float(row["score"]) == score
-        assert row["title"] == (f"Film, the {item[1:]}th" if int(item[1:]) < 30 else "")
-        for i, (path_score, path) in enumerate(paths, start=1):
-            assert float(row[f"path_{i}_score"]) == path_score
-            assert re.sub(r" \(Film, the \d+th\)", "", row[f"path_{i}"]) == str(path)
-    users = [json.loads(line) for line in Path("a.jsonl").read_text(encoding="utf-8").splitlines()]
-    items = [own for user in users for own in user["items"]]
-    for own, (*_, item, score, paths) in zip(items, expected, strict=True):
-        assert (own["item"], own["score"]) == (item, score)
-        texts = [(path["score"], path["nodes"]) for path in own.get("paths", [])]
-        assert texts == [(path_score, list(path.nodes)) for path_score, path in paths]
-
-
-def test_users_of_a_file_and_the_format_of_a_name(checkpoint, capsys):
-    Path("users.txt").write_text("u7\n\n u2 \n")
-    base = ["recommend", f"--checkpoint={checkpoint}", "--users_file=users.txt", "--k=2"]
-    assert cli.main([*base, "--format=csv"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "user,rank,item,score"
-    assert [line.split(",")[0] for line in lines[1:]] == ["u7", "u7", "u2", "u2"]
-    assert cli.main([*base, "--output=x.csv", "--format=json"]) == 0
-    assert [json.loads(line)["user"] for line in Path("x.csv").read_text().splitlines()] == [
-        "u7",
-        "u2",
-    ]
-
-
-def test_an_interrupted_file_leaves_the_old_one(checkpoint, monkeypatch):
-    Path("out.csv").write_text("old")
-    calls = itertools.count()
-    scores = ranking.item_scores
-
-    def interrupted(*args):
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        return scores(*args)
-
-    monkeypatch.setattr(ranking, "item_scores", interrupted)
-    monkeypatch.setattr(ranking, "PAIRS_PER_BATCH", 1)
-    flags = [f"--checkpoint={checkpoint}", "--output=out.csv", "--eval_batch_size=100"]
-    assert cli.main(["recommend", *flags]) == 130
-    assert Path("out.csv").read_text() == "old"
-    assert [file.name for file in Path().iterdir()] == ["out.csv"]
-
-
-def test_a_reader_that_leaves_early_hears_no_complaint(checkpoint, monkeypatch, capfd):
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", pipe)
-        assert cli.main(["recommend", f"--checkpoint={checkpoint}", "--users=u1"]) == 0
-    assert capfd.readouterr() == ("", "")
 
 
 def test_the_package_offers_the_function():
