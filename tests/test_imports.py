@@ -25,6 +25,7 @@ ORDER = [
     "functional",
     "layers",
     "saves",
+    "simulation",
     "compat",
     "reading",
     "graph",

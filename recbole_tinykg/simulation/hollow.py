@@ -1,0 +1,67 @@
+"""Hollow tensors: ordinary tensors, but for a storage that has a size and no memory.
+
+PyTorch makes a storage from any address. Nobody may read this one: operators on hollow tensors are
+not run, but for views, which compute no numbers. A real tensor becomes hollow when its values stop
+being known, as after a sum with a hollow one was written into it; its memory stays what it is.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_NOWHERE = 4096  # an address in no process's memory: who reads it all the same, stops
+
+
+class HollowTensors:
+    """The set of tensors whose values are unknown."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._storages: set[int] = set()
+
+    def add(self, tensor: Tensor) -> None:
+        """Forget the values of a tensor, dense or sparse, and of all others in its storage."""
+        storage = values_of(tensor).untyped_storage()
+        if storage._cdata not in self._storages:
+            self._storages.add(storage._cdata)
+            weakref.finalize(storage, self._storages.discard, storage._cdata)
+
+    def __contains__(self, tensor: object) -> bool:
+        """Whether the values of a tensor are unknown."""
+        if not isinstance(tensor, Tensor):
+            return False
+        return values_of(tensor).untyped_storage()._cdata in self._storages
+
+    def like(self, shape_only: Tensor, device: torch.device) -> Tensor:
+        """A new hollow tensor with the geometry of one on the device `meta`."""
+        num_bytes = shape_only.untyped_storage().nbytes()
+        storage = torch._C._construct_storage_from_data_pointer(_NOWHERE, device, num_bytes)
+        tensor = torch.empty(0, dtype=shape_only.dtype, device=device)
+        geometry = shape_only.storage_offset(), shape_only.shape, shape_only.stride()
+        tensor.set_(storage, *geometry)
+        self.add(tensor)
+        return tensor
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """The dense tensor that holds a tensor's values."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values()
+    return tensor if tensor.layout is torch.strided else tensor.values()
+
+
+def dense_parts(tensor: Tensor) -> Iterator[Tensor]:
+    """Yields the dense tensors that a tensor consists of."""
+    if tensor.layout is torch.sparse_coo:
+        yield tensor._indices()
+    elif tensor.layout is torch.sparse_csr:
+        yield tensor.crow_indices()
+        yield tensor.col_indices()
+    elif tensor.layout is torch.sparse_csc:
+        yield tensor.ccol_indices()
+        yield tensor.row_indices()
+    yield values_of(tensor)
