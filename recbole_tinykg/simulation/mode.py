@@ -44,9 +44,13 @@ _LARGE_BYTES = 2**20
 _FACTORIES = ("empty", "zeros", "ones", "full", "empty_strided")
 _LIKE = ("empty", "zeros", "ones", "full", "rand", "randn", "new_empty", "new_zeros", "new_full")
 _MADE_LIKE = {*(f"{name}_like" for name in _LIKE), *(n for n in _LIKE if n.startswith("new"))}
-_WHOLE = {*_MADE_LIKE, *_FACTORIES, "new_ones", "new_empty_strided", "bernoulli"}
+_WHOLE = {*_MADE_LIKE, *_FACTORIES, "new_ones", "new_empty_strided", "bernoulli", "index_put"}
 """Written by composition, but nothing comes of looking inside."""
 
+_SPARED = ("add", "index_put", "_index_put_impl", "scatter", "scatter_add")
+"""Operators of backward that autograd calls in their in-place form where no mode is on."""
+
+_ALIASES = ("_unsafe_view", "_reshape_alias")
 _READERS = ("tolist", "numpy", "__array__", "__dlpack__")
 _UNKNOWN_SHAPE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
@@ -141,7 +145,8 @@ class Simulation(TorchDispatchMode):
         return result
 
     def _is_shape_only(self, func: OpOverload) -> bool:
-        return bool(func.is_view) or torch.Tag.inplace_view in func.tags
+        is_view = func.is_view or torch.Tag.inplace_view in func.tags
+        return is_view or _name(func) in _ALIASES or _name(func).startswith("_sparse_coo_tensor")
 
     def _is_known(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
         if tensors:
@@ -234,7 +239,7 @@ class Simulation(TorchDispatchMode):
         old = {part.untyped_storage()._cdata for t in arguments for part in dense_parts(t)}
         parts = [part for result in results for part in dense_parts(result)]
         storages = [part.untyped_storage() for part in parts]
-        tentative = func is torch.ops.aten.add.Tensor and _is_accumulation(args)
+        tentative = _name(func) in _SPARED and _could_write(args)
         for storage in storages:
             if storage._cdata not in old:
                 self._ledger.allocate(storage, tentative=tentative)
@@ -308,14 +313,12 @@ def _has_given_size(func: Any, kwargs: Any) -> bool:
     return _name(func) == "repeat_interleave" and kwargs.get("output_size") is not None
 
 
-def _is_accumulation(args: Any) -> bool:
-    """Whether autograd adds up gradients of one tensor: without a mode, into the first of them."""
+def _could_write(args: Any) -> bool:
+    """Whether autograd, with no mode on, would write the result into the first argument."""
     if torch._C._current_graph_task_id() == -1:
         return False
-    if len(args) != 2 or not all(isinstance(a, Tensor) for a in args):
-        return False
-    first, second = args
-    if first.shape != second.shape or not torch.ops.aten.is_non_overlapping_and_dense(first):
+    first = args[0]
+    if first._is_view() or not torch.ops.aten.is_non_overlapping_and_dense(first):
         return False
     frame = sys._getframe(1)
     while frame is not None and _is_dispatch(frame.f_code):
