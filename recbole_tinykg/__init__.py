@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from recbole_tinykg.commands.planning import plan
     from recbole_tinykg.quantizer import Quantized, Quantizer, quantize
     from recbole_tinykg.quick_start import (
         load_data_and_model,
@@ -27,6 +28,7 @@ __all__ = [
     "compressed_saves",
     "load_data_and_model",
     "measure_bias",
+    "plan",
     "prepare",
     "quantize",
     "register",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "commands.planning": ("plan",),
     "quantizer": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
     "saves": ("compressed_saves", "measure_bias"),

@@ -11,9 +11,10 @@ import weakref
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 _NOWHERE = 4096  # an address in no process's memory: who reads it all the same, stops
+_without_memory: set[int] = set()  # storages of hollow tensors, those of other simulations too
 
 
 class HollowTensors:
@@ -25,16 +26,14 @@ class HollowTensors:
 
     def add(self, tensor: Tensor) -> None:
         """Forget the values of a tensor, dense or sparse, and of all others in its storage."""
-        storage = values_of(tensor).untyped_storage()
-        if storage._cdata not in self._storages:
-            self._storages.add(storage._cdata)
-            weakref.finalize(storage, self._storages.discard, storage._cdata)
+        _note(values_of(tensor).untyped_storage(), self._storages)
 
     def __contains__(self, tensor: object) -> bool:
         """Whether the values of a tensor are unknown."""
         if not isinstance(tensor, Tensor):
             return False
-        return values_of(tensor).untyped_storage()._cdata in self._storages
+        key = values_of(tensor).untyped_storage()._cdata
+        return key in self._storages or key in _without_memory
 
     def like(self, shape_only: Tensor, device: torch.device) -> Tensor:
         """A new hollow tensor with the geometry of one on the device `meta`."""
@@ -42,9 +41,15 @@ class HollowTensors:
         storage = torch._C._construct_storage_from_data_pointer(_NOWHERE, device, num_bytes)
         tensor = torch.empty(0, dtype=shape_only.dtype, device=device)
         geometry = shape_only.storage_offset(), shape_only.shape, shape_only.stride()
-        tensor.set_(storage, *geometry)
-        self.add(tensor)
-        return tensor
+        _note(storage, _without_memory)
+        return tensor.set_(storage, *geometry)
+
+
+def _note(storage: UntypedStorage, storages: set[int]) -> None:
+    """Have a storage in a set as long as it lives."""
+    if storage._cdata not in storages:
+        storages.add(storage._cdata)
+        weakref.finalize(storage, storages.discard, storage._cdata)
 
 
 def values_of(tensor: Tensor) -> Tensor:

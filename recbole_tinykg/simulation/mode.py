@@ -157,9 +157,7 @@ class Simulation(TorchDispatchMode):
         num_bytes = math.prod(args[0]) * dtype.itemsize
         return not (dtype.is_floating_point and (self._inside or num_bytes >= _LARGE_BYTES))
 
-    def _look_inside(
-        self, func: Any, parts: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def _look_inside(self, func: Any, parts: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self._inside.append(func)
         try:
             with self:
@@ -233,9 +231,7 @@ class Simulation(TorchDispatchMode):
             positions += part.nonzero().unbind(1) if is_mask else [part]
         return positions
 
-    def _count(
-        self, func: Any, args: Any, arguments: list[Tensor], results: list[Tensor]
-    ) -> None:
+    def _count(self, func: Any, args: Any, arguments: list[Tensor], results: list[Tensor]) -> None:
         old = {part.untyped_storage()._cdata for t in arguments for part in dense_parts(t)}
         parts = [part for result in results for part in dense_parts(result)]
         storages = [part.untyped_storage() for part in parts]
