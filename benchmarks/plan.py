@@ -35,7 +35,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("TinyKGIN", {"embedding_size": 48, "n_factors": 3, "mess_dropout_rate": 0.2}),
 ]
 DATASETS = ("ml-100k", "lastfm-kg")
-QUANTITIES = ("resident", "rs saved", "rs peak", "kg saved", "kg peak")
+QUANTITIES = ("resident", "rs saved", "rs peak", "kg saved", "kg peak", "refresh peak")
 
 
 def cases() -> Iterable[tuple[str, str, dict[str, Any], tuple[int, ...]]]:

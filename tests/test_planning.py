@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import re
 
@@ -22,18 +24,22 @@ HOSTS = [name.removeprefix("Tiny") for name in (*TWINS, *GENERIC)]
 
 
 def measured(model: str, parameters) -> Memory:
+    gc.collect()  # or the profiler may see what other tests left go in the step
     return measurement._memory_of(measurement.measure(model, "tiny", [], parameters))
 
 
 def assert_close(prediction: Memory, real: Memory):
-    """Well within the promise of 10 %: small allocations of tiny batches weigh more here."""
+    """Within the promise of 10 %, and steps closer: small workspaces weigh more in tiny graphs."""
     assert prediction.phases.keys() == real.phases.keys()
-    expected = real.quantities()
-    assert prediction.quantities() == {n: pytest.approx(v, rel=0.03) for n, v in expected.items()}
+    bounds = dict.fromkeys(real.quantities(), 0.03) | {"refresh peak": 0.1}
+    assert prediction.quantities() == {
+        name: pytest.approx(value, rel=bounds[name]) for name, value in real.quantities().items()
+    }
 
 
-@pytest.mark.parametrize("bits", [32, 8, 1])
-@pytest.mark.parametrize("name", [*TWINS, *GENERIC])
+@pytest.mark.parametrize(
+    ("name", "bits"), [*itertools.product(TWINS, (32, 1)), *itertools.product(GENERIC, (2,))]
+)
 def test_twins_take_what_was_predicted(name, bits, tiny):
     prediction = predicted(_built(name, tiny), bits)
     assert_close(prediction, measured(name, {**tiny, "compress_bits": bits}))
@@ -122,6 +128,11 @@ def test_the_verdict_compares_what_is_needed_with_the_room(room_bytes, verdict):
     assert PlannedModel("A", 2, "CPU", room_bytes, memory).verdict == verdict
 
 
+def test_the_last_gradients_are_still_there_when_the_attention_is_refreshed():
+    memory = Memory(50, 30, 20, {"rs": StepMemory(10, 55)}, refresh_peak_bytes=15)
+    assert memory.needed_bytes == 100 + max(55, 15 + 50)
+
+
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     unlimited = room.available_bytes()
     monkeypatch.setattr(room, "_CGROUP", tmp_path)
@@ -134,14 +145,13 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
 
 def test_the_command_prints_tables_and_writes_json(tiny, capsys, tmp_path):
     parameters = ["--dataset=tiny", *(f"--{key}={value}" for key, value in tiny.items())]
-    own = ["--model=TinyKGAT", "--bits=2", "--measure", f"--output={tmp_path / 'plan.json'}"]
+    own = ["--model=KGAT", "--measure", f"--output={tmp_path / 'plan.json'}"]
     assert cli.main(["plan", *own, *parameters]) == 0
     out = capsys.readouterr().out
     for title in ("predicted", "measured", "deviation of the prediction"):
-        assert re.search(rf"^{title} +KGAT  +TinyKGAT 2 bit$", out, flags=re.MULTILINE)
+        assert re.search(rf"^{title} +KGAT$", out, flags=re.MULTILINE)
     rows = json.loads((tmp_path / "plan.json").read_text())["models"]
-    assert [row["bits"] for row in rows] == [None, 2]
-    assert [row["verdict"] for row in rows] == ["fits", "fits"]
+    assert [(row["bits"], row["verdict"]) for row in rows] == [(None, "fits")]
     assert all(abs(deviation) < 0.03 for row in rows for deviation in row["deviations"].values())
     assert not list(tmp_path.glob("*.tmp"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage
@@ -38,7 +39,7 @@ class HollowTensors:
     def like(self, shape_only: Tensor, device: torch.device) -> Tensor:
         """A new hollow tensor with the geometry of one on the device `meta`."""
         num_bytes = shape_only.untyped_storage().nbytes()
-        storage = torch._C._construct_storage_from_data_pointer(_NOWHERE, device, num_bytes)
+        storage: Any = torch._C._construct_storage_from_data_pointer(_NOWHERE, device, num_bytes)
         tensor = torch.empty(0, dtype=shape_only.dtype, device=device)
         geometry = shape_only.storage_offset(), shape_only.shape, shape_only.stride()
         _note(storage, _without_memory)

@@ -26,7 +26,12 @@ from recbole_tinykg.commands.planning.memory import Memory, Plan, PlannedModel, 
 from recbole_tinykg.commands.planning.prediction import predicted
 from recbole_tinykg.commands.planning.room import room_for
 from recbole_tinykg.commands.planning.tables import text_of
-from recbole_tinykg.commands.selection import chosen_models, chosen_name, refuse_conflicts
+from recbole_tinykg.commands.selection import (
+    chosen_models,
+    chosen_name,
+    meant_for,
+    refuse_conflicts,
+)
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError, UserError
 from recbole_tinykg.model import get_model, is_tiny
@@ -53,9 +58,12 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     refuse_conflicts(flags, parameters)
     files = flags.get("config_files", "").split()
     output = _output_file(flags.get("output"))
+    models, dataset = chosen_models(flags, files), chosen_name("dataset", flags, files)
+    for name in _with_hosts(models):  # which refuses misspelt parameters
+        Config(name, dataset, files, argv=_without_bits(meant_for(name, parameters)))
     result = plan(
-        chosen_models(flags, files),
-        chosen_name("dataset", flags, files),
+        models,
+        dataset,
         bits=_bits_of(flags.get("bits")),
         measure=_switch("measure", flags.get("measure", "False")),
         config_file_list=files,
@@ -106,6 +114,11 @@ def plan(
     if measure:
         models = [m.with_measured(*measured(m, dataset, files, chosen[m.model])) for m in models]
     return Plan(dataset, models)
+
+
+def _without_bits(arguments: Sequence[str]) -> list[str]:
+    """The parameters but for `compress_bits`, which `plan` has an error of its own for."""
+    return [argument for argument in arguments if not argument.startswith("--compress_bits=")]
 
 
 def _planned(

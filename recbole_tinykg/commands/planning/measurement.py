@@ -2,7 +2,7 @@
 
 The process is this module, run with a request on standard input; its last line is the answer::
 
-    {"model": ..., "dataset": ..., "files": [...], "parameters": {...}} -> trainer.memory()
+    {"model": ..., "dataset": ..., "files": [...], "parameters": {...}} -> measure(...)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from recbole_tinykg.commands.planning.memory import Memory, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.steps import FirstSteps, OneBatch, first_steps
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.meter import peak_bytes
 from recbole_tinykg.phases import LossFunction
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer import TinyTrainer
@@ -58,20 +59,28 @@ def measured(
 def measure(
     model: str, dataset: str, files: Sequence[str], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Takes one real step of each phase; returns ``trainer.memory()``."""
+    """Takes one real step of each phase; ``trainer.memory()`` and ``refresh_peak_bytes``."""
     experiment = prepare(model, dataset, files, parameters)
     trainer = first_steps(_MeasuredSteps, experiment.config, experiment.model)
     trainer.take(experiment.train_data)
-    return trainer.memory()
+    return {**trainer.memory(), "refresh_peak_bytes": trainer.refresh_peak_bytes}
 
 
 class _MeasuredSteps(FirstSteps):
     """Takes the first step of each phase, measured as in training."""
 
+    refresh_peak_bytes: int | None = 0
+
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
         """Takes a step."""
         self._drop_graphs()
         TinyTrainer._train_epoch(self, batches, 0, loss_func)
+
+    def take_refresh(self, refresh: Callable[[], None]) -> None:
+        """Measures KGAT's refresh."""
+        with peak_bytes(self.device) as peak:
+            refresh()
+        self.refresh_peak_bytes = peak.num_bytes
 
     def _drop_graphs(self) -> None:
         """Some models keep results on themselves: the profiler would see them go in this step."""
@@ -88,7 +97,7 @@ def _memory_of(answer: Mapping[str, Any]) -> Memory:
         for phase in _PHASES
         if phase in answer
     }
-    names = ("parameter_bytes", "optimizer_bytes", "graph_bytes")
+    names = ("parameter_bytes", "optimizer_bytes", "graph_bytes", "refresh_peak_bytes")
     return Memory(**{name: answer[name] for name in names}, phases=steps)
 
 

@@ -26,6 +26,7 @@ class Memory:
     optimizer_bytes: int  # after the first step of each phase
     graph_bytes: int  # all other tensors that the model holds
     phases: dict[str, StepMemory]  # "rs": recommendation, "kg": knowledge graph
+    refresh_peak_bytes: int = 0  # of what KGAT does between epochs: its attention
 
     @property
     def resident_bytes(self) -> int:
@@ -34,8 +35,13 @@ class Memory:
 
     @property
     def needed_bytes(self) -> int:
-        """What a training takes: what is resident and the highest peak of a step."""
-        return self.resident_bytes + max((s.peak_bytes for s in self.phases.values()), default=0)
+        """What a training takes: what is resident and the highest peak.
+
+        Gradients are of a step, but the last ones, at most as large as the parameters, are still
+        there when KGAT refreshes its attention.
+        """
+        refresh = self.refresh_peak_bytes and self.refresh_peak_bytes + self.parameter_bytes
+        return self.resident_bytes + max(refresh, *(s.peak_bytes for s in self.phases.values()))
 
     def quantities(self) -> dict[str, int]:
         """Every number by its name, such as ``rs peak``."""
@@ -45,7 +51,8 @@ class Memory:
             for name in ("saved", "peak")
         }
         own = ("parameter", "optimizer", "graph", "resident", "needed")
-        return {**{name: getattr(self, f"{name}_bytes") for name in own}, **steps}
+        refresh = {"refresh peak": self.refresh_peak_bytes} if self.refresh_peak_bytes else {}
+        return {**{name: getattr(self, f"{name}_bytes") for name in own}, **steps, **refresh}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,12 @@ def predicted(experiment: Experiment, bits: int | None = None) -> Memory:
         for name, generator in generators.items():
             generator.set_state(states[name])
     state_bytes = optimizer_bytes(trainer.optimizer)
-    return Memory(**resident_bytes(model), optimizer_bytes=state_bytes, phases=trainer.steps)
+    return Memory(
+        **resident_bytes(model),
+        optimizer_bytes=state_bytes,
+        phases=trainer.steps,
+        refresh_peak_bytes=trainer.refresh_peak_bytes,
+    )
 
 
 class _Stepped(Exception):
@@ -63,6 +68,7 @@ class _SimulatedSteps(FirstSteps):
         """Begin without steps."""
         super().__init__(config, model)
         self.steps: dict[str, StepMemory] = {}
+        self.refresh_peak_bytes = 0
         is_cuda = self.device.type == "cuda"
         self._simulation = Simulation(CUDA_BLOCK_BYTES if is_cuda else 1)
         self._simulation.forget(*model.parameters())
@@ -83,6 +89,14 @@ class _SimulatedSteps(FirstSteps):
         with self._undone(simulation), simulation, simulation.unknown_is_zero():
             run(self, batches, 0, watched, False)
         self.steps[phase] = StepMemory(saved[0].num_bytes, simulation.peak_bytes)
+
+    def take_refresh(self, refresh: Callable[[], None]) -> None:
+        """Simulates KGAT's refresh."""
+        with module_state.preserved(self.model), self._simulation as simulation:
+            simulation.start()
+            refresh()
+            simulation.stop()
+        self.refresh_peak_bytes = simulation.peak_bytes
 
     @contextmanager
     def _undone(self, simulation: Simulation) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The first step of each phase, as RecBole's own trainers come to it.
+"""The first step of each phase, and KGAT's refresh, as RecBole's own trainers come to them.
 
 What an epoch is, which losses it has and which batches go with them is decided by the host's
 trainer; `FirstSteps` stands below it, where a call is a pass, and takes one batch of a pass instead
@@ -7,7 +7,7 @@ of all. Epochs are gone through until every phase has had its turn (KTUP alterna
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,12 +26,16 @@ class FirstSteps(TinyTrainer):
         """Goes through the phases."""
         self._seen: set[str] = set()
         detects = torch.autograd.set_detect_anomaly(self._detects_anomalies())
-        with detects, recboles_deprecations_ignored(), _without_refresh(self.model):
+        with detects, recboles_deprecations_ignored(), self._watched_refresh():
             for epoch in range(_cycle(self.config)):
                 self._train_epoch(train_data, epoch)
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
         """Takes the step of a phase; for subclasses."""
+        raise NotImplementedError
+
+    def take_refresh(self, refresh: Callable[[], None]) -> None:
+        """Does what KGAT does between epochs, in evaluation mode; for subclasses."""
         raise NotImplementedError
 
     def _train_epoch(
@@ -49,6 +53,18 @@ class FirstSteps(TinyTrainer):
                 batch = next(iter(train_data))
             self.take_step(phase, OneBatch([batch]), loss_func)
         return 0.0
+
+    @contextmanager
+    def _watched_refresh(self) -> Iterator[None]:
+        refresh = getattr(self.model, "update_attentive_A", None)
+        if refresh is None:
+            yield
+            return
+        self.model.update_attentive_A = lambda: self.take_refresh(refresh)
+        try:
+            yield
+        finally:
+            del self.model.update_attentive_A
 
 
 class OneBatch(list[Any]):
@@ -72,16 +88,3 @@ def first_steps(kind: type[FirstSteps], config: Any, model: Any) -> Any:
 def _cycle(config: Mapping[str, Any]) -> int:
     """Epochs until every phase has had its turn."""
     return max(1, (config["train_rec_step"] or 0) + (config["train_kg_step"] or 0))
-
-
-@contextmanager
-def _without_refresh(model: Any) -> Iterator[None]:
-    """Leaves out what KGAT does between epochs."""
-    if not hasattr(model, "update_attentive_A"):
-        yield
-        return
-    model.update_attentive_A = lambda: None
-    try:
-        yield
-    finally:
-        del model.update_attentive_A

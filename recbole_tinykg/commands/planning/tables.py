@@ -13,6 +13,7 @@ _LABELS = {
         for phase, step in report._PHASES.items()
         for name, label in (("saved", "saved activations"), ("peak", "peak"))
     },
+    "refresh peak": "refresh of the attention: peak",
     **{name.removesuffix("_bytes"): label for name, label in report._RESIDENT.items()},
     "needed": "needed (resident + highest peak)",
 }
