@@ -20,11 +20,13 @@ step's: no formula per model, and nothing to keep in step with the code.
 * `hollow`: tensors without memory;
 * `workspace`: what kernels allocate inside, unseen by a mode;
 * `sparse`: operators with sparse tensors, which have no shape rules;
-* `mode`: which operator runs and which does not.
+* `operators`: what PyTorch says about its operators;
+* `mode`: which operator runs and which does not; `guard`: what is refused.
 
 A step whose shapes depend on forgotten values, such as ``x[x > 0]``, is refused: `SimulationError`.
 """
 
-from recbole_tinykg.simulation.mode import Simulation, SimulationError
+from recbole_tinykg.simulation.guard import SimulationError
+from recbole_tinykg.simulation.mode import CUDA_BLOCK_BYTES, Simulation
 
-__all__ = ["Simulation", "SimulationError"]
+__all__ = ["CUDA_BLOCK_BYTES", "Simulation", "SimulationError"]

@@ -22,8 +22,7 @@ from recbole_tinykg.meter import SavedTensors, optimizer_bytes, resident_bytes, 
 from recbole_tinykg.model import is_tiny
 from recbole_tinykg.phases import LossFunction
 from recbole_tinykg.quick_start import Experiment
-from recbole_tinykg.simulation import Simulation
-from recbole_tinykg.simulation.mode import CUDA_BLOCK_BYTES
+from recbole_tinykg.simulation import CUDA_BLOCK_BYTES, Simulation
 
 
 def predicted(experiment: Experiment, bits: int | None = None) -> Memory:
