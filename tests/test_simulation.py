@@ -64,6 +64,12 @@ def sparse_product(x):
     return torch.sparse.mm(matrix, torch.sparse.mm(matrix, x).exp()).sum()
 
 
+def sparse_of_unknown_values(x):
+    index = torch.stack([INDEX[:ROWS].flip(0), INDEX[:ROWS]])
+    matrix = torch.sparse_coo_tensor(index, x.detach().sum(1), (ROWS, ROWS))
+    return torch.sparse.mm(matrix.t(), x).exp().sum()
+
+
 def mixed_types(x):
     return (x * INDEX[:ROWS, None].to(torch.int32)).sum(dtype=torch.float64) + (
         x * 2
@@ -90,6 +96,7 @@ STEPS = [
     gathered,
     chosen,
     sparse_product,
+    sparse_of_unknown_values,
     mixed_types,
     losses,
     layers,
@@ -145,12 +152,26 @@ def test_a_terabyte_needs_no_memory():
     assert simulation.peak_bytes == 2 * 2**40
 
 
+def test_what_leaves_a_simulation_can_be_printed(table):
+    simulation = Simulation()
+    simulation.forget(table)
+    with simulation:
+        leaving = table.detach() * 2
+    assert "0." in repr(leaving) and leaving.shape == table.shape
+
+
 def test_known_values_decide_shapes(table):
     simulation = Simulation()
     simulation.forget(table)
     with simulation:
         assert table[torch.unique(INDEX % 7)].shape == (7, WIDTH)
         assert INDEX.bincount().tolist() == torch.bincount(INDEX).tolist()
+
+
+def sparse_neighbors(x):
+    nearest = x.topk(2).indices.view(-1)
+    index = torch.stack([torch.arange(ROWS).repeat_interleave(2), nearest])
+    return torch.sparse_coo_tensor(index, torch.ones(2 * ROWS), x.shape, check_invariants=False)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +184,8 @@ def test_known_values_decide_shapes(table):
         (lambda x: x.detach().tolist(), r"Tensor\.tolist"),
         (lambda x: x.detach().numpy(), r"Tensor\.numpy"),
         (lambda x: torch.unique(x), r"its result depends on values"),
+        (lambda x: sparse_neighbors(x).coalesce(), r"its result depends on values"),
+        (lambda x: sparse_neighbors(x).t(), r"its result depends on values"),
     ],
 )
 def test_reading_unknown_values_is_refused(read, message, table):

@@ -123,7 +123,7 @@ class Simulation(TorchDispatchMode):
         if name_of(func) == "lift_fresh":  # of a tensor that Python has just made
             self._count(func, args, [], tensors)
             return func(*args, **kwargs)
-        if computes_nothing(func):
+        if computes_nothing(func) and not self._copies(func, tensors):
             result = func(*args, **kwargs)
         elif self._is_known(func, args, kwargs, tensors):
             result = func(*args, **kwargs)
@@ -133,6 +133,11 @@ class Simulation(TorchDispatchMode):
             result = self._without_numbers(func, args, kwargs, tensors)
         self._count(func, args, tensors, tensors_in(result))
         return result
+
+    def _copies(self, func: Any, tensors: list[Tensor]) -> bool:
+        """Whether a view is none: of a sparse tensor, only its parts and itself are."""
+        is_part = name_of(func) in sparse.PARTS
+        return not is_part and any(sparse.is_sparse(t) and t in self._hollow for t in tensors)
 
     def _is_known(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
         if tensors:
@@ -175,7 +180,7 @@ class Simulation(TorchDispatchMode):
             (args, kwargs),
         )
         if any(tensor in self._hollow for tensor in tensors_in((args, kwargs))):
-            raise refusal(func, "it has no shape rule")
+            raise refusal(func, "its result depends on values")
         result = func(*args, **kwargs)
         self.forget(*tensors_in(result))
         return result

@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+PARTS = (
+    *("_indices", "_values", "indices", "values", "crow_indices", "col_indices"),
+    *("ccol_indices", "row_indices", "detach", "alias"),
+)
+"""Views of a sparse tensor that share its memory."""
+
 _PRODUCTS = ("mm", "addmm", "_sparse_addmm", "_sparse_mm")
 
 
