@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from recbole_tinykg.commands.comparison import compare
+    from recbole_tinykg.commands.planning import plan
     from recbole_tinykg.commands.recommendation import recommend
     from recbole_tinykg.commands.tuning import TuneResult, tune
     from recbole_tinykg.quantizer import Quantized, Quantizer, quantize
@@ -32,6 +33,7 @@ __all__ = [
     "compressed_saves",
     "load_data_and_model",
     "measure_bias",
+    "plan",
     "prepare",
     "quantize",
     "recommend",
@@ -44,6 +46,7 @@ _HOMES = {
     "commands.comparison": ("compare",),
     "commands.recommendation": ("recommend",),
     "commands.tuning": ("TuneResult", "tune"),
+    "commands.planning": ("plan",),
     "quantizer": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
     "saves": ("compressed_saves", "measure_bias"),

@@ -26,6 +26,7 @@ ORDER = [
     "functional",
     "layers",
     "saves",
+    "simulation",
     "compat",
     "reading",
     "graph",

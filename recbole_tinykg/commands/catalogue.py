@@ -136,6 +136,27 @@ The best items for users, best first, by a checkpoint written by train.
   --data_path=... ...       parameters that win over the checkpoint's
 """,
     ),
+    "plan": Command(
+        "planning",
+        ("model", "model_list", "dataset", "config_files", "bits", "output"),
+        """\
+usage: recbole-tinykg plan [--key=value ...]
+
+Will it fit? Predicts the memory of a training, without training: what stays
+between steps, what a step keeps for backward, and the most it allocates; for
+the stock model and for its twin at each number of bits, on this device.
+
+  --model=TinyKGAT        a twin, or any model of RecBole's such as KGAT
+  --model_list=A,B        several models, in one table
+  --dataset=ml-100k       comes with RecBole; others are folders in --data_path
+  --config_files="A B"    YAML files of parameters; arguments win over them
+  --bits=32,8,4,2,1       bits per kept activation to plan the twin at
+  --measure               runs one real step of each too, and compares
+  --output=FILE           writes all numbers as JSON
+  --layers=[64,32,16] --train_batch_size=4096 ...   RecBole's parameters
+""",
+        ("measure",),
+    ),
     "convert": Command(
         "conversion",
         ("checkpoint", "output", "model"),

@@ -1,0 +1,211 @@
+"""``recbole-tinykg plan``: will it fit? Predicts the memory of a training, without training.
+
+For a twin the stock model it replaces is planned too, and the twin at each number of bits. What is
+resident is there once the model is built; what a step adds is found by running the step's code
+without its numbers (`recbole_tinykg.simulation`), in a tenth of a second and no memory. With
+``--measure`` one real step of each configuration stands beside, in a process of its own.
+
+* `memory`: the numbers, and what holds of them;
+* `steps`: the first step of each phase, as RecBole's trainers come to it;
+* `prediction`, `measurement`: the two ways to the numbers;
+* `room`: what the device has;
+* `tables`: what is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_tinykg import random_state
+from recbole_tinykg.commands.planning.measurement import measured
+from recbole_tinykg.commands.planning.memory import Memory, Plan, PlannedModel, StepMemory
+from recbole_tinykg.commands.planning.prediction import predicted
+from recbole_tinykg.commands.planning.room import room_for
+from recbole_tinykg.commands.planning.tables import text_of
+from recbole_tinykg.commands.selection import (
+    chosen_models,
+    chosen_name,
+    meant_for,
+    refuse_conflicts,
+)
+from recbole_tinykg.config import Config
+from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.model import get_model, is_tiny
+from recbole_tinykg.parameters import read_arguments, read_literal
+from recbole_tinykg.quick_start import Experiment, prepare
+from recbole_tinykg.simulation import SimulationError
+
+__all__ = ["Memory", "Plan", "PlannedModel", "StepMemory", "plan", "run"]
+
+BITS = (32, 8, 4, 2, 1)
+"""Bits that a plan tries unless told otherwise."""
+
+_TWINS_ONLY = "compress_"
+
+
+def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
+    """Prints the plan of what the flags name.
+
+    Args:
+        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``bits``, ``measure``,
+            ``output``.
+        parameters: ``--key=value`` of everything else.
+    """
+    refuse_conflicts(flags, parameters)
+    files = flags.get("config_files", "").split()
+    output = _output_file(flags.get("output"))
+    models, dataset = chosen_models(flags, files), chosen_name("dataset", flags, files)
+    for name in _with_hosts(models):  # which refuses misspelt parameters
+        Config(name, dataset, files, argv=_without_bits(meant_for(name, parameters)))
+    result = plan(
+        models,
+        dataset,
+        bits=_bits_of(flags.get("bits")),
+        measure=_switch("measure", flags.get("measure", "False")),
+        config_file_list=files,
+        config_dict={k: read_literal(v) for k, v in read_arguments(parameters).items()},
+    )
+    print(text_of(result))
+    if output is not None:
+        _write(output, result)
+        print(f"\n{output}")
+
+
+def plan(
+    model: str | Sequence[str] = "TinyKGAT",
+    dataset: str = "ml-100k",
+    *,
+    bits: Sequence[int] = BITS,
+    measure: bool = False,
+    config_file_list: Sequence[str | os.PathLike[str]] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Predicts the memory of trainings, without training; draws no random numbers.
+
+    Args:
+        model: Names of models. A twin is planned with its host before it, at each of `bits`.
+        dataset: Name of the data set.
+        bits: Numbers of bits per kept activation: 1, 2, 4, 8 or 32.
+        measure: Whether to run one real step of each configuration too, in a process of its own.
+        config_file_list: YAML files of parameters.
+        config_dict: Parameters that win over the files; ``compress_*`` keys go to twins only.
+
+    Returns:
+        The plan. A model whose step cannot be simulated, or measured, has a `problem` instead.
+
+    Raises:
+        ConfigurationError: A model, data set, parameter or number of bits cannot be used.
+    """
+    names = [model] if isinstance(model, str) else list(model)
+    given = dict(config_dict or {})
+    _check(names, bits, given)
+    files = [str(file) for file in config_file_list or ()]
+    chosen = {name: _parameters_of(name, given) for name in _with_hosts(names)}
+    for name, own in chosen.items():  # so that no error waits behind loading and measuring
+        Config(name, dataset, files, own)
+    models = []
+    with random_state.preserved():
+        for name, own in chosen.items():
+            models += _planned(name, dataset, bits, files, own)
+    if measure:
+        models = [m.with_measured(*measured(m, dataset, files, chosen[m.model])) for m in models]
+    return Plan(dataset, models)
+
+
+def _without_bits(arguments: Sequence[str]) -> list[str]:
+    """The parameters but for `compress_bits`, which `plan` has an error of its own for."""
+    return [argument for argument in arguments if not argument.startswith("--compress_bits=")]
+
+
+def _planned(
+    name: str, dataset: str, bits: Sequence[int], files: list[str], given: dict[str, Any]
+) -> list[PlannedModel]:
+    """A stock model, or a twin at each number of bits."""
+    experiment = prepare(name, dataset, files, {**given, "state": "ERROR"})
+    device, room = room_for(experiment)
+    choices: Sequence[int | None] = bits if is_tiny(get_model(name)) else (None,)
+    return [
+        PlannedModel(name, choice, device, room, *_predicted_or_why_not(experiment, choice))
+        for choice in choices
+    ]
+
+
+def _predicted_or_why_not(experiment: Experiment, bits: int | None) -> tuple[Memory | None, str]:
+    try:
+        return predicted(experiment, bits), ""
+    except SimulationError as error:
+        return None, str(error)
+
+
+def _with_hosts(names: Sequence[str]) -> list[str]:
+    """The models, each twin after the stock model that it replaces; none twice."""
+    return list(
+        dict.fromkeys(planned for n in names for planned in (getattr(get_model(n), "host", n), n))
+    )
+
+
+def _parameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters for one of several models: ``compress_*`` goes to those that read it."""
+    reads = is_tiny(get_model(name)) or given.get("compressed_saves") is True
+    twins_too = {key: v for key, v in given.items() if reads or not key.startswith(_TWINS_ONLY)}
+    if is_tiny(get_model(name)):
+        twins_too.pop("compressed_saves", None)
+        twins_too.pop("detect_anomaly", None)
+    return twins_too
+
+
+def _check(names: Sequence[str], bits: Sequence[int], given: Mapping[str, Any]) -> None:
+    if wrong := [n for n in bits if n not in BITS]:
+        raise ConfigurationError(f"bits must be numbers of 1, 2, 4, 8, 32; got {wrong[0]!r}")
+    if not bits or len(set(bits)) < len(bits):
+        raise ConfigurationError(f"bits must be different numbers, at least one; got {bits}")
+    if "compress_bits" in given and not given.get("compressed_saves"):
+        raise ConfigurationError(
+            f"compress_bits must be given to plan as bits, such as --bits=2; "
+            f"got compress_bits={given['compress_bits']}"
+        )
+    if not names:
+        raise ConfigurationError("model must name at least one model; got none")
+
+
+def _bits_of(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return BITS
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        message = f"--bits must be numbers of 1, 2, 4, 8, 32, such as 8,2; got {text!r}"
+        raise ConfigurationError(message) from None
+
+
+def _switch(name: str, text: str) -> bool:
+    value = read_literal(text)
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"--{name} must be True or False; got {text!r}")
+    return value
+
+
+def _output_file(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text)
+    if not text or path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigurationError(
+            f"--output must name a file in a folder that is there; got {text!r}"
+        )
+    return path
+
+
+def _write(path: Path, result: Plan) -> None:
+    """Writes a plan as JSON, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"plan {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,37 @@
+"""What a device has room for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from recbole_tinykg.meter import resident_bytes
+from recbole_tinykg.quick_start import Experiment
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def room_for(experiment: Experiment) -> tuple[str, int]:
+    """Name of the device, and the bytes that it has for an experiment's model and its training.
+
+    What the model, which is built, takes of it already is counted as free. Data sets and Python
+    itself are not: they are there.
+    """
+    device = torch.device(experiment.config["device"])
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.get_device_name(device), free + torch.cuda.memory_reserved(device)
+    return "CPU", available_bytes() + sum(resident_bytes(experiment.model).values())
+
+
+def available_bytes() -> int:
+    """Memory that this process can still take: the machine's, or less in a container."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit
+        return available
+    return min(available, max(0, limit - used))

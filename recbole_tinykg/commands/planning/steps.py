@@ -1,0 +1,90 @@
+"""The first step of each phase, and KGAT's refresh, as RecBole's own trainers come to them.
+
+What an epoch is, which losses it has and which batches go with them is decided by the host's
+trainer; `FirstSteps` stands below it, where a call is a pass, and takes one batch of a pass instead
+of all. Epochs are gone through until every phase has had its turn (KTUP alternates, MKR skips).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from recbole_tinykg.loop import without_unread_triples
+from recbole_tinykg.phases import LossFunction, phase_of
+from recbole_tinykg.side_effects import recboles_deprecations_ignored
+from recbole_tinykg.trainer import TinyTrainer, trainer_class
+
+
+class FirstSteps(TinyTrainer):
+    """Takes the first step of each phase."""
+
+    def take(self, train_data: Any) -> None:
+        """Goes through the phases."""
+        self._seen: set[str] = set()
+        detects = torch.autograd.set_detect_anomaly(self._detects_anomalies())
+        with detects, recboles_deprecations_ignored(), self._watched_refresh():
+            for epoch in range(_cycle(self.config)):
+                self._train_epoch(train_data, epoch)
+
+    def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
+        """Takes the step of a phase; for subclasses."""
+        raise NotImplementedError
+
+    def take_refresh(self, refresh: Callable[[], None]) -> None:
+        """Does what KGAT does between epochs, in evaluation mode; for subclasses."""
+        raise NotImplementedError
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: LossFunction | None = None,
+        show_progress: bool = False,
+    ) -> float:
+        loss_func = loss_func or self.model.calculate_loss
+        phase = phase_of(loss_func)
+        if phase not in self._seen:
+            self._seen.add(phase)
+            with without_unread_triples(self.config, self.model, train_data):
+                batch = next(iter(train_data))
+            self.take_step(phase, OneBatch([batch]), loss_func)
+        return 0.0
+
+    @contextmanager
+    def _watched_refresh(self) -> Iterator[None]:
+        refresh = getattr(self.model, "update_attentive_A", None)
+        if refresh is None:
+            yield
+            return
+        self.model.update_attentive_A = lambda: self.take_refresh(refresh)
+        try:
+            yield
+        finally:
+            del self.model.update_attentive_A
+
+
+class OneBatch(list[Any]):
+    """A loader of one batch."""
+
+    state = None
+
+
+def first_steps(kind: type[FirstSteps], config: Any, model: Any) -> Any:
+    """The host's trainer with a kind of `FirstSteps` below it.
+
+    Raises:
+        ConfigurationError: RecBole trains the model in a loop of its own.
+    """
+    model_class: type = type(model)
+    bases = trainer_class(model_class).__bases__
+    own = tuple(kind if base is TinyTrainer else base for base in bases)
+    return type(f"{model_class.__name__}Trainer", own, {})(config, model)
+
+
+def _cycle(config: Mapping[str, Any]) -> int:
+    """Epochs until every phase has had its turn."""
+    return max(1, (config["train_rec_step"] or 0) + (config["train_kg_step"] or 0))
