@@ -87,8 +87,8 @@ def one(
     return {
         "bytes": budget,
         "chosen_bytes": chosen.saved_bytes,
-        "uniform": error(model, batches[2:], exact, model._quantizers(uniform), draws),
-        "chosen": error(model, batches[2:], exact, model._quantizers(chosen.bits), draws),
+        "uniform": error(model, batches[2:], exact, model.quantizers_of(uniform), draws),
+        "chosen": error(model, batches[2:], exact, model.quantizers_of(chosen.bits), draws),
         "predicted": chosen.relative_variance,
     }
 

@@ -29,6 +29,8 @@ from recbole_tinykg.sizes import format_bytes, read_bytes
 
 MEASURED_BATCHES = 2
 
+_WITH_INTERACTIONS = (KGDataLoaderState.RS, KGDataLoaderState.RSKG)
+
 _ALIGN = ("left", *["right"] * 4)
 
 LossFunction = Callable[[Any], Tensor]
@@ -58,6 +60,20 @@ class Allocation:
         """Predicted variance of the gradient over its squared norm."""
         return self.sensitivity.relative_variance(self.bits)
 
+    @property
+    def uniform_bits(self) -> int | None:
+        """The most bits that would fit for all maps alike."""
+        fitting = [bits for bits in WIDTHS if self._uniform_bytes(bits) <= self.budget]
+        return max(fitting, default=None)
+
+    def _uniform_bytes(self, bits: int) -> int:
+        return self.sensitivity.saved_bytes(dict.fromkeys(self.bits, bits))
+
+    def _uniform_row(self, bits: int) -> list[str]:
+        noise = self.sensitivity.relative_variance(dict.fromkeys(self.bits, bits))
+        size = format_bytes(self._uniform_bytes(bits))
+        return ["all maps alike", "", str(bits), size, f"{noise:.1e}"]
+
     def table(self) -> str:
         """A line per map with its share of both, and what all maps make together."""
         square = self.sensitivity.gradient_square
@@ -74,8 +90,11 @@ class Allocation:
         ]
         fixed, total = format_bytes(self.sensitivity.fixed_bytes), format_bytes(self.saved_bytes)
         rows.append(["masks, indices, ...", "", "", fixed, ""])
-        rows.append([f"of {format_bytes(self.budget)}", "", "", total])
-        rows[-1].append(f"{self.relative_variance:.1e}")
+        rows.append(
+            [f"of {format_bytes(self.budget)}", "", "", total, f"{self.relative_variance:.1e}"]
+        )
+        if self.uniform_bits is not None:
+            rows.append(self._uniform_row(self.uniform_bits))
         headers = ("stored map", "shape", "bits", "bytes", "noise")
         return tabulate(rows, headers, "simple", disable_numparse=True, colalign=_ALIGN)
 
@@ -110,6 +129,13 @@ def allocate_bits(
     )
 
 
+def allocate_for(model: Any, train_data: Any, budget: int, loss_func: Any = None) -> Allocation:
+    """Chooses bits on the batches that a loader will give next, as ``allocate_bits``."""
+    device = next(model.parameters()).device
+    batches = [batch.to(device) for batch in upcoming_batches(train_data, MEASURED_BATCHES)]
+    return allocate_bits(model, loss_func or model.calculate_loss, batches, budget)
+
+
 class BitBudget:
     """Keeps a twin within ``compress_budget`` while a trainer trains it.
 
@@ -140,28 +166,28 @@ class BitBudget:
         if epoch & (epoch - 1):  # not 0, 1, 2, 4, 8, ...
             return
         device = next(self._model.parameters()).device
-        batches = [batch.to(device) for batch in upcoming_batches(train_data, MEASURED_BATCHES)]
         with torch.autocast(device.type, enabled=self._uses_amp):
-            allocation = allocate_bits(self._model, loss_func, batches, self._num_bytes)
+            allocation = allocate_for(self._model, train_data, self._num_bytes, loss_func)
         self._model.choose_bits(allocation.bits)
         self.allocations[epoch] = allocation
         logging.getLogger().info(f"bits of stored maps from epoch {epoch}:\n{allocation.table()}")
 
 
 def upcoming_batches(loader: Any, count: int) -> list[Any]:
-    """The batches that a loader will give next, of interactions if it was not told yet.
+    """The batches with interactions that a loader will give next.
 
     It gives them again: neither its state nor any random number is used up.
     """
-    is_untold = hasattr(loader, "set_mode") and loader.state is None
+    state = getattr(loader, "state", None)
+    other_state = hasattr(loader, "set_mode") and state not in _WITH_INTERACTIONS
     generators = random_state.generators(train=loader)
     states = {name: generator.get_state() for name, generator in generators.items()}
-    if is_untold:
+    if other_state:
         loader.set_mode(KGDataLoaderState.RS)
     with random_state.preserved():
         batches = list(itertools.islice(loader, count))
     for name, generator in generators.items():
         generator.set_state(states[name])
-    if is_untold:
-        loader.state = None
+    if other_state:
+        loader.state = state
     return batches

@@ -18,6 +18,7 @@ noise of the training are untouched. The noise comes from steps that no training
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,7 +65,9 @@ class Sensitivity:
     def relative_variance(self, bits: Mapping[str, int]) -> float:
         """Variance of the gradient with those bits, over its squared norm."""
         variance = sum(option.variance for option in self.chosen(bits))
-        return variance / self.gradient_square if variance else 0.0
+        if variance == 0:
+            return 0.0
+        return variance / self.gradient_square if self.gradient_square else math.inf
 
 
 def measure_sensitivity(

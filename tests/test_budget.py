@@ -108,7 +108,7 @@ def test_foretold_variance_is_that_of_the_gradient(name, settings, tiny):
     found = measure_sensitivity(model, model.calculate_loss, [batch] * count, read_bytes(ENOUGH))
     for own in found.maps:
         for bits in (1, 2):
-            chosen = model._quantizers({**dict.fromkeys(model.map_sites, 32), own.name: bits})
+            chosen = model.quantizers_of({**dict.fromkeys(model.map_sites, 32), own.name: bits})
             drawn = [gradients(model, batch, chosen, step) for step in range(1, count + 1)]
             squares = torch.tensor([distance(noisy, exact) for noisy in drawn])
             scatter = float(squares.std()) * (2 / count) ** 0.5  # of a difference of two means
@@ -214,6 +214,16 @@ def test_bits_beside_a_budget_are_refused(tiny, tmp_path):
     file.write_text("compress_bits: 4\n")
     with pytest.raises(ConfigurationError, match="compress_bits must be left out"):
         prepare("TinyKGAT", "tiny", [file], {**tiny, "compress_budget": ENOUGH})
+
+
+def test_a_choice_is_shown_beside_the_widest_uniform_bits(tiny):
+    model, batches = prepared("TinyKGAT", {**tiny, "layers": [8, 4]})
+    allocation = allocate_bits(model, model.calculate_loss, batches, 8 * 1024)
+    uniform = {bits: allocation._uniform_bytes(bits) for bits in WIDTHS}
+    assert allocation.uniform_bits == max(bits for bits in WIDTHS if uniform[bits] <= 8 * 1024)
+    lines = allocation.table().splitlines()
+    assert [line.split()[0] for line in lines[2:-3]] == list(model.map_sites)
+    assert lines[-1].startswith("all maps alike")
 
 
 def test_twins_that_cannot_choose_name_no_map():

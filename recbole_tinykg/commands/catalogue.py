@@ -184,7 +184,7 @@ usage: recbole-tinykg tune [--key=value ...]
 Searches parameters and bits with Ray Tune, by the validation metric; trial 0 is
 the default. Parameters given as --key=value are the same for all trials.
 
-  --model=TinyKGAT --dataset=ml-100k --config_files="A B"   as in train
+  --model=TinyKGAT --dataset=ml-100k --config_files="A B"  as in train
   --search=FILE           what to search; default: the file that comes with the
                           model. YAML, or RecBole's hyper.test (docs/tune.md)
   --trials=8              how many, with the default configuration

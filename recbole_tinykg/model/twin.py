@@ -74,9 +74,10 @@ class Twin(KnowledgeRecommender):
                 f"{type(self).__name__}; got {', '.join(bits)}"
             )
         self.map_bits = dict(bits)
-        self.quantizer = self._quantizers(bits) if bits else self._uniform
+        self.quantizer = self.quantizers_of(bits) if bits else self._uniform
 
-    def _quantizers(self, bits: Mapping[str, int]) -> SiteQuantizers:
+    def quantizers_of(self, bits: Mapping[str, int]) -> SiteQuantizers:
+        """The quantizer of each site, from the bits of each stored map."""
         quantizers = [self._uniform] * len(self.streams.sites)
         for name, site in self.map_sites.items():
             quantizers[site] = replace(self._uniform, bits=bits[name])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg import random_state
+from recbole_tinykg.budget import allocate_for
 from recbole_tinykg.commands.planning.measurement import measured
 from recbole_tinykg.commands.planning.memory import Memory, Plan, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.prediction import predicted
@@ -36,8 +37,10 @@ from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError, UserError
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.parameters import read_arguments, read_literal
+from recbole_tinykg.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.simulation import SimulationError
+from recbole_tinykg.sizes import read_bytes
 
 __all__ = ["Memory", "Plan", "PlannedModel", "StepMemory", "plan", "run"]
 
@@ -89,7 +92,8 @@ def plan(
     Args:
         model: Names of models. A twin is planned with its host before it, at each of `bits`.
         dataset: Name of the data set.
-        bits: Numbers of bits per kept activation: 1, 2, 4, 8 or 32.
+        bits: Numbers of bits per kept activation: 1, 2, 4, 8 or 32. The key ``compress_budget``
+            adds the bits that it would choose, found in a few steps on the first batches.
         measure: Whether to run one real step of each configuration too, in a process of its own.
         config_file_list: YAML files of parameters.
         config_dict: Parameters that win over the files; ``compress_*`` keys go to twins only.
@@ -105,12 +109,15 @@ def plan(
     _check(names, bits, given)
     files = [str(file) for file in config_file_list or ()]
     chosen = {name: _parameters_of(name, given) for name in _with_hosts(names)}
+    budgets = {}
     for name, own in chosen.items():  # so that no error waits behind loading and measuring
-        Config(name, dataset, files, own)
+        budgets[name] = Config(name, dataset, files, own)["compress_budget"]
+        if is_tiny(get_model(name)):
+            own["compress_budget"] = None  # the budget's bits are chosen here
     models = []
     with random_state.preserved():
         for name, own in chosen.items():
-            models += _planned(name, dataset, bits, files, own)
+            models += _planned(name, dataset, bits, files, own, budgets[name])
     if measure:
         models = [m.with_measured(*measured(m, dataset, files, chosen[m.model])) for m in models]
     return Plan(dataset, models)
@@ -122,19 +129,32 @@ def _without_bits(arguments: Sequence[str]) -> list[str]:
 
 
 def _planned(
-    name: str, dataset: str, bits: Sequence[int], files: list[str], given: dict[str, Any]
+    name: str,
+    dataset: str,
+    bits: Sequence[int],
+    files: list[str],
+    given: dict[str, Any],
+    budget: Any,
 ) -> list[PlannedModel]:
-    """A stock model, or a twin at each number of bits."""
+    """A stock model, or a twin at each number of bits and under the budget if there is one."""
     experiment = prepare(name, dataset, files, {**given, "state": "ERROR"})
     device, room = room_for(experiment)
     choices: Sequence[int | None] = bits if is_tiny(get_model(name)) else (None,)
-    return [
+    models = [
         PlannedModel(name, choice, device, room, *_predicted_or_why_not(experiment, choice))
         for choice in choices
     ]
+    if budget is not None and is_tiny(get_model(name)):
+        num_bytes = read_bytes(budget, "compress_budget")
+        allocation = allocate_for(experiment.model, experiment.train_data, num_bytes)
+        found = _predicted_or_why_not(experiment, experiment.model.quantizers_of(allocation.bits))
+        models.append(PlannedModel(name, None, device, room, *found, allocation=allocation))
+    return models
 
 
-def _predicted_or_why_not(experiment: Experiment, bits: int | None) -> tuple[Memory | None, str]:
+def _predicted_or_why_not(
+    experiment: Experiment, bits: int | Quantizers | None
+) -> tuple[Memory | None, str]:
     try:
         return predicted(experiment, bits), ""
     except SimulationError as error:

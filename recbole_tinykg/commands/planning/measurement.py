@@ -2,7 +2,8 @@
 
 The process is this module, run with a request on standard input; its last line is the answer::
 
-    {"model": ..., "dataset": ..., "files": [...], "parameters": {...}} -> measure(...)
+    {"model": ..., "dataset": ..., "files": [...], "parameters": {...},
+     "map_bits": {...}} -> measure(...)
 """
 
 from __future__ import annotations
@@ -42,25 +43,37 @@ def measured(
     """
     own = {} if planned.bits is None else {"compress_bits": planned.bits}
     parameters = {**given, **own, "state": "ERROR", "show_progress": False}
-    names = {"model": planned.model, "dataset": dataset}
+    request = {
+        "model": planned.model,
+        "dataset": dataset,
+        "files": list(files),
+        "parameters": parameters,
+        "map_bits": planned.allocation.bits if planned.allocation else {},
+    }
     try:
-        request = json.dumps({**names, "files": list(files), "parameters": parameters})
+        text = json.dumps(request)
     except TypeError as error:
         raise ConfigurationError(
             f"config_dict must hold plain values when steps are measured; {error}"
         ) from error
     command = [sys.executable, "-m", __name__]
-    process = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if process.returncode == 0:
         return _memory_of(json.loads(process.stdout.splitlines()[-1])), ""
     return None, f"{planned.title} could not be measured: {_reason(process)}"
 
 
 def measure(
-    model: str, dataset: str, files: Sequence[str], parameters: Mapping[str, Any]
+    model: str,
+    dataset: str,
+    files: Sequence[str],
+    parameters: Mapping[str, Any],
+    map_bits: Mapping[str, int],
 ) -> dict[str, Any]:
     """Takes one real step of each phase; ``trainer.memory()`` and ``refresh_peak_bytes``."""
     experiment = prepare(model, dataset, files, parameters)
+    if map_bits:
+        experiment.model.choose_bits(map_bits)
     trainer = first_steps(_MeasuredSteps, experiment.config, experiment.model)
     trainer.take(experiment.train_data)
     return {**trainer.memory(), "refresh_peak_bytes": trainer.refresh_peak_bytes}

@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
+from recbole_tinykg.budget import Allocation
+from recbole_tinykg.sizes import format_bytes
+
 MARGIN = 0.1
 """How much of what is needed a verdict asks for on top: what a prediction may be wrong by."""
 
@@ -57,19 +60,22 @@ class Memory:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A stock model, or a twin at a number of bits."""
+    """A stock model, or a twin at a number of bits or under a budget."""
 
     model: str
-    bits: int | None  # None: a stock model
+    bits: int | None  # None: a stock model, or bits chosen under a budget
     device: str
     room_bytes: int  # what the device has for parameters, optimizer, graph and steps
     predicted: Memory | None  # None: its step cannot be simulated
     problem: str = ""  # why a number is missing
     measured: Memory | None = None
+    allocation: Allocation | None = None  # bits chosen under a budget
 
     @property
     def title(self) -> str:
-        """Name and bits."""
+        """Name and bits, or budget."""
+        if self.allocation is not None:
+            return f"{self.model} {format_bytes(self.allocation.budget)}"
         return self.model if self.bits is None else f"{self.model} {self.bits} bit"
 
     @property
@@ -109,11 +115,21 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain containers."""
-        rows = [
-            {**dataclasses.asdict(m), "verdict": m.verdict, "deviations": m.deviations()}
-            for m in self.models
-        ]
-        return {"dataset": self.dataset, "models": rows}
+        return {"dataset": self.dataset, "models": [_row(model) for model in self.models]}
+
+
+def _row(model: PlannedModel) -> dict[str, Any]:
+    allocation = model.allocation
+    own = dataclasses.asdict(dataclasses.replace(model, allocation=None))
+    own |= {"verdict": model.verdict, "deviations": model.deviations()}
+    if allocation is not None:
+        own["allocation"] = {
+            "budget": allocation.budget,
+            "map_bits": allocation.bits,
+            "saved_bytes": allocation.saved_bytes,
+            "relative_variance": allocation.relative_variance,
+        }
+    return own
 
 
 def _ratio(a: int, b: int) -> float:

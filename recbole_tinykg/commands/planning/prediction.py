@@ -21,16 +21,17 @@ from recbole_tinykg.loop import train_pass
 from recbole_tinykg.meter import SavedTensors, optimizer_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.model import is_tiny
 from recbole_tinykg.phases import LossFunction
+from recbole_tinykg.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment
 from recbole_tinykg.simulation import CUDA_BLOCK_BYTES, Simulation
 
 
-def predicted(experiment: Experiment, bits: int | None = None) -> Memory:
+def predicted(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:
     """The memory of a training, without training.
 
     Args:
         experiment: Model and data; left as they are.
-        bits: Of a twin's activations; None: as the model has them.
+        bits: Of a twin's activations, or of each stored map; None: as the model has them.
 
     Raises:
         SimulationError: The memory of a step depends on values.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from recbole_tinykg.commands import report
 from recbole_tinykg.commands.planning.memory import Plan, PlannedModel
+from recbole_tinykg.sizes import format_bytes
 
 _LABELS = {
     **{
@@ -26,6 +27,7 @@ def text_of(plan: Plan) -> str:
     if any(model.measured for model in models):
         parts.append(_table("measured", models, _measured))
         parts.append(_table("deviation of the prediction", models, _deviations))
+    parts += [f"{m.title}\n{m.allocation.table()}" for m in models if m.allocation]
     parts += [f"{model.title}: {model.problem}" for model in models if model.problem]
     return "\n\n".join(parts)
 
@@ -39,7 +41,7 @@ def _table(
     columns = [dict(cells_of(model)) for model in models]
     if with_verdict:
         for column, model in zip(columns, models, strict=True):
-            column[f"available ({model.device})"] = report._size(model.room_bytes)
+            column[f"available ({model.device})"] = format_bytes(model.room_bytes)
             column["verdict"] = model.verdict
     names = [*_LABELS, *(name for column in columns for name in column)]
     rows = [
@@ -59,7 +61,7 @@ def _measured(model: PlannedModel) -> dict[str, str]:
 
 
 def _sizes(quantities: Mapping[str, int]) -> dict[str, str]:
-    return {name: report._size(quantities[name]) for name in _LABELS if name in quantities}
+    return {name: format_bytes(quantities[name]) for name in _LABELS if name in quantities}
 
 
 def _deviations(model: PlannedModel) -> dict[str, str]:
