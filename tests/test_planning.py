@@ -16,6 +16,8 @@ from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.planning import measurement, room
 from recbole_tinykg.commands.planning.memory import Memory, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.prediction import predicted
+from recbole_tinykg.commands.planning.tables import text_of
+from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.simulation import SimulationError
 
 TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyRippleNet", "TinyKGIN"]
@@ -25,7 +27,7 @@ HOSTS = [name.removeprefix("Tiny") for name in (*TWINS, *GENERIC)]
 
 def measured(model: str, parameters) -> Memory:
     gc.collect()  # or the profiler may see what other tests left go in the step
-    return measurement._memory_of(measurement.measure(model, "tiny", [], parameters))
+    return measurement._memory_of(measurement.measure(model, "tiny", [], parameters, {}))
 
 
 def assert_close(prediction: Memory, real: Memory):
@@ -101,6 +103,28 @@ def test_a_twin_is_planned_beside_its_host_at_each_number_of_bits(tiny):
     assert [(m.model, m.bits) for m in models] == [("KGAT", None), ("TinyKGAT", 8), ("TinyKGAT", 2)]
     saved = [m.predicted.phases["rs"].saved_bytes for m in models]
     assert saved == sorted(saved, reverse=True)
+
+
+def test_a_budget_is_planned_with_the_bits_that_it_chooses(tiny):
+    given = {**tiny, "layers": [8, 4], "compress_budget": "8KiB"}
+    result = plan("TinyKGAT", "tiny", bits=[2], measure=True, config_dict=given)
+    _, uniform, chosen = result.models
+    assert uniform.allocation is None and chosen.title == "TinyKGAT 8.00 KiB"
+    bits = chosen.allocation.bits
+    assert len(set(bits.values())) > 1
+    assert chosen.predicted.phases["rs"].saved_bytes <= 8 * 1024
+    assert chosen.measured.phases == chosen.predicted.phases
+    assert result.to_dict()["models"][2]["allocation"]["map_bits"] == bits
+    assert "layer1.messages" in text_of(result)
+
+
+def test_an_impossible_budget_is_refused_with_the_smallest_that_works(tiny):
+    with pytest.raises(ConfigurationError, match=r"must be at least (\d+) bytes") as error:
+        plan("TinyKGAT", "tiny", bits=[2], config_dict={**tiny, "compress_budget": 9})
+    smallest = int(re.search(r"at least (\d+)", str(error.value))[1])
+    given = {**tiny, "compress_budget": smallest}
+    chosen = plan("TinyKGAT", "tiny", bits=[2], config_dict=given).models[-1]
+    assert set(chosen.allocation.bits.values()) == {1}
 
 
 def test_a_step_that_depends_on_values_is_said(tiny, monkeypatch):
