@@ -176,7 +176,7 @@ def test_the_command_prints_tables_and_writes_json(tiny, capsys, tmp_path):
         assert re.search(rf"^{title} +KGAT$", out, flags=re.MULTILINE)
     rows = json.loads((tmp_path / "plan.json").read_text())["models"]
     assert [(row["bits"], row["verdict"]) for row in rows] == [(None, "fits")]
-    assert all(abs(deviation) < 0.03 for row in rows for deviation in row["deviations"].values())
+    assert all(abs(deviation) < 0.1 for row in rows for deviation in row["deviations"].values())
     assert not list(tmp_path.glob("*.tmp"))
 
 
