@@ -108,6 +108,16 @@ class WatchedTrainer(Trainer):
     _phase_bytes: dict[str, dict[str, int | None]]
     _resident_bytes: dict[str, int]
 
+    @property
+    def epoch_seconds(self) -> list[dict[str, float]]:
+        """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
+        return self._clock.epochs
+
+    @property
+    def evaluation_seconds(self) -> list[float]:
+        """Seconds of every evaluation by this object."""
+        return self._clock.evaluations
+
     def show_test_result(self, metrics: Mapping[str, float] | None) -> None:
         """Enters the test metrics of the best epoch."""
         self.tensorboard.scalars("Test", metrics, self._epoch)
@@ -166,12 +176,12 @@ def flat(phase_bytes: Mapping[str, Mapping[str, int | None]]) -> dict[str, int]:
 
 
 def bits_of_maps(model: nn.Module, config: Any) -> dict[str, int]:
-    """Bits per stored map: the model's ``bits_of_maps``, or those of the whole model.
+    """Bits per stored map: the model's ``map_bits``, or those of the whole model.
 
-    A model that keeps its maps at different widths has an attribute ``bits_of_maps``, from the
-    name of a map to its bits. A model that compresses nothing has none.
+    A model that keeps its maps at different widths has them in an attribute ``map_bits``, by the
+    names of the maps. A model that compresses nothing has none.
     """
-    own = getattr(model, "bits_of_maps", None)
-    if own is not None:
+    own = getattr(model, "map_bits", None)
+    if own:
         return dict(own)
     return {} if config["compress_bits"] is None else {"all_maps": config["compress_bits"]}

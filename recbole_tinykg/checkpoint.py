@@ -165,7 +165,8 @@ def check_config(config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         {key: value for key, value in plain(c).items() if key not in _FREE_KEYS}
         for c in (state["config"], config)
     )
-    _refuse_differences("configuration", kept, now)
+    newer = {key: now[key] for key in now.keys() - kept.keys() if now[key] is False}
+    _refuse_differences("configuration", {**newer, **kept}, now)  # an older version had it off
 
 
 def dataset_fingerprint(dataset: Any) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import ModelType, argument_list, get_local_time
 
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model import MODELS, is_tiny
+from recbole_tinykg.model import MODELS, get_model, is_tiny
+from recbole_tinykg.sizes import read_bytes
 
 _COMPRESS_KEYS = tuple(
-    "compress_bits compress_rounding compress_seed compress_require_native compressed_saves".split()
+    "compress_bits compress_rounding compress_seed compress_require_native compress_budget "
+    "compressed_saves".split()
 )
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "compress_bits": (1, 2, 4, 8, 32),
@@ -172,7 +174,33 @@ def _check_twin(config: RecBoleConfig) -> None:
         raise ConfigurationError(
             f"detect_anomaly must be False for {config.model}; got True: only stock models take it"
         )
+    if final["compress_budget"] is not None:
+        _check_budget(config)
     config.model_class.check_config(config)
+
+
+def _check_budget(config: RecBoleConfig) -> None:
+    """Bits are chosen under a budget, so nothing else may ask for some."""
+    final = config.final_config_dict
+    read_bytes(final["compress_budget"], "compress_budget")
+    if not config.model_class.chooses_bits:
+        raise ConfigurationError(
+            f"compress_budget is for {', '.join(_twins_that_choose())}; got it with "
+            f"{config.model}: give compress_bits instead"
+        )
+    if "compress_bits" in {**config.file_config_dict, **config.cmd_config_dict}:
+        raise ConfigurationError(
+            "compress_bits must be left out with compress_budget, which chooses the bits; got both"
+        )
+    if final["compress_rounding"] != "stochastic":
+        raise ConfigurationError(
+            "compress_rounding must be stochastic with compress_budget, which measures the noise; "
+            f"got {final['compress_rounding']!r}"
+        )
+
+
+def _twins_that_choose() -> list[str]:
+    return [name for name in MODELS if getattr(get_model(name), "chooses_bits", False)]
 
 
 def check_dataset(config: RecBoleConfig) -> None:

@@ -151,6 +151,17 @@ class NoiseStreams(nn.Module):
         self.position[1].add_(1 << self.SITE_BITS)
         return self.current()
 
+    @contextmanager
+    def redrawn(self, site: int) -> Iterator[None]:
+        """In a `with` block a site draws other noise than in any step, the others the same."""
+        sites = self.sites
+        self.sites = sites.clone()
+        self.sites[site, 1] += 1 << (self.SITE_BITS - 1)
+        try:
+            yield
+        finally:
+            self.sites = sites
+
     @property
     def step(self) -> int:
         """Number of steps taken; reading it waits for the device."""

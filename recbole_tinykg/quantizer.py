@@ -13,7 +13,7 @@ row, nothing else: two uses of noise that must be independent take two positions
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -155,6 +155,14 @@ class Quantizer:
         parts = ops.quantize(x, stream, bits=self.bits, stochastic=stochastic, first_row=first_row)
         return Quantized(*parts, layout)
 
+    def at(self, site: int, fewest_bits: int = 1) -> Quantizer:
+        """The quantizer of a place of a step: the same everywhere, but for `fewest_bits`."""
+        return self if self.bits >= fewest_bits else replace(self, bits=fewest_bits)
+
+    def after(self, site: int) -> Quantizer:
+        """The same for the places from `site` on, counted from there."""
+        return self
+
     def empty(self, num_rows: int, like: Tensor) -> Quantized:
         """Room for `num_rows` rows of the width, type and device of `like`, to be `copy_`'d into.
 
@@ -165,6 +173,28 @@ class Quantizer:
         layout = Layout(self.bits, like.shape[1], like.dtype, (num_rows, like.shape[1]))
         room = tuple(part.new_empty(num_rows, *part.shape[1:]) for part in parts)
         return Quantized.from_tensors(room, layout)
+
+
+@dataclass(frozen=True)
+class SiteQuantizers:
+    """A quantizer for each place of a step that keeps codes, numbered as its noise streams are.
+
+    Functions take it wherever they take a ``Quantizer``, which is the same at every place.
+    """
+
+    quantizers: tuple[Quantizer, ...]
+
+    def at(self, site: int, fewest_bits: int = 1) -> Quantizer:
+        """The quantizer of a place; `fewest_bits` is for those that choose none."""
+        return self.quantizers[site]
+
+    def after(self, site: int) -> SiteQuantizers:
+        """Those of the places from `site` on, counted from there."""
+        return SiteQuantizers(self.quantizers[site:])
+
+
+Quantizers = Quantizer | SiteQuantizers
+"""How the matrices of a step are compressed: all alike, or each in its own way."""
 
 
 def stream(seed: int, position: int, device: torch.device | str = "cpu") -> Tensor:  # (2,) int64

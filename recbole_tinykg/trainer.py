@@ -32,6 +32,7 @@ from torch import nn
 
 from recbole_tinykg import checkpoint, progress, random_state
 from recbole_tinykg.board import Board, WatchedTrainer
+from recbole_tinykg.budget import BitBudget
 from recbole_tinykg.compressed_loss import CompressedLoss
 from recbole_tinykg.config import to_plain
 from recbole_tinykg.errors import ConfigurationError
@@ -87,19 +88,10 @@ class TinyTrainer(WatchedTrainer):
         self._resident_bytes: dict[str, int] = {}
         self._resumed: dict[str, Any] | None = None
         self._latest_valid_result: dict[str, float] | None = None
+        self._budget = BitBudget.of(config, model)
         self._compressed = CompressedLoss.of(config, model, self.device)
         if is_tiny(type(model)):
             self.eval_collector = TopKCollector(config)
-
-    @property
-    def epoch_seconds(self) -> list[dict[str, float]]:
-        """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
-        return self._clock.epochs
-
-    @property
-    def evaluation_seconds(self) -> list[float]:
-        """Seconds of every evaluation by this object."""
-        return self._clock.evaluations
 
     def memory(self) -> dict[str, Any]:
         """Returns the bytes of one step of each phase, and of what stays between steps.
@@ -245,10 +237,16 @@ class TinyTrainer(WatchedTrainer):
             without_unread_triples(self.config, self.model, train_data),
             self._clock.phase(phase),
             progress.said(self.doing),
-            self._measured(phase, loss_func) as measured,
         ):
-            run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
-            return run(self, train_data, epoch_idx, measured, show_progress)
+            self._choose_bits(phase, epoch_idx, train_data, loss_func)
+            with self._measured(phase, loss_func) as measured:
+                run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
+                return run(self, train_data, epoch_idx, measured, show_progress)
+
+    def _choose_bits(self, phase: str, epoch_idx: int, data: Any, loss: LossFunction) -> None:
+        if self._budget and phase == "rs":
+            with torch.autocast(self.device.type, enabled=self.enable_amp):
+                self._budget.begin_epoch(epoch_idx, data, loss)
 
     @contextmanager
     def _measured(self, phase: str, loss_func: LossFunction) -> Iterator[LossFunction]:

@@ -108,10 +108,10 @@ def test_bits_of_a_model_are_those_of_all_its_maps(model, expected, tiny):
 
 def test_bits_per_map_are_shown_by_name_as_they_change(tiny):
     experiment = prepare("TinyKGCN", "tiny", config_dict=tiny)
-    experiment.model.bits_of_maps = {"layer_0": 2, "layer_1": 8}
+    experiment.model.map_bits = {"layer_0": 2, "layer_1": 8}
 
     def change(epoch, score):
-        experiment.model.bits_of_maps = {"layer_0": 4, "layer_1": 4}
+        experiment.model.map_bits = {"layer_0": 4, "layer_1": 4}
 
     trainer = experiment.trainer
     trainer.fit(experiment.train_data, experiment.valid_data, saved=False, callback_fn=change)

@@ -35,6 +35,7 @@ def test_twin_has_its_hosts_parameters_and_ours():
         "compress_rounding": "stochastic",
         "compress_seed": host["seed"],
         "compress_require_native": False,
+        "compress_budget": None,
         "compressed_saves": False,
         "skip_unread_kg_batches": False,
     }

@@ -18,6 +18,7 @@ PACKAGE = "recbole_tinykg"
 ROOT = Path(__file__).parent.parent / PACKAGE
 ORDER = [
     "errors",
+    "sizes",
     "reference",
     "registration",
     "ops",
@@ -40,6 +41,9 @@ ORDER = [
     "config",
     "meter",
     "phases",
+    "allocation",
+    "sensitivity",
+    "budget",
     "checkpoint",
     "run_files",
     "side_effects",

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 import recbole_tinykg
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.quantizer import Layout, Quantized, Quantizer, quantize, stream
+from recbole_tinykg.quantizer import (
+    Layout,
+    Quantized,
+    Quantizer,
+    SiteQuantizers,
+    quantize,
+    stream,
+)
 
 BITS = [1, 2, 4, 8]
 
@@ -19,6 +26,19 @@ BITS = [1, 2, 4, 8]
 def matrix(*shape, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def test_a_quantizer_is_the_same_at_every_place_but_for_the_fewest_bits():
+    quantizer = Quantizer(2)
+    assert quantizer.at(7) is quantizer.after(3).at(0, fewest_bits=2) is quantizer
+    assert quantizer.at(7, fewest_bits=8) == Quantizer(8)
+    assert Quantizer(32).at(0, fewest_bits=8) == Quantizer(32)
+
+
+def test_chosen_quantizers_are_those_of_their_places():
+    quantizers = SiteQuantizers(tuple(Quantizer(bits) for bits in (1, 2, 4)))
+    assert quantizers.at(1).bits == quantizers.after(1).at(0).bits == 2
+    assert quantizers.at(0, fewest_bits=8).bits == 1  # what was chosen counts
 
 
 @pytest.mark.parametrize("bits", BITS)

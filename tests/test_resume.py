@@ -254,6 +254,20 @@ def test_changed_configuration_is_refused(change, message, parameters, begun):
     assert_refused(message, "TinyKGAT", {**parameters, **change}, begun)
 
 
+def test_checkpoint_of_a_version_without_a_key_continues_with_the_key_off(parameters, begun):
+    state = checkpoint.load(begun)
+    assert state["config"].pop("skip_unread_kg_batches") is False
+    checkpoint.save(begun, state)
+    experiment = prepare("TinyKGAT", "tiny", config_dict=parameters)
+    experiment.trainer.resume_checkpoint(begun)
+    assert_refused(
+        "None in the ch.*, True",
+        "TinyKGAT",
+        {**parameters, "skip_unread_kg_batches": True},
+        begun,
+    )
+
+
 def test_other_model_is_refused(parameters, begun):
     assert_refused("checkpoint is of model TinyKGAT; got KGAT", "KGAT", parameters, begun)
 

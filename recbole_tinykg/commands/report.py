@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from recbole_tinykg.sizes import format_bytes
+
 _PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
 _RESIDENT = {
     "parameter_bytes": "parameters",
@@ -51,10 +53,10 @@ def _memory_cells(memory: Mapping[str, Any]) -> dict[str, str]:
         if phase in memory:
             saved = memory[phase]["saved_activation_bytes"]
             in_float32 = memory[phase]["float32_saved_activation_bytes"]
-            cells[f"{step}: saved activations"] = size(saved)
+            cells[f"{step}: saved activations"] = format_bytes(saved)
             cells[f"{step}: ratio to float32"] = f"1/{in_float32 / saved:.1f}" if saved else "-"
-            cells[f"{step}: peak"] = size(memory[phase]["peak_bytes"])
-    return cells | {label: size(memory[key]) for key, label in _RESIDENT.items()}
+            cells[f"{step}: peak"] = format_bytes(memory[phase]["peak_bytes"])
+    return cells | {label: format_bytes(memory[key]) for key, label in _RESIDENT.items()}
 
 
 def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
@@ -67,16 +69,6 @@ def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
     names = {"total": "seconds per epoch", **{p: f"  of which {p}" for p in (*_PHASES, "refresh")}}
     cells = {names[part]: f"{seconds:.2f}" for part, seconds in parts.items()}
     return {"epochs": str(len(epochs)), **cells}
-
-
-def size(num_bytes: int | None) -> str:
-    """Writes a number of bytes with a unit; ``-`` for None."""
-    if num_bytes is None:
-        return "-"
-    for unit, num_unit_bytes in (("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= num_unit_bytes:
-            return f"{num_bytes / num_unit_bytes:.2f} {unit}"
-    return f"{num_bytes} B"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,6 @@ used nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from recbole_tinykg.functional.guards import refuse_double_backward, without_aut
 from recbole_tinykg.functional.neighborhood.relation_attention import BatchUsers
 from recbole_tinykg.functional.ranking import GRADIENT_BITS
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.quantizer import Quantized, Quantizer
+from recbole_tinykg.quantizer import Quantized, Quantizers
 
 NUM_POINTWISE_SITES = 2
 
@@ -35,7 +34,7 @@ NUM_POINTWISE_SITES = 2
 @without_autocast
 def pointwise_loss(
     streams: Tensor,  # (NUM_POINTWISE_SITES, 2) int64
-    quantizer: Quantizer,
+    quantizer: Quantizers,
     user_weight: Tensor,  # (num_users, d)
     users: BatchUsers,
     vectors: Tensor,  # (N, d) of the items
@@ -54,7 +53,7 @@ class _PointwiseLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        quantizer: Quantizer,
+        quantizer: Quantizers,
         reg_weight: float,
         num_groups: int,
         streams: Tensor,
@@ -80,8 +79,10 @@ class _PointwiseLoss(torch.autograd.Function):
         grad_user = add_rows_(torch.zeros_like(user), rows, torch.mul(y, slope[:, None], out=u))
         count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
-        sharp = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
-        codes = sharp.quantize(grad_user, streams[0]), quantizer.quantize(y, streams[1])
+        codes = (
+            quantizer.at(0, GRADIENT_BITS).quantize(grad_user, streams[0]),
+            quantizer.at(1).quantize(y, streams[1]),
+        )
         ctx.layouts = [code.layout for code in codes]
         ctx.save_for_backward(
             user_weight,

@@ -25,7 +25,6 @@ but for rows shorter than `EPS`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,13 +34,13 @@ from torch import Tensor
 from recbole_tinykg import ops
 from recbole_tinykg.functional.graph.targets import NodeRows, Parts
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
-from recbole_tinykg.quantizer import Quantized, Quantizer
+from recbole_tinykg.quantizer import Quantized, Quantizers
 
 EPS = 1e-12
 """Smallest norm that `torch.nn.functional.normalize` divides by."""
 
 GRADIENT_BITS = 8
-"""Fewest bits of an element of a kept gradient."""
+"""Fewest bits of an element of a kept gradient, unless its bits are chosen by themselves."""
 
 GAMMA = 1e-10
 """RecBole's `BPRLoss`: -log(gamma + sigmoid(positive - negative))."""
@@ -60,7 +59,7 @@ def bpr_loss(
     rows: NodeRows,
     parts: Parts,  # (sizes[p], D_0), whose rows `outputs[0]` are
     pairs: tuple[Tensor, Tensor, Tensor],  # (B,) each: rows of user, positive and negative item
-    quantizer: Quantizer,
+    quantizer: Quantizers,
     reg_weight: float,
 ) -> Tensor:
     """BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations; a scalar."""
@@ -84,7 +83,7 @@ class _BPRLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        quantizer: Quantizer,
+        quantizer: Quantizers,
         reg_weight: float,
         rows: NodeRows,
         streams: Tensor,
@@ -101,8 +100,10 @@ class _BPRLoss(torch.autograd.Function):
         hidden = [batch[:, width:] for batch in batches]
         grad = score_gradient(slope, pairs, hidden, len(z))
         kept = _normalize_backward(grad, outputs[1:], shrink)
-        quantizer = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
-        codes = [quantizer.quantize(g, stream) for g, stream in zip(kept, streams, strict=True)]
+        codes = [
+            quantizer.at(layer, GRADIENT_BITS).quantize(g, streams[layer])
+            for layer, g in enumerate(kept)
+        ]
         ctx.num_first, ctx.offset = rows.num_first, rows.offset
         ctx.layouts = [code.layout for code in codes]
         small = [index.int() for index in (rows.nodes, *pairs)]

@@ -48,6 +48,8 @@ LOSSES = ("calculate_loss", "calculate_kg_loss", "calculate_rs_loss")
 class GenericTwin(Twin):
     """Base of the twins whose other base is their host."""
 
+    chooses_bits = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Run the losses that the host has in `compressed_saves`."""
         super().__init_subclass__(**kwargs)
@@ -86,12 +88,13 @@ class GenericTwin(Twin):
 def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     @functools.wraps(loss)
     def run(self: GenericTwin, interaction: Any) -> Any:
+        quantizer = self.quantizer.at(0)
         with (
             shared_gradients(self),
             compressed_saves(
                 self,
-                self.quantizer.bits,
-                rounding=self.quantizer.rounding,
+                quantizer.bits,
+                rounding=quantizer.rounding,
                 streams=self.streams,
                 resident=interaction.interaction.values(),
             ),

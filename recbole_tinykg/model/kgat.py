@@ -92,6 +92,19 @@ class TinyKGAT(Twin):
         """One for the head of each layer, then those of `propagate`."""
         return len(config["layers"]) * (SITES_PER_LAYER + 1)
 
+    @classmethod
+    def stored_maps(cls, config: Any) -> dict[str, int]:
+        """Of each layer: gradients of its output in the batch, its input, its messages."""
+        num_layers, keeps_sum = len(config["layers"]), config["aggregator_type"] == "gcn"
+        maps = {f"layer{i + 1}.head_gradient": i for i in range(num_layers)}
+        for i in range(num_layers):
+            site = num_layers + SITES_PER_LAYER * i
+            if i > 0:  # the first layer's input are parameters
+                maps[f"layer{i + 1}.{'sum' if keeps_sum else 'input'}"] = site
+            if i == 0 or not keeps_sum:
+                maps[f"layer{i + 1}.messages"] = site + 1
+        return maps
+
     @property
     def attention(self) -> tuple[Tensor, Tensor, Tensor]:
         """The attention matrix as CSR: row pointers (N + 1,), columns (E,), values (E,)."""
@@ -105,7 +118,7 @@ class TinyKGAT(Twin):
         plan = Propagation(
             self.graph.adjacency,
             self.aggregator_type,
-            self.quantizer,
+            self.quantizer.after(len(self.aggregator_layers)),
             self.mess_dropout if self.training else 0.0,
         )
         sites = streams[len(self.aggregator_layers) :].view(-1, SITES_PER_LAYER, 2)

@@ -28,7 +28,11 @@ from recbole_tinykg.functional import (
     pointwise_loss,
     relation_attention,
 )
-from recbole_tinykg.functional.neighborhood.convolution import AGGREGATORS, count_neighborhood_sites
+from recbole_tinykg.functional.neighborhood.convolution import (
+    AGGREGATORS,
+    count_neighborhood_sites,
+    neighborhood_outputs,
+)
 from recbole_tinykg.functional.neighborhood.scores import NeighborhoodScores
 from recbole_tinykg.functional.pointwise import NUM_POINTWISE_SITES
 from recbole_tinykg.model.twin import Twin, check_choice, check_positive, check_weight
@@ -83,6 +87,15 @@ class TinyKGCN(Twin):
         """Those of the loss, then those of the convolution."""
         return NUM_POINTWISE_SITES + count_neighborhood_sites(config["n_iter"])
 
+    @classmethod
+    def stored_maps(cls, config: Any) -> dict[str, int]:
+        """Users' gradients and items of the loss; outputs of each layer in each hop that it has."""
+        maps = {"loss.user_gradient": 0, "loss.items": 1}
+        outputs = neighborhood_outputs(config["n_iter"], config["aggregator"])
+        for i, (layer, hop) in enumerate(outputs):
+            maps[f"layer{layer + 1}.hop{hop}"] = NUM_POINTWISE_SITES + i
+        return maps
+
     @property
     def field(self) -> ReceptiveField:
         """The sampled graph, followed for `n_iter` hops."""
@@ -97,7 +110,7 @@ class TinyKGCN(Twin):
         """Vectors (N, d) of items, as the users of `attention` see them."""
         return aggregate_neighborhood(
             streams[NUM_POINTWISE_SITES:],
-            self.quantizer,
+            self.quantizer.after(NUM_POINTWISE_SITES),
             self.field,
             self.aggregator,
             items,

@@ -33,7 +33,7 @@ from recbole_tinykg.functional import (
 )
 from recbole_tinykg.functional.intents.independence import MEASURES
 from recbole_tinykg.functional.intents.propagation import Parameters
-from recbole_tinykg.functional.intents.step import SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.intents.step import HIDDEN_HOP_MAPS, SAMPLING_SITES, SITES_PER_HOP
 from recbole_tinykg.functional.intents.summed_ranking import NUM_SITES as HEAD_SITES
 from recbole_tinykg.functional.ranking import EPS
 from recbole_tinykg.model.twin import (
@@ -106,6 +106,16 @@ class TinyKGIN(Twin):
         """Those of the loss, then those of `propagate_intents`."""
         return HEAD_SITES + SAMPLING_SITES + config["context_hops"] * SITES_PER_HOP
 
+    @classmethod
+    def stored_maps(cls, config: Any) -> dict[str, int]:
+        """Gradient and rows of the loss; of each hop, items' means and two codes of its rows."""
+        maps, last = {"loss.gradient": 0, "loss.rows": 1}, config["context_hops"] - 1
+        for hop in range(last + 1):
+            site = HEAD_SITES + SAMPLING_SITES + hop * SITES_PER_HOP
+            names = HIDDEN_HOP_MAPS[:1] if hop == last else HIDDEN_HOP_MAPS
+            maps |= {f"hop{hop + 1}.{name}": site + i for i, name in enumerate(names)}
+        return maps
+
     def forward(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Representations (U, D) and (I, D) of unique users and items."""
         batch = Batch(users, items)
@@ -121,7 +131,9 @@ class TinyKGIN(Twin):
     def plan(self) -> IntentPropagation:
         """How the hops are computed now, in training or in evaluation."""
         rates = (self.node_dropout_rate, self.mess_dropout_rate) if self.training else (0.0, 0.0)
-        return IntentPropagation(self.graph, self.quantizer, self.context_hops, *rates)
+        return IntentPropagation(
+            self.graph, self.quantizer.after(HEAD_SITES), self.context_hops, *rates
+        )
 
     def _parameters_of_hops(self) -> Parameters:
         return (

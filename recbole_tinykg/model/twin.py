@@ -7,16 +7,16 @@ is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from recbole.model.abstract_recommender import KnowledgeRecommender
 
-from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.layers import NoiseStreams
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.quantizer import Quantizer, Quantizers, SiteQuantizers
 
 T = TypeVar("T")
 
@@ -30,12 +30,16 @@ class Twin(KnowledgeRecommender):
     """
 
     host: ClassVar[str]
+    chooses_bits: ClassVar[bool] = True  # whether `stored_maps` names what a step keeps
 
     def __init__(self, config: Any, dataset: Any) -> None:
         """Check the configuration, then prepare quantizer and noise; no parameter yet."""
         self.check_config(config)
         super().__init__(config, dataset)
-        self.quantizer = Quantizer(config["compress_bits"], config["compress_rounding"])
+        self._uniform = Quantizer(config["compress_bits"], config["compress_rounding"])
+        self.quantizer: Quantizers = self._uniform
+        self.map_sites = self.stored_maps(config)
+        self.map_bits: dict[str, int] = {}
         seed = config["compress_seed"]
         self.streams = NoiseStreams(
             config["seed"] if seed is None else seed, self.count_sites(config)
@@ -53,11 +57,36 @@ class Twin(KnowledgeRecommender):
         """Number of places of a step that draw noise."""
         raise NotImplementedError
 
+    @classmethod
+    def stored_maps(cls, config: Any) -> dict[str, int]:
+        """Name of each matrix that a step keeps as codes, and the site of its noise."""
+        return {}
+
+    def choose_bits(self, bits: Mapping[str, int]) -> None:
+        """Keep each stored map at bits of its own; nothing chosen: all at `compress_bits`.
+
+        Raises:
+            CheckpointError: The names are not those of `map_sites`.
+        """
+        if bits and bits.keys() != self.map_sites.keys():
+            raise CheckpointError(
+                f"bits must be given for the maps {', '.join(self.map_sites) or 'none'} of "
+                f"{type(self).__name__}; got {', '.join(bits)}"
+            )
+        self.map_bits = dict(bits)
+        self.quantizer = self._quantizers(bits) if bits else self._uniform
+
+    def _quantizers(self, bits: Mapping[str, int]) -> SiteQuantizers:
+        quantizers = [self._uniform] * len(self.streams.sites)
+        for name, site in self.map_sites.items():
+            quantizers[site] = replace(self._uniform, bits=bits[name])
+        return SiteQuantizers(tuple(quantizers))
+
     @contextmanager
-    def compression(self, bits: int) -> Iterator[None]:
-        """Keep activations at `bits` (32: as they are) in a `with` block; no noise is used up."""
+    def compression(self, bits: int | Quantizers) -> Iterator[None]:
+        """Keep activations at `bits`, or as they say, in a `with` block; no noise is used up."""
         quantizer, position = self.quantizer, self.streams.position.clone()
-        self.quantizer = replace(quantizer, bits=bits)
+        self.quantizer = replace(self._uniform, bits=bits) if isinstance(bits, int) else bits
         try:
             yield
         finally:
@@ -65,14 +94,16 @@ class Twin(KnowledgeRecommender):
             self.streams.position.copy_(position)
 
     def other_parameter(self) -> dict[str, Any]:
-        """State outside `state_dict`: how many steps have drawn noise."""
-        return {"compression_step": self.streams.step}
+        """State outside `state_dict`: how many steps have drawn noise; bits chosen for maps."""
+        return {"compression_step": self.streams.step, "map_bits": self.map_bits}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
         """Take the state of `other_parameter`, the host's or ours."""
         self._forget()
         if para and "compression_step" in para:
             self.streams.step = para["compression_step"]
+        if para and "map_bits" in para:
+            self.choose_bits(para["map_bits"])
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; what evaluation had cached is dropped."""

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from recbole_tinykg.commands.comparison.folder import Line
 from recbole_tinykg.commands.comparison.runs import Request, Run
 from recbole_tinykg.commands.comparison.statistics import PHASES, WILCOXON_PAIRS, Row
-from recbole_tinykg.commands.report import size
+from recbole_tinykg.sizes import format_bytes
 
 TERMINAL, MARKDOWN = "simple", "github"
 
@@ -114,7 +114,7 @@ def _cost(row: Row | None) -> str:
 
 def _quantity(row: Row, value: float) -> str:
     if row.kind == "bytes":
-        return size(round(value))
+        return format_bytes(round(value))
     return f"{value:.1f}" if row.kind == "epochs" else f"{value:.3g}"
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from recbole_tinykg.functional.graph.aggregators import Aggregator, Masks, add_messages
 from recbole_tinykg.functional.graph.row_blocks import RowBlock
 from recbole_tinykg.functional.graph.targets import Targets
-from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
+from recbole_tinykg.quantizer import Layout, Quantized, Quantizers
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Keeper:
 
     def __init__(
         self,
-        quantizer: Quantizer,
+        quantizer: Quantizers,  # of e at site 0, of s at site 1
         aggregator: type[Aggregator],
         targets: Targets,
         streams: Tensor,  # (2 or more, 2): the noise of e and of s first
@@ -84,18 +84,19 @@ class Keeper:
         num_rows, num_messages = self._targets.num_rows, self._targets.num_messages
         if self._aggregator.keeps_sum and self._keeps_ego:
             total = add_messages(e, s, index)
-            self._e = self._put(self._e, num_rows, total, self._streams[0], block.start)
+            self._e = self._put(self._e, num_rows, total, 0, block.start)
             return
         if self._keeps_ego:
-            self._e = self._put(self._e, num_rows, e, self._streams[0], block.start)
-        self._s = self._put(self._s, num_messages, s, self._streams[1], block.first_message)
+            self._e = self._put(self._e, num_rows, e, 0, block.start)
+        self._s = self._put(self._s, num_messages, s, 1, block.first_message)
 
     def _put(
-        self, codes: Quantized | None, num_rows: int, x: Tensor, stream: Tensor, start: int
+        self, codes: Quantized | None, num_rows: int, x: Tensor, site: int, start: int
     ) -> Quantized:
         """Codes (num_rows, D), new if None, with those of the rows x (n, D) at `start`."""
-        codes = codes or self._quantizer.empty(num_rows, x)
-        codes.copy_(start, self._quantizer.quantize(x, stream, first_row=start))
+        quantizer = self._quantizer.at(site)
+        codes = codes or quantizer.empty(num_rows, x)
+        codes.copy_(start, quantizer.quantize(x, self._streams[site], first_row=start))
         return codes
 
     def kept(self) -> Kept:

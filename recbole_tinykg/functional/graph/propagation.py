@@ -46,7 +46,7 @@ from recbole_tinykg.functional.guards import (
     refuse_double_backward,
     without_autocast,
 )
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.quantizer import Quantizers
 
 SITES_PER_LAYER = 3
 """Streams that a layer draws from: the noise of e, the noise of s, the dropout."""
@@ -59,14 +59,14 @@ class Propagation:
     Attributes:
         adjacency: the sparse matrix A.
         aggregator: `bi`, `gcn` or `graphsage`.
-        quantizer: how activations are kept.
+        quantizer: how activations are kept; e of layer l at site SITES_PER_LAYER * l, s next to it.
         dropout: probability of message dropout, 0 in evaluation.
         dtype: type of the linear layers and of their outputs; None: that of the parameters.
     """
 
     adjacency: Adjacency
     aggregator: str
-    quantizer: Quantizer
+    quantizer: Quantizers
     dropout: float = 0.0
     dtype: torch.dtype | None = None
 
@@ -84,6 +84,10 @@ class Propagation:
         """The weights of each layer, from all of them in one row."""
         step = self.kind.num_weights
         return [flat[i : i + step] for i in range(0, len(flat), step)]
+
+    def quantizer_of(self, layer: int) -> Quantizers:
+        """How a layer keeps e (site 0) and s (site 1)."""
+        return self.quantizer.after(layer * SITES_PER_LAYER)
 
     def dropout_of(self, streams: Tensor, block: RowBlock) -> Dropout:
         """Message dropout of a block's rows."""
@@ -137,7 +141,9 @@ class _Propagate(torch.autograd.Function):
         for i, layer in enumerate(weights):
             is_last = i == len(weights) - 1
             targets = BatchNodes(plan.adjacency, rows) if is_last else AllNodes(plan.adjacency)
-            ego, layer_kept = _forward_layer(plan, targets, ego, layer, streams[i], keep)
+            ego, layer_kept = _forward_layer(
+                plan, targets, ego, layer, streams[i], plan.quantizer_of(i) if keep else None
+            )
             kept.append(layer_kept)
             outputs.append(ego if is_last else ego.index_select(0, nodes))
         if keep:
@@ -177,14 +183,16 @@ def _forward_layer(
     ego: Tensor | Parts,  # (num_nodes, D), or the two parameters
     weights: Weights,
     streams: Tensor,  # (SITES_PER_LAYER, 2)
-    keep: bool,
+    quantizer: Quantizers | None,  # None: nothing is kept
 ) -> tuple[Tensor, Kept]:
     """Output rows (num_rows, D') of a layer, and what it keeps."""
     parts, keeps_ego = (plan.parts(ego), True) if isinstance(ego, Tensor) else (ego, False)
     dtype = plan.dtype or parts[0].dtype
     weights = tuple(weight.to(dtype) for weight in weights)
     out = weights[0].new_empty(targets.num_rows, weights[0].shape[0])
-    keeper = Keeper(plan.quantizer, plan.kind, targets, streams, keeps_ego) if keep else None
+    keeper = None
+    if quantizer is not None:
+        keeper = Keeper(quantizer, plan.kind, targets, streams, keeps_ego)
     for block, messages in targets.messages(parts):
         e, s = targets.ego(parts, block).to(dtype), messages.to(dtype)
         index = targets.message_index(block)

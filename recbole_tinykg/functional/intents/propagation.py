@@ -47,7 +47,7 @@ from recbole_tinykg.functional.intents.step import (
 )
 from recbole_tinykg.functional.intents.unit_rows import UnitRows, normalize, take
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.quantizer import Layout, Quantized
+from recbole_tinykg.quantizer import Layout, Quantized, Quantizers
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Users (n_users, D), entities (n_entities, D), latent (F, D), relations (R, D), attention."""
@@ -79,13 +79,14 @@ class _Kept:
         return [self.share, *self.means.tensors(), *rows]
 
     def layouts(self) -> list[Layout]:
-        rows = [kept.first.layout for kept in (self.users, self.heads) if kept is not None]
-        return [self.means.layout, *rows]
+        rows = [kept.layouts() for kept in (self.users, self.heads) if kept is not None]
+        return [self.means.layout, *(layout for pair in rows for layout in pair)]
 
     @classmethod
     def restore(cls, tensors: Iterator[Tensor], layouts: list[Layout]) -> _Kept:
         share, means = next(tensors), take(tensors, layouts[0])
-        return cls(share, means, *(UnitRows.restore(tensors, layout) for layout in layouts[1:]))
+        rows = (UnitRows.restore(tensors, layouts[i : i + 2]) for i in range(1, len(layouts), 2))
+        return cls(share, means, *rows)
 
 
 class _PropagateIntents(torch.autograd.Function):
@@ -170,9 +171,9 @@ class _Walk:
             source, length = normalize(self.plan.drop(messages, sites[6]))
             ego, user_length = normalize(guided)
             if keep:
-                quantizer = self.plan.quantizer
-                own[0].users = UnitRows.keep(ego, user_length, quantizer, sites[1:3])
-                own[0].heads = UnitRows.keep(source, length, quantizer, sites[3:5])
+                quantizer = self._quantizer_of(hop)
+                own[0].users = UnitRows.keep(ego, user_length, quantizer.after(1), sites[1:3])
+                own[0].heads = UnitRows.keep(source, length, quantizer.after(3), sites[3:5])
             sums[:num_users] += ego
             sums[num_users:].addcmul_(source.index_select(0, self.row), self.is_head)
         return (sums, last), kept
@@ -190,7 +191,11 @@ class _Walk:
         guided = self.plan.drop(guided, sites[5])
         if not keep:
             return guided, []
-        return guided, [_Kept(share, self.plan.quantizer.quantize(means, sites[0]))]
+        return guided, [_Kept(share, self._quantizer_of(hop).at(0).quantize(means, sites[0]))]
+
+    def _quantizer_of(self, hop: int) -> Quantizers:
+        """How a hop keeps its matrices, at its own sites."""
+        return self.plan.quantizer.after(SAMPLING_SITES + hop * SITES_PER_HOP)
 
     def backward(
         self, kept: list[_Kept], grad_sums: Tensor, grad_last: Tensor

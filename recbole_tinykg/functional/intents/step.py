@@ -9,7 +9,7 @@ from torch import Tensor
 from recbole_tinykg import ops
 from recbole_tinykg.functional.intents.edge_sampling import sample_edges
 from recbole_tinykg.functional.intents.relational_graph import RelationalGraph, Weights
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.quantizer import Quantizers
 
 SAMPLING_SITES = 2
 """Streams of a step: the edges that are kept, the dropout of interactions."""
@@ -18,20 +18,24 @@ SITES_PER_HOP = 7
 """Streams of a hop: means, two each of users and heads, dropout of users and of entities."""
 
 
+HIDDEN_HOP_MAPS = ("item_means", "users", "users_again", "heads", "heads_again")
+"""What the first sites of a hidden hop are the noise of; the last hop has the means only."""
+
+
 @dataclass(frozen=True)
 class IntentPropagation:
     """What is fixed for a call.
 
     Attributes:
         graph: the knowledge graph and the interactions.
-        quantizer: how activations are kept.
+        quantizer: how activations are kept, at the sites that follow `SAMPLING_SITES`.
         num_hops: L.
         kept_share: share of the edges that a step draws and keeps; 0 keeps all.
         dropout: probability of message dropout, 0 in evaluation.
     """
 
     graph: RelationalGraph
-    quantizer: Quantizer
+    quantizer: Quantizers
     num_hops: int
     kept_share: float = 0.0
     dropout: float = 0.0

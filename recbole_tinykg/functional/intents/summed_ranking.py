@@ -15,7 +15,6 @@ Noise: both gradients are linear in the codes, whose noises are independent.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from recbole_tinykg.functional.ranking import (
     score_gradient,
     shrinkage,
 )
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.quantizer import Quantizers
 
 NUM_SITES = 2
 """Streams: the noise of g and of y."""
@@ -44,7 +43,7 @@ def summed_bpr_loss(
     sums: Tensor,  # (R, D)
     last: Tensor,  # (R, D)
     pairs: Pairs,
-    quantizer: Quantizer,
+    quantizer: Quantizers,
     reg_weight: float,
 ) -> Tensor:
     """BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations; a scalar."""
@@ -54,7 +53,7 @@ def summed_bpr_loss(
 class _SummedBPRLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, quantizer: Quantizer, reg_weight: float, streams: Tensor, *tensors: Tensor
+        ctx: Any, quantizer: Quantizers, reg_weight: float, streams: Tensor, *tensors: Tensor
     ) -> Tensor:
         pairs, (sums, last) = tensors[:3], tensors[3:]
         y, length = normalize(last)
@@ -65,8 +64,10 @@ class _SummedBPRLoss(torch.autograd.Function):
             return loss
         g = score_gradient(slope, pairs, batches, len(z))
         g.addcmul_(shrinkage(pairs, norms, reg_weight, len(z))[:, None], z)
-        fine = replace(quantizer, bits=max(quantizer.bits, GRADIENT_BITS))
-        codes = fine.quantize(g, streams[0]), quantizer.quantize(y, streams[1])
+        codes = (
+            quantizer.at(0, GRADIENT_BITS).quantize(g, streams[0]),
+            quantizer.at(1).quantize(y, streams[1]),
+        )
         ctx.layouts = [code.layout for code in codes]
         factors = torch.cat([1 / length, along(y, g, length) / length], dim=1)
         ctx.save_for_backward(factors, *(t for code in codes for t in code.tensors()))

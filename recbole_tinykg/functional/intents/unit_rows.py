@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recbole_tinykg.functional.ranking import EPS
-from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
+from recbole_tinykg.quantizer import Layout, Quantized, Quantizers
 
 ROW_BLOCK = 4096
 """Rows that backward handles at a time."""
@@ -40,19 +40,23 @@ class UnitRows:
     length: Tensor  # (N, 1)
 
     @classmethod
-    def keep(cls, y: Tensor, length: Tensor, quantizer: Quantizer, streams: Tensor) -> UnitRows:
+    def keep(cls, y: Tensor, length: Tensor, quantizer: Quantizers, streams: Tensor) -> UnitRows:
         """Two codes of y with the noise of two streams (2, 2)."""
-        first, second = (quantizer.quantize(y, stream) for stream in streams)
+        first, second = (quantizer.at(i).quantize(y, streams[i]) for i in range(2))
         return cls(first, second, length)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it, flat."""
         return *self.first.tensors(), *self.second.tensors(), self.length
 
+    def layouts(self) -> list[Layout]:
+        """What `restore` needs beside the tensors."""
+        return [self.first.layout, self.second.layout]
+
     @classmethod
-    def restore(cls, tensors: Iterator[Tensor], layout: Layout) -> UnitRows:
+    def restore(cls, tensors: Iterator[Tensor], layouts: list[Layout]) -> UnitRows:
         """The inverse of `tensors`."""
-        first, second = (take(tensors, layout) for _ in range(2))
+        first, second = (take(tensors, layout) for layout in layouts)
         return cls(first, second, next(tensors))
 
     def backward_(self, gradient: Tensor) -> Tensor:  # (N, D)

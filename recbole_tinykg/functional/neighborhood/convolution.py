@@ -33,7 +33,7 @@ from recbole_tinykg import ops
 from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.quantizer import Layout, Quantized, Quantizer
+from recbole_tinykg.quantizer import Layout, Quantized, Quantizers
 
 AGGREGATORS = ("sum", "neighbor", "concat")
 
@@ -46,10 +46,15 @@ def count_neighborhood_sites(num_hops: int) -> int:
     return num_hops * (num_hops + 1) // 2
 
 
+def neighborhood_outputs(num_hops: int, aggregator: str) -> list[tuple[int, int]]:
+    """Layer and hop of each output that is kept, in the order of their sites."""
+    return [(i, hop) for i in range(num_hops) for hop in _hops(num_hops, aggregator, i)]
+
+
 @without_autocast
 def aggregate_neighborhood(
     streams: Tensor,  # (count_neighborhood_sites, 2) int64
-    quantizer: Quantizer,
+    quantizer: Quantizers,
     field: ReceptiveField,
     aggregator: str,
     items: Tensor,  # (N,)
@@ -63,17 +68,21 @@ def aggregate_neighborhood(
     return _AggregateNeighborhood.apply(plan, streams, *tensors)
 
 
+def _hops(num_hops: int, aggregator: str, layer: int) -> range:
+    stop = num_hops - layer
+    return range(stop - 1 if aggregator == "neighbor" else 0, stop)
+
+
 class _Plan(NamedTuple):
     """What forward and backward share besides tensors."""
 
     field: ReceptiveField
     aggregator: str
-    quantizer: Quantizer
+    quantizer: Quantizers
 
     def hops(self, layer: int) -> range:
         """Hops whose outputs of a layer anybody reads; `neighbor` passes over an entity's own."""
-        stop = self.field.num_hops - layer
-        return range(stop - 1 if self.aggregator == "neighbor" else 0, stop)
+        return _hops(self.field.num_hops, self.aggregator, layer)
 
 
 class _Tensors(NamedTuple):
@@ -96,7 +105,7 @@ class _Tensors(NamedTuple):
 class _AggregateNeighborhood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, streams: Tensor, *flat: Tensor) -> Tensor:
-        tensors, sites = _Tensors.of(plan, flat), iter(streams)
+        tensors = _Tensors.of(plan, flat)
         hops = plan.field.entities(tensors.items)
         kept: list[Tensor] = []
         vectors: dict[int, Tensor] = {}
@@ -108,7 +117,8 @@ class _AggregateNeighborhood(torch.autograd.Function):
                 x = _ends(plan, layer, hop, tensors, hops, below).mixed(plan.aggregator)
                 vectors[hop], *kinds = _activate_(torch.addmm(bias, x, weight.t()), plan, layer)
                 if any(ctx.needs_input_grad):
-                    code = plan.quantizer.quantize(kinds[0], next(sites))
+                    site = len(ctx.layouts)
+                    code = plan.quantizer.at(site).quantize(kinds[0], streams[site])
                     ctx.layouts.append(code.layout)
                     kept += (*code.tensors(), *kinds[1:])
         ctx.save_for_backward(*flat, *kept)

@@ -1,0 +1,46 @@
+"""Numbers of bytes as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from recbole_tinykg.errors import ConfigurationError
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{kind}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for kind, base in (("B", 1000), ("iB", 1024))
+}
+
+
+def read_bytes(value: Any, name: str = "size") -> int:
+    """A number of bytes from ``268435456``, ``256MiB`` or ``1.5 GB``.
+
+    Args:
+        value: A positive integer, or text: a positive number and B, KB, KiB, MB, MiB, GB, GiB, TB
+            or TiB.
+        name: What an error calls it.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value) if isinstance(value, str) else None
+    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise ConfigurationError(
+            f"{name} must be a positive number of bytes such as 256MiB, 1.5GB or 1000000; "
+            f"got {value!r}"
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def format_bytes(num_bytes: int | None) -> str:
+    """Bytes in MiB, KiB or B; ``-`` if they are not known."""
+    if num_bytes is None:
+        return "-"
+    for unit, num_unit_bytes in (("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= num_unit_bytes:
+            return f"{num_bytes / num_unit_bytes:.2f} {unit}"
+    return f"{num_bytes} B"

@@ -1,0 +1,145 @@
+"""The commands that the guides show run, in the order of the page, and print what the page says.
+
+A block that begins with ```` ```console ```` holds commands, each after `$ `, and their output. A
+line `...` stands for lines left out; numbers may differ, words may not. Blocks below a line
+`<!-- slow ... -->` take minutes: they are run when `DOCS_SLOW=1` is set, and otherwise only checked
+for flags and parameters that exist. Links between pages and to files must lead somewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from recbole_tinykg import config_checks
+from recbole_tinykg.commands import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+FENCE = re.compile(r"(<!-- slow.*?-->\n)?```console\n(.*?)```", re.DOTALL)
+LIMIT_SECONDS = 3600 if os.environ.get("DOCS_SLOW") else 120
+
+
+class Command(NamedTuple):
+    """A command of a page, and the output that the page shows."""
+
+    line: str
+    output: str
+    is_slow: bool
+
+
+def commands(text: str) -> list[Command]:
+    """The commands of a page."""
+    found = []
+    for slow, block in FENCE.findall(text):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, output = re.sub(r"\\\n\s*", "", part).partition("\n")
+            found.append(Command(line, output, bool(slow)))
+    return found
+
+
+def pattern(output: str) -> re.Pattern[str]:
+    """What real output has to contain for a page's output to be true."""
+    lines = []
+    for line in output.strip("\n").splitlines():
+        if line.strip() == "...":
+            lines.append(r"(?:.*\n)*?")
+            continue
+        words = [word_pattern(word) for word in line.split()]
+        lines.append(r"[ \t]*" + r"[ \t]+".join(words) + r"[ \t]*\n")
+    return re.compile("".join(lines))
+
+
+def word_pattern(word: str) -> str:
+    """A word as it is, but any number for a number; a line of dashes has any length."""
+    if set(word) <= {"-"} and len(word) > 2:
+        return "-+"
+    parts = NUMBER.split(word)
+    return NUMBER.pattern.join(map(re.escape, parts))
+
+
+def arguments(line: str) -> list[str]:
+    """How a test starts a command of a page."""
+    words = shlex.split(line.partition("  #")[0])
+    program, rest = words[0], words[1:]
+    if program.endswith("recbole-tinykg"):
+        return [sys.executable, "-m", "recbole_tinykg.commands.cli", *rest]
+    return [sys.executable if program == "python" else program, *rest]
+
+
+def is_ours(line: str) -> bool:
+    return line.split()[0].endswith("recbole-tinykg")
+
+
+def pages_with_commands() -> list[Path]:
+    return [page for page in PAGES if commands(page.read_text())]
+
+
+@pytest.mark.timeout(LIMIT_SECONDS * 4)
+@pytest.mark.parametrize("page", pages_with_commands(), ids=lambda page: page.stem)
+def test_commands_of_a_page_end_as_it_says(page, empty_working_folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    for command in commands(page.read_text()):
+        if command.is_slow and not os.environ.get("DOCS_SLOW"):
+            continue
+        run = subprocess.run(
+            arguments(command.line),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+        expected = pattern(command.output)
+        assert expected.search(run.stdout), f"$ {command.line}\n{run.stdout}"
+        assert (run.returncode == 0) == ("recbole-tinykg: error:" not in command.output)
+
+
+def every_command() -> Iterator[tuple[str, str]]:
+    for page in pages_with_commands():
+        for command in commands(page.read_text()):
+            if is_ours(command.line) and "error:" not in command.output:
+                yield page.stem, command.line
+
+
+@pytest.mark.parametrize(("page", "line"), list(every_command()))
+def test_flags_and_parameters_of_a_command_exist(page, line):
+    argv = arguments(line)[3:]
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
+    command = cli._command(name)
+    if "--help" not in argv:
+        _, parameters = cli._split(command, cli._joined(command, argv))
+        given = dict.fromkeys(p.removeprefix("--").partition("=")[0] for p in parameters)
+        config_checks.refuse_unknown(given, given)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not link.startswith(("http://", "https://")):
+            assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "is_same"),
+    [
+        ("recall@10  0.08", "recall@10     0.0935\n", True),
+        ("recall@10  0.08", "recall@10     nan\n", False),
+        ("a\n...\nb 1.00 MiB", "a\nx\ny\nb  12.50 MiB\n", True),
+        ("a\nb", "a\nx\nb\n", False),
+        ("--------", "-----\n", True),
+        ("1/4.1 x", "1/270.3 x\n", True),
+    ],
+)
+def test_only_numbers_may_differ(shown, printed, is_same):
+    assert bool(pattern(shown).search(printed)) == is_same
