@@ -108,6 +108,16 @@ class WatchedTrainer(Trainer):
     _phase_bytes: dict[str, dict[str, int | None]]
     _resident_bytes: dict[str, int]
 
+    @property
+    def epoch_seconds(self) -> list[dict[str, float]]:
+        """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
+        return self._clock.epochs
+
+    @property
+    def evaluation_seconds(self) -> list[float]:
+        """Seconds of every evaluation by this object."""
+        return self._clock.evaluations
+
     def show_test_result(self, metrics: Mapping[str, float] | None) -> None:
         """Enters the test metrics of the best epoch."""
         self.tensorboard.scalars("Test", metrics, self._epoch)

@@ -98,8 +98,8 @@ def run_recbole_tinykg(
         RecBole's ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
         ``test_result``; ``memory``: for each phase (``rs``, ``kg``) ``saved_activation_bytes`` and
         ``peak_bytes`` of one step, and ``parameter_bytes``, ``optimizer_bytes``, ``graph_bytes``;
-        ``map_bits``: bits of each stored map, if ``compress_budget`` chose them;
-        ``epochs``, trained in all; ``epoch_seconds``: for each epoch of this call, by phase;
+        ``map_bits``: bits of each stored map, if ``compress_budget`` chose them; ``epochs``,
+        trained in all; ``epoch_seconds``: for each epoch of this call, by phase;
         ``evaluation_seconds``: of each evaluation; ``splits``: a checksum of each; ``model``,
         ``dataset``, ``run_name``; and ``files``, the paths of checkpoints and result, when saved.
 

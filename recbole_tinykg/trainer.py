@@ -93,16 +93,6 @@ class TinyTrainer(WatchedTrainer):
         if is_tiny(type(model)):
             self.eval_collector = TopKCollector(config)
 
-    @property
-    def epoch_seconds(self) -> list[dict[str, float]]:
-        """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
-        return self._clock.epochs
-
-    @property
-    def evaluation_seconds(self) -> list[float]:
-        """Seconds of every evaluation by this object."""
-        return self._clock.evaluations
-
     def memory(self) -> dict[str, Any]:
         """Returns the bytes of one step of each phase, and of what stays between steps.
 

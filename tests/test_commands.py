@@ -14,8 +14,9 @@ import recbole
 from datasets import write_tiny_dataset
 
 from recbole_tinykg import config_checks
-from recbole_tinykg.commands import cli, report, training
+from recbole_tinykg.commands import cli, training
 from recbole_tinykg.commands.catalogue import COMMANDS
+from recbole_tinykg.sizes import format_bytes
 
 
 @pytest.fixture
@@ -278,4 +279,4 @@ def test_interrupt_before_the_first_epoch_says_so(capsys, monkeypatch):
     [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (3 * 2**20 // 2, "1.50 MiB")],
 )
 def test_sizes_have_a_unit(num_bytes, text):
-    assert report.size(num_bytes) == text
+    assert format_bytes(num_bytes) == text
