@@ -190,8 +190,7 @@ the default. Parameters given as --key=value are the same for all trials.
   --trials=8              how many, with the default configuration
   --scheduler=asha        stops trials that fall behind; none: does not
   --searcher=random       or optuna (learns from earlier trials), or grid
-  --objectives=valid      several: valid, saved, peak, seconds; prints, draws and
-                          saves their Pareto front; the first chooses the best
+  --objectives=valid      several of valid,saved,peak,seconds: their Pareto front
   --cpus=1 --gpus=0       of one trial; fractions share a device
   --concurrent=2          most trials at a time; default: as many as fit
   --address=HOST:PORT     a running Ray cluster, or auto; default: one of its own
