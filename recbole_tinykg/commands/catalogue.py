@@ -190,7 +190,7 @@ the default. Parameters given as --key=value are the same for all trials.
   --trials=8              how many, with the default configuration
   --scheduler=asha        stops trials that fall behind; none: does not
   --searcher=random       or optuna (learns from earlier trials), or grid
-  --objectives=valid      of valid,saved,peak,seconds; several: a Pareto front
+  --objectives=valid      or several of valid,saved,peak,seconds: Pareto front
   --cpus=1 --gpus=0       of one trial; fractions share a device
   --concurrent=2          most trials at a time; default: as many as fit
   --address=HOST:PORT     a running Ray cluster, or auto; default: its own
