@@ -342,6 +342,7 @@ def test_a_run_ends_with_the_process_that_started_it(settings):
         (["--seeds=1,-1"], "--seeds must be the number of seeds"),
         (["--seeds=1,2", "--seed=3"], "--seeds lists the seeds; got --seed too: leave it out"),
         (["--compress_bits=2"], "--compress_bits must be left out of a comparison: give --bits"),
+        (["--compress_budget=1MiB"], "--compress_budget must be left out of a comparison"),
         (["--compressed_saves=True"], "--compressed_saves must be left out"),
         (["--run_name=a"], "--run_name must be left out"),
         (["--checkpoint_dir=a"], "--checkpoint_dir must be left out .*: give --output"),

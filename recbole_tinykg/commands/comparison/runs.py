@@ -25,7 +25,7 @@ _DEFAULT_BITS = (2,)
 _DEFAULT_SEEDS = 5
 _OURS = {  # parameters that a comparison sets itself
     "compress_bits": "give --bits, such as --bits=8,2",
-    "compress_budget": "twins are compared at --bits, the same for all maps",
+    "compress_budget": "the bits that are compared are those of --bits",
     "compressed_saves": "the stock model is what the twins are compared with",
     "run_name": "every run gets a name of its own",
     "checkpoint_dir": "give --output, the folder of the whole comparison",
