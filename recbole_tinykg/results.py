@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import zlib
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import recbole
 import torch
 
 from recbole_tinykg.config import Config
-from recbole_tinykg.errors import UserError
+from recbole_tinykg.whole_files import write_whole
 
 
 def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float] | None:
@@ -52,13 +51,7 @@ def write_result(path: Path, result: Mapping[str, Any], config: Config) -> None:
         },
     }
     text = json.dumps(_without_infinities(content), indent=2, allow_nan=False)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"result {path} cannot be written: {error.strerror}") from error
+    write_whole(path, text + "\n", "result")
 
 
 def _without_infinities(value: Any) -> Any:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 ORDER = [
     "errors",
     "sizes",
+    "whole_files",
     "reference",
     "registration",
     "ops",

@@ -7,14 +7,14 @@ over the epochs of the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from recbole_tinykg.sizes import format_bytes
 
-_PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
-_RESIDENT = {
+PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
+RESIDENT = {
     "parameter_bytes": "parameters",
     "optimizer_bytes": "optimizer state",
     "graph_bytes": "graph",
@@ -29,14 +29,14 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     labels = dict.fromkeys(label for column in columns for label in column)
     rows = [[label, *(column.get(label, "-") for column in columns)] for label in labels]
-    return _align([["", *(result["model"] for result in results)], *rows])
+    return align([["", *(result["model"] for result in results)], *rows])
 
 
 def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> str:
     """Lays out metrics, a row each, with a column per evaluation."""
     names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
     rows = [[name, *(f"{metrics[name]:.4f}" for metrics in columns.values())] for name in names]
-    return _align([["", *columns], *rows])
+    return align([["", *columns], *rows])
 
 
 def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
@@ -49,32 +49,36 @@ def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _memory_cells(memory: Mapping[str, Any]) -> dict[str, str]:
     cells = {}
-    for phase, step in _PHASES.items():
+    for phase, step in PHASES.items():
         if phase in memory:
             saved = memory[phase]["saved_activation_bytes"]
             in_float32 = memory[phase]["float32_saved_activation_bytes"]
             cells[f"{step}: saved activations"] = format_bytes(saved)
             cells[f"{step}: ratio to float32"] = f"1/{in_float32 / saved:.1f}" if saved else "-"
             cells[f"{step}: peak"] = format_bytes(memory[phase]["peak_bytes"])
-    return cells | {label: format_bytes(memory[key]) for key, label in _RESIDENT.items()}
+    return cells | {label: format_bytes(memory[key]) for key, label in RESIDENT.items()}
 
 
 def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
     epochs = result["epoch_seconds"]
     parts = {
         part: median(epoch[part] for epoch in epochs)
-        for part in ("total", *_PHASES, "refresh")
+        for part in ("total", *PHASES, "refresh")
         if epochs and part in epochs[0]
     }
-    names = {"total": "seconds per epoch", **{p: f"  of which {p}" for p in (*_PHASES, "refresh")}}
+    names = {"total": "seconds per epoch", **{p: f"  of which {p}" for p in (*PHASES, "refresh")}}
     cells = {names[part]: f"{seconds:.2f}" for part, seconds in parts.items()}
     return {"epochs": str(len(epochs)), **cells}
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    """Labels to the left, values to the right, a rule below the first row."""
+def align(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """Columns to the right, those in ``left`` to the left, a rule below the first row."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+        "  ".join(
+            text.ljust(width) if column in left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

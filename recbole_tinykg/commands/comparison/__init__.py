@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg.commands.comparison import board, chart, process, tables
-from recbole_tinykg.commands.comparison.folder import Folder, Line, replace_file
+from recbole_tinykg.commands.comparison.folder import Folder, Line
 from recbole_tinykg.commands.comparison.runs import Request, Run, read_request
 from recbole_tinykg.commands.comparison.statistics import Row, rows
 from recbole_tinykg.errors import ConfigurationError, UserError
 from recbole_tinykg.parameters import read_literal
+from recbole_tinykg.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,9 @@ def _told(line: Line) -> str:
 def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
     """Writes the results anew from all finished runs."""
     lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
-    replace_file(folder.path / "comparison.jsonl", lines)
+    write_whole(folder.path / "comparison.jsonl", lines)
     picture = "\n\n![chart](comparison.png)" if found else ""
-    replace_file(folder.path / "comparison.md", f"{markdown}{picture}\n")
+    write_whole(folder.path / "comparison.md", f"{markdown}{picture}\n")
     chart.draw(found, folder.path / "comparison.png")
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from recbole_tinykg.commands.comparison.runs import Request, Run, host_of
 from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.whole_files import write_whole
 
 _PER_RUN = ("seed", "compress_bits", "run_name", "show_progress", "state")
 _SHOWN = 4  # differences that an error message names
@@ -81,7 +82,7 @@ class Folder:
             return {}
         *whole, cut = self.lines.read_text(encoding="utf-8").split("\n")
         if cut:
-            replace_file(self.lines, "".join(f"{line}\n" for line in whole))
+            write_whole(self.lines, "".join(f"{line}\n" for line in whole))
         runs = {}
         for number, text in enumerate(whole, 1):
             try:
@@ -121,7 +122,7 @@ class Folder:
                 ) from None
             self._refuse_other(kept, settings)
         models = {**kept["models"], **settings["models"]}
-        replace_file(self._settings, json.dumps({**settings, "models": models}, indent=1) + "\n")
+        write_whole(self._settings, json.dumps({**settings, "models": models}, indent=1) + "\n")
 
     def _refuse_other(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         pairs = [("", {"dataset": kept["dataset"]}, {"dataset": now["dataset"]})]
@@ -143,13 +144,6 @@ class Folder:
                 f"{self._shown} holds a comparison with other settings: {shown}{more}; "
                 "give another --output, or the same settings to continue it"
             )
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _settings(request: Request) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import recbole_tinykg
 from recbole_tinykg.commands.comparison import worker
-from recbole_tinykg.commands.comparison.folder import Folder, Line, replace_file
+from recbole_tinykg.commands.comparison.folder import Folder, Line
 from recbole_tinykg.commands.comparison.runs import Request, Run
+from recbole_tinykg.whole_files import write_whole
 
 LOG = "output.log"
 _SECONDS_TO_END = 10
@@ -28,7 +29,7 @@ def make(run: Run, request: Request, folder: Folder) -> Line | str:
     place = folder.of(run)
     place.mkdir(parents=True, exist_ok=True)
     if not (place / worker.RESULT).exists():
-        replace_file(place / worker.JOB, json.dumps(_job(run, request)))
+        write_whole(place / worker.JOB, json.dumps(_job(run, request)))
         failure = _train(place)
         if failure:
             return failure

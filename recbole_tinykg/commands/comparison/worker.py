@@ -19,9 +19,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from recbole_tinykg.commands.comparison.folder import replace_file
 from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.quick_start import run_recbole_tinykg
+from recbole_tinykg.whole_files import write_whole
 
 JOB, RESULT = "job.json", "run.json"
 
@@ -45,7 +45,7 @@ def main(folder: str) -> int:
     whole = result["epochs"] == len(result["epoch_seconds"])  # and not the end of a killed run
     seconds = perf_counter() - start if whole and not finished else None
     line = {**job["run"], **summary(result), "run_seconds": seconds}
-    replace_file(Path(RESULT), json.dumps({**line, "process_peak_bytes": _peak_resident_bytes()}))
+    write_whole(Path(RESULT), json.dumps({**line, "process_peak_bytes": _peak_resident_bytes()}))
     return 0
 
 

@@ -34,13 +34,14 @@ from recbole_tinykg.commands.selection import (
     refuse_conflicts,
 )
 from recbole_tinykg.config import Config
-from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.parameters import read_arguments, read_literal
 from recbole_tinykg.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.simulation import SimulationError
 from recbole_tinykg.sizes import read_bytes
+from recbole_tinykg.whole_files import write_whole
 
 __all__ = ["Memory", "Plan", "PlannedModel", "StepMemory", "plan", "run"]
 
@@ -74,7 +75,8 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     )
     print(text_of(result))
     if output is not None:
-        _write(output, result)
+        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+        write_whole(output, text + "\n", "plan")
         print(f"\n{output}")
 
 
@@ -218,14 +220,3 @@ def _output_file(text: str | None) -> Path | None:
             f"--output must name a file in a folder that is there; got {text!r}"
         )
     return path
-
-
-def _write(path: Path, result: Plan) -> None:
-    """Writes a plan as JSON, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"plan {path} cannot be written: {error.strerror}") from error

@@ -11,11 +11,11 @@ from recbole_tinykg.sizes import format_bytes
 _LABELS = {
     **{
         f"{phase} {name}": f"{step}: {label}"
-        for phase, step in report._PHASES.items()
+        for phase, step in report.PHASES.items()
         for name, label in (("saved", "saved activations"), ("peak", "peak"))
     },
     "refresh peak": "refresh of the attention: peak",
-    **{name.removesuffix("_bytes"): label for name, label in report._RESIDENT.items()},
+    **{name.removesuffix("_bytes"): label for name, label in report.RESIDENT.items()},
     "needed": "needed (resident + highest peak)",
 }
 
@@ -49,7 +49,7 @@ def _table(
         for name in dict.fromkeys(names)
         if any(name in column for column in columns)
     ]
-    return report._align([[title, *(model.title for model in models)], *rows])
+    return report.align([[title, *(model.title for model in models)], *rows])
 
 
 def _predicted(model: PlannedModel) -> dict[str, str]:

@@ -35,6 +35,7 @@ from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import ConfigurationError, UserError
 from recbole_tinykg.parameters import read_arguments, read_literal
+from recbole_tinykg.whole_files import write_whole
 
 _OWN = ("search", "trials", "scheduler", "searcher", "objectives", "cpus", "gpus")
 
@@ -232,7 +233,7 @@ def _concluded(study: Study, folder: Path) -> TuneResult:
         test_result=metrics["test"],
         files=files,
     )
-    records.replace(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+    write_whole(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 
@@ -244,7 +245,7 @@ def _losses(trial: Trial, study: Study, objectives: Sequence[str]) -> tuple[floa
 
 def _best_files(study: Study, folder: Path, best: Trial) -> dict[str, str]:
     parameters = {"model": study.model, "dataset": study.dataset, **study.user, **best.parameters}
-    records.replace(folder / "best.yaml", yaml.safe_dump(parameters, sort_keys=False))
+    write_whole(folder / "best.yaml", yaml.safe_dump(parameters, sort_keys=False))
     name = f"trial-{best.number:03d}.pth"
     return {
         "best": str(folder / "best.yaml"),

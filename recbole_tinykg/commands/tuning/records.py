@@ -8,6 +8,7 @@ repeat them for programs and spreadsheets.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_tinykg.errors import UserError
+from recbole_tinykg.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def write_trial(output: str | os.PathLike[str], trial: Trial) -> None:
     """Writes ``trial.json``, whole or not at all, and appends the trial to ``trials.jsonl``."""
     folder = folder_of(output, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / "trial.json", json.dumps(asdict(trial), indent=2) + "\n")
+    write_whole(folder / "trial.json", json.dumps(asdict(trial), indent=2) + "\n")
     with open(Path(output) / "trials.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(trial)) + "\n")
 
@@ -83,12 +84,11 @@ def write_table(path: Path, trials: Sequence[Trial]) -> None:
     """Writes ``trials.csv``: a column per field, parameter (``parameters.layers``) and metric."""
     rows = [flattened(asdict(trial)) for trial in trials]
     names = dict.fromkeys(name for row in rows for name in row)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(names))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(names))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,17 +100,3 @@ def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        UserError: The folder or the disk does not take it.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error

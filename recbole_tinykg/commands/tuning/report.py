@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_tinykg.commands.report import align
 from recbole_tinykg.commands.tuning.objectives import modes
 from recbole_tinykg.commands.tuning.records import Trial
 
@@ -68,7 +69,7 @@ def trials_table(trials: Sequence[Trial], metric: str, best: int | None) -> str:
             ]
         )
     errors = [f"trial {t.number} failed: {t.error}" for t in trials if t.status == "failed"]
-    return "\n".join([_aligned(rows), *errors])
+    return "\n".join([align(rows, left=()), *errors])
 
 
 def front_table(trials: Sequence[Trial], objectives: Sequence[str], metric: str) -> str:
@@ -78,7 +79,7 @@ def front_table(trials: Sequence[Trial], objectives: Sequence[str], metric: str)
         values = [cell(name, getattr(trial, name)) for name in objectives]
         parameters = ", ".join(f"{name}={value}" for name, value in trial.parameters.items())
         rows.append([str(trial.number), *values, parameters])
-    return _aligned(rows, left=(0, len(objectives) + 1))
+    return align(rows, left=(0, len(objectives) + 1))
 
 
 def cell(objective: str, value: float | None) -> str:
@@ -147,16 +148,3 @@ def _axis_label(objective: str, study: Mapping[str, Any]) -> str:
 
 def _metric(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: tuple[int, ...] = ()) -> str:
-    """Columns to the right, those in ``left`` to the left, a rule below the first row."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if column in left else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg.commands.tuning import spaces
-from recbole_tinykg.commands.tuning.records import folder_of, replace
+from recbole_tinykg.commands.tuning.records import folder_of
 from recbole_tinykg.commands.tuning.search_files import as_mapping, read_search, space_of
 from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes, check_wishes
 from recbole_tinykg.config import Config, properties
 from recbole_tinykg.config_checks import check_dataset
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS
+from recbole_tinykg.whole_files import write_whole
 
 _DEFAULT_TRIALS = 8
 _FIXED = (  # they say where or how trials are compared
@@ -100,7 +101,7 @@ class Study:
             raise ConfigurationError(
                 f"--output must be a folder that can be written; got {output}: {error.strerror}"
             ) from error
-        replace(output / "search.json", json.dumps(asdict(self), indent=2) + "\n")
+        write_whole(output / "search.json", json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, output: Path) -> Study:

@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from recbole_tinykg.commands.tuning.records import folder_of, read_trial, replace
+from recbole_tinykg.commands.tuning.records import folder_of, read_trial
+from recbole_tinykg.whole_files import write_whole
 
 Row = dict[str, Any]
 _NOTHING: Row = {
@@ -104,7 +105,7 @@ def _claim(folder: Path, parameters: Mapping[str, Any]) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    replace(file, text)
+    write_whole(file, text)
 
 
 def _train(
