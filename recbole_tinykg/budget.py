@@ -76,7 +76,6 @@ class Allocation:
 
     def table(self) -> str:
         """A line per map with its share of both, and what all maps make together."""
-        square = self.sensitivity.gradient_square
         options = self.sensitivity.chosen(self.bits)
         rows = [
             [
@@ -84,7 +83,7 @@ class Allocation:
                 "{:,} x {}".format(*own.shape),
                 str(self.bits[own.name]),
                 format_bytes(option.num_bytes),
-                f"{option.variance / square:.1e}",
+                f"{self.sensitivity.relative(option.variance):.1e}",
             ]
             for own, option in zip(self.sensitivity.maps, options, strict=True)
         ]
@@ -129,11 +128,27 @@ def allocate_bits(
     )
 
 
-def allocate_for(model: Any, train_data: Any, budget: int, loss_func: Any = None) -> Allocation:
-    """Chooses bits on the batches that a loader will give next, as ``allocate_bits``."""
+def allocate_for(
+    model: Any,
+    train_data: Any,
+    budget: int,
+    *,
+    loss_func: LossFunction | None = None,
+    uses_amp: bool = False,
+) -> Allocation:
+    """Chooses bits on the batches that a loader will give next, as ``allocate_bits``.
+
+    Args:
+        model: A twin, on its device.
+        train_data: Loader of training batches; nothing of it is used up.
+        budget: Bytes that a step may keep for backward.
+        loss_func: None: the model's ``calculate_loss``.
+        uses_amp: Whether training computes under autocast, RecBole's ``enable_amp``.
+    """
     device = next(model.parameters()).device
     batches = [batch.to(device) for batch in upcoming_batches(train_data, MEASURED_BATCHES)]
-    return allocate_bits(model, loss_func or model.calculate_loss, batches, budget)
+    with torch.autocast(device.type, enabled=uses_amp):
+        return allocate_bits(model, loss_func or model.calculate_loss, batches, budget)
 
 
 class BitBudget:
@@ -165,9 +180,9 @@ class BitBudget:
         """
         if epoch & (epoch - 1):  # not 0, 1, 2, 4, 8, ...
             return
-        device = next(self._model.parameters()).device
-        with torch.autocast(device.type, enabled=self._uses_amp):
-            allocation = allocate_for(self._model, train_data, self._num_bytes, loss_func)
+        allocation = allocate_for(
+            self._model, train_data, self._num_bytes, loss_func=loss_func, uses_amp=self._uses_amp
+        )
         self._model.choose_bits(allocation.bits)
         self.allocations[epoch] = allocation
         logging.getLogger().info(f"bits of stored maps from epoch {epoch}:\n{allocation.table()}")

@@ -33,6 +33,7 @@ from recbole_tinykg.quantizer import Quantized, Quantizer, SiteQuantizers, strea
 
 _FIRST_STEP = 1 << 40  # of the noise; training does not get there
 _MEASURED = (1, 2)  # bits
+_PIECE = 1 << 16  # elements whose squares are summed at a time
 
 LossFunction = Callable[[Any], Tensor]
 
@@ -64,7 +65,10 @@ class Sensitivity:
 
     def relative_variance(self, bits: Mapping[str, int]) -> float:
         """Variance of the gradient with those bits, over its squared norm."""
-        variance = sum(option.variance for option in self.chosen(bits))
+        return self.relative(sum(option.variance for option in self.chosen(bits)))
+
+    def relative(self, variance: float) -> float:
+        """A variance over the gradient's squared norm; infinite if the gradient is 0."""
         if variance == 0:
             return 0.0
         return variance / self.gradient_square if self.gradient_square else math.inf
@@ -82,12 +86,16 @@ def measure_sensitivity(
         budget: Bytes that a step may keep. The maps that are not being measured have the most bits
             that fit, all alike.
     """
+    was_training = model.training
     model.train()
-    base = _widest(_Steps(model, loss_func, batches[0]), budget)
-    measured = [
-        _Steps(model, loss_func, batch, base, _FIRST_STEP + number).measure()
-        for number, batch in enumerate(batches)
-    ]
+    try:
+        base = _widest(_Steps(model, loss_func, batches[0]), budget)
+        measured = [
+            _Steps(model, loss_func, batch, base, _FIRST_STEP + number).measure()
+            for number, batch in enumerate(batches)
+        ]
+    finally:
+        model.train(was_training)
     squares = torch.stack([batch.squares for batch in measured]).mean(0)
     gradient_square, *distances = squares.tolist()
     maps = []
@@ -105,13 +113,13 @@ class _Seen:
 
     rows: int = 0
     columns: int = 0
-    like: Tensor | None = None  # no element of it: device and type
+    dtype: torch.dtype | None = None
 
     def num_bytes(self) -> list[int]:
         """Bytes of the map at each of ``WIDTHS``; 0 if no step has it."""
-        if self.like is None:
+        if self.dtype is None:
             return [0] * len(WIDTHS)
-        row, noise = self.like.new_zeros(1, self.columns), stream(0, 0, self.like.device)
+        row, noise = torch.zeros(1, self.columns, dtype=self.dtype), stream(0, 0)
         return [self.rows * Quantizer(bits).quantize(row, noise).nbytes for bits in WIDTHS]
 
 
@@ -123,7 +131,7 @@ class _Recorder(Quantizer):
 
     def quantize(self, x: Tensor, stream: Tensor, *, first_row: int = 0) -> Quantized:
         self.seen.rows += len(x)
-        self.seen.columns, self.seen.like = x.shape[1], x.new_empty(0)
+        self.seen.columns, self.seen.dtype = x.shape[1], x.dtype
         return super().quantize(x, stream, first_row=first_row)
 
 
@@ -168,7 +176,8 @@ class _Steps:
             for bits in _MEASURED:
                 with self._keeping({site: Quantizer(bits)}), self.model.streams.redrawn(site):
                     other = self._gradients(self.loss_func(self.batch))
-                squares.append(_square([a - b for a, b in zip(other, base, strict=True)]))
+                squares.append(_square([a.sub_(b) for a, b in zip(other, base, strict=True)]))
+                del other  # or the next step's gradients would come on top
         return _Measured(torch.stack(squares), seen, fixed_bytes)
 
     @contextmanager
@@ -195,8 +204,9 @@ def _widest(steps: _Steps, budget: int) -> Quantizer:
 
 
 def _square(tensors: list[Tensor]) -> Tensor:
-    """Squared norm of all of them together, a scalar."""
-    return torch.stack([tensor.double().square().sum() for tensor in tensors]).sum()
+    """Squared norm of all of them together, a scalar; in pieces, none of them copied whole."""
+    pieces = (piece for tensor in tensors for piece in tensor.reshape(-1).split(_PIECE))
+    return torch.stack([piece.double().square().sum() for piece in pieces]).sum()
 
 
 def _variances(at_1: float, at_2: float, base_bits: int) -> list[float]:

@@ -73,8 +73,8 @@ class Twin(KnowledgeRecommender):
                 f"bits must be given for the maps {', '.join(self.map_sites) or 'none'} of "
                 f"{type(self).__name__}; got {', '.join(bits)}"
             )
-        self.map_bits = dict(bits)
         self.quantizer = self.quantizers_of(bits) if bits else self._uniform
+        self.map_bits = dict(bits)
 
     def quantizers_of(self, bits: Mapping[str, int]) -> SiteQuantizers:
         """The quantizer of each site, from the bits of each stored map."""

@@ -148,7 +148,10 @@ def _planned(
     ]
     if budget is not None and is_tiny(get_model(name)):
         num_bytes = read_bytes(budget, "compress_budget")
-        allocation = allocate_for(experiment.model, experiment.train_data, num_bytes)
+        uses_amp = bool(experiment.config["enable_amp"])
+        allocation = allocate_for(
+            experiment.model, experiment.train_data, num_bytes, uses_amp=uses_amp
+        )
         found = _predicted_or_why_not(experiment, experiment.model.quantizers_of(allocation.bits))
         models.append(PlannedModel(name, None, device, room, *found, allocation=allocation))
     return models
