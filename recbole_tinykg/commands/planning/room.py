@@ -38,6 +38,6 @@ def available_bytes() -> int:
 
 
 def _reclaimable_bytes() -> int:
-    """Cached files of the container that nobody has read lately: they make room when it is needed."""
+    """Cached files that nobody has read lately: they give way when memory is needed."""
     lines = (_CGROUP / "memory.stat").read_text().splitlines()
     return int(dict(line.split() for line in lines).get("inactive_file", 0))
