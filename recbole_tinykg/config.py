@@ -19,7 +19,7 @@ import torch
 from recbole.config import Config as RecBoleConfig
 
 from recbole_tinykg import compat, parameters
-from recbole_tinykg.config_checks import finish, refuse_unknown
+from recbole_tinykg.config_checks import finish, refuse_bits_beside_budget, refuse_unknown
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.general_checks import check_negatives, check_valid_metric, check_values
 from recbole_tinykg.model import get_model, is_tiny
@@ -73,6 +73,7 @@ class Config(RecBoleConfig):
             raise ConfigurationError(f"RecBole cannot use this configuration: {error}") from error
         if not isinstance(config_dict, _Typed):  # a checkpoint's may be evaluated by other metrics
             check_valid_metric(self)
+            refuse_bits_beside_budget(self)
 
     @classmethod
     def from_plain(
@@ -96,10 +97,7 @@ class Config(RecBoleConfig):
         return {key: parameters.read_literal(value) for key, value in config_dict.items()}
 
     def _load_config_files(self, file_list: Sequence[Any] | None) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        for file in file_list or ():
-            merged.update(parameters.read_file(file, self.yaml_loader))
-        return merged
+        return read_files(file_list or ())
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return self._convert_config_dict(parameters.read_arguments(self._argv))
@@ -140,6 +138,15 @@ class Config(RecBoleConfig):
         super()._init_device()
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["device"] = torch.device("cpu")
+
+
+def read_files(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
+    """Merges YAML files of parameters, later ones winning, as RecBole reads their numbers."""
+    loader = RecBoleConfig._build_yaml_loader(None)
+    merged: dict[str, Any] = {}
+    for file in files:
+        merged.update(parameters.read_file(file, loader))
+    return merged
 
 
 def load_properties(

@@ -62,6 +62,8 @@ def finish(config: RecBoleConfig) -> None:
             )
     if "compress_seed" in final:
         _check_seed(final)
+    if final.get("compress_budget") is not None:
+        _check_budget(config)
     if is_tiny(config.model_class):
         _check_twin(config)
     name = f"{config.model}-{config.dataset}-{get_local_time()}-{secrets.token_hex(3)}"
@@ -174,8 +176,6 @@ def _check_twin(config: RecBoleConfig) -> None:
         raise ConfigurationError(
             f"detect_anomaly must be False for {config.model}; got True: only stock models take it"
         )
-    if final["compress_budget"] is not None:
-        _check_budget(config)
     config.model_class.check_config(config)
 
 
@@ -183,19 +183,28 @@ def _check_budget(config: RecBoleConfig) -> None:
     """Bits are chosen under a budget, so nothing else may ask for some."""
     final = config.final_config_dict
     read_bytes(final["compress_budget"], "compress_budget")
-    if not config.model_class.chooses_bits:
+    if not getattr(config.model_class, "chooses_bits", False):
         raise ConfigurationError(
             f"compress_budget is for {', '.join(_twins_that_choose())}; got it with "
             f"{config.model}: give compress_bits instead"
-        )
-    if "compress_bits" in {**config.file_config_dict, **config.cmd_config_dict}:
-        raise ConfigurationError(
-            "compress_bits must be left out with compress_budget, which chooses the bits; got both"
         )
     if final["compress_rounding"] != "stochastic":
         raise ConfigurationError(
             "compress_rounding must be stochastic with compress_budget, which measures the noise; "
             f"got {final['compress_rounding']!r}"
+        )
+
+
+def refuse_bits_beside_budget(config: RecBoleConfig) -> None:
+    """Refuses bits from the user where a budget chooses them; a checkpoint's parameters have both.
+
+    Raises:
+        ConfigurationError: ``compress_bits`` was given with ``compress_budget``.
+    """
+    given = config.external_config_dict
+    if given.get("compress_budget") is not None and given.get("compress_bits") is not None:
+        raise ConfigurationError(
+            "compress_bits must be left out with compress_budget, which chooses the bits; got both"
         )
 
 

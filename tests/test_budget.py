@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from recbole_tinykg.meter import saved_tensors
 from recbole_tinykg.model import MODELS, get_model
 from recbole_tinykg.quantizer import Quantizer
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
-from recbole_tinykg.sensitivity import measure_sensitivity
+from recbole_tinykg.sensitivity import Sensitivity, measure_sensitivity
 from recbole_tinykg.sizes import format_bytes, read_bytes
 
 CASES = [
@@ -120,11 +121,12 @@ def test_measuring_leaves_no_trace(case):
     model, batches = case
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state, step, sites = torch.get_rng_state(), model.streams.step, model.streams.sites
+    model.eval()
     measure_sensitivity(model, model.calculate_loss, batches, read_bytes(ENOUGH))
     assert_identical(before, dict(model.state_dict()))
     assert torch.equal(random_state, torch.get_rng_state())
     assert model.streams.step == step and model.streams.sites is sites
-    assert isinstance(model.quantizer, Quantizer)
+    assert isinstance(model.quantizer, Quantizer) and not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -197,6 +199,8 @@ def test_bits_of_another_model_are_refused(tiny):
         ("TinyKGAT", {"compress_budget": "-1MB"}, "positive number of bytes .*; got '-1MB'"),
         ("TinyMKR", {"compress_budget": ENOUGH}, "is for TinyKGAT, .*; got it with TinyMKR"),
         ("KGAT", {"compress_budget": ENOUGH}, "compress_budget belongs to the Tiny models"),
+        ("KGCN", {"compress_budget": "1B", "compressed_saves": True}, "got it with KGCN"),
+        ("TinyKGAT", {"compress_budget": ENOUGH, "compress_bits": 4}, "must be left out with"),
         (
             "TinyKGAT",
             {"compress_budget": ENOUGH, "compress_rounding": "nearest"},
@@ -226,6 +230,18 @@ def test_a_choice_is_shown_beside_the_widest_uniform_bits(tiny):
     assert lines[-1].startswith("all maps alike")
 
 
+def test_bits_that_do_not_exist_change_nothing(tiny):
+    model = prepare("TinyKGAT", "tiny", config_dict=tiny).model
+    with pytest.raises(ConfigurationError, match="bits must be one of 1, 2, 4, 8, 32; got 3"):
+        model.choose_bits(dict.fromkeys(model.map_sites, 3))
+    assert model.map_bits == {} and isinstance(model.quantizer, Quantizer)
+
+
+def test_a_gradient_of_zero_is_no_reason_to_stop():
+    assert Sensitivity((), 0, 0.0).relative(1.0) == math.inf
+    assert Sensitivity((), 0, 0.0).relative(0.0) == 0.0
+
+
 def test_twins_that_cannot_choose_name_no_map():
     for name in MODELS:
         twin = get_model(name)
@@ -248,7 +264,10 @@ def test_sizes_are_read(text, num_bytes):
     assert read_bytes(text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "1 m", "1mib", "1e3", -1, 0, True, 1.5, None, "0B"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "MiB", "1 m", "1mib", "1e3", -1, 0, True, 1.5, None, "0B", "0.5B", "9" * 400, 2**63],
+)
 def test_other_sizes_are_refused(text):
     with pytest.raises(ConfigurationError, match="size must be a positive number of bytes"):
         read_bytes(text)
