@@ -96,10 +96,7 @@ class Config(RecBoleConfig):
         return {key: parameters.read_literal(value) for key, value in config_dict.items()}
 
     def _load_config_files(self, file_list: Sequence[Any] | None) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        for file in file_list or ():
-            merged.update(parameters.read_file(file, self.yaml_loader))
-        return merged
+        return read_files(file_list or ())
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return self._convert_config_dict(parameters.read_arguments(self._argv))
@@ -140,6 +137,15 @@ class Config(RecBoleConfig):
         super()._init_device()
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["device"] = torch.device("cpu")
+
+
+def read_files(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
+    """Merges YAML files of parameters, later ones winning, as RecBole reads their numbers."""
+    loader = RecBoleConfig._build_yaml_loader(None)
+    merged: dict[str, Any] = {}
+    for file in files:
+        merged.update(parameters.read_file(file, loader))
+    return merged
 
 
 def load_properties(

@@ -13,27 +13,35 @@ _UNITS = {"": 1, "B": 1} | {
     for kind, base in (("B", 1000), ("iB", 1024))
 }
 
+_LIMIT = 2**63  # a number of bytes travels as int64
+
 
 def read_bytes(value: Any, name: str = "size") -> int:
     """A number of bytes from ``268435456``, ``256MiB`` or ``1.5 GB``.
 
     Args:
-        value: A positive integer, or text: a positive number and B, KB, KiB, MB, MiB, GB, GiB, TB
+        value: An integer from 1 to 2^63 - 1, or text: a number and B, KB, KiB, MB, MiB, GB, GiB, TB
             or TiB.
         name: What an error calls it.
 
     Raises:
         ConfigurationError: It is none of these.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value) if isinstance(value, str) else None
-    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+    size = _size_of(value)
+    if not 1 <= size < _LIMIT:
         raise ConfigurationError(
             f"{name} must be a positive number of bytes such as 256MiB, 1.5GB or 1000000; "
             f"got {value!r}"
         )
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(size)
+
+
+def _size_of(value: Any) -> float:
+    """What a value says, as an integer where it is one; 0 if it says no size."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value) if isinstance(value, str) else None
+    return float(match[1]) * _UNITS.get(match[2], 0) if match else 0
 
 
 def format_bytes(num_bytes: int | None) -> str:

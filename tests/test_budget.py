@@ -248,7 +248,10 @@ def test_sizes_are_read(text, num_bytes):
     assert read_bytes(text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "1 m", "1mib", "1e3", -1, 0, True, 1.5, None, "0B"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "MiB", "1 m", "1mib", "1e3", -1, 0, True, 1.5, None, "0B", "0.5B", "9" * 400, 2**63],
+)
 def test_other_sizes_are_refused(text):
     with pytest.raises(ConfigurationError, match="size must be a positive number of bytes"):
         read_bytes(text)

@@ -22,6 +22,7 @@ from recbole_tinykg.commands.comparison import process, worker
 from recbole_tinykg.commands.comparison.folder import Folder
 from recbole_tinykg.commands.comparison.runs import Run, read_request
 from recbole_tinykg.commands.comparison.statistics import compared
+from recbole_tinykg.commands.processes import environment
 from recbole_tinykg.errors import ConfigurationError, UserError
 
 OUTPUT = "output"
@@ -320,7 +321,7 @@ def test_a_run_ends_with_the_process_that_started_it(settings):
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=process._environment(),
+        env=environment(),
     )
     while not Path("saved/x-last.pth").exists():
         assert child.poll() is None

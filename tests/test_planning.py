@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from recbole_tinykg import plan, prepare
 from recbole_tinykg.commands import cli
@@ -27,7 +28,7 @@ HOSTS = [name.removeprefix("Tiny") for name in (*TWINS, *GENERIC)]
 
 def measured(model: str, parameters) -> Memory:
     gc.collect()  # or the profiler may see what other tests left go in the step
-    return measurement._memory_of(measurement.measure(model, "tiny", [], parameters, {}))
+    return measurement._memory_of(measurement.measure(model, "tiny", parameters, {}))
 
 
 def assert_close(prediction: Memory, real: Memory):
@@ -161,7 +162,8 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     unlimited = room.available_bytes()
     monkeypatch.setattr(room, "_CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("1700\n")
+    (tmp_path / "memory.stat").write_text("anon 900\ninactive_file 700\nactive_file 100\n")
     assert room.available_bytes() == 2000 < unlimited
     (tmp_path / "memory.max").write_text("max\n")
     assert room.available_bytes() > 2000
@@ -187,6 +189,40 @@ def test_a_measurement_that_fails_is_reported_and_the_rest_goes_on(tiny, monkeyp
     assert models[1].problem == (
         "TinyKGCN 2 bit could not be measured: the process ended with status 1"
     )
+
+
+def test_a_measurement_starts_from_any_folder(tiny, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (model,) = plan("BPR", "tiny", measure=True, config_dict=tiny).models
+    assert model.measured and not model.problem
+
+
+def test_a_file_that_a_twin_trains_with_is_planned(tiny, tmp_path, capsys):
+    file = tmp_path / "best.yaml"
+    own = {**tiny, "layers": [8, 4], "compress_bits": 4, "compress_budget": "8KiB"}
+    file.write_text(yaml.safe_dump(own))
+    models = plan("TinyKGAT", "tiny", bits=2, config_file_list=[file]).models
+    assert [model.title for model in models] == ["KGAT", "TinyKGAT 2 bit", "TinyKGAT 8.00 KiB"]
+    argv = ["--model=TinyKGAT", "--dataset=tiny", "--bits=2", f"--config_files={file}"]
+    assert cli.main(["plan", *argv]) == 0
+    assert "TinyKGAT 8.00 KiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["TinyKGCN", "BPR"])
+def test_negatives_that_the_model_chooses_are_planned(name, tiny):
+    negatives = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0}
+    negatives |= {"dynamic": True, "candidate_num": 4}
+    parameters = {**tiny, "train_neg_sample_args": negatives}
+    experiment = _built(name, parameters)
+    assert_close(predicted(experiment), measured(name, parameters))
+    loader = experiment.train_data
+    assert getattr(loader, "general_dataloader", loader).model is None
+
+
+@pytest.mark.parametrize("bits", [None, 3, [True], [2.0], "2"])
+def test_what_is_no_number_of_bits_is_refused(bits, tiny):
+    with pytest.raises(ConfigurationError, match="bits must be numbers of 1, 2, 4, 8, 32; got"):
+        plan("TinyKGCN", "tiny", bits=bits, config_dict=tiny)
 
 
 @pytest.mark.parametrize(

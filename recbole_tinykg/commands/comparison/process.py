@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import recbole_tinykg
 from recbole_tinykg.commands.comparison import worker
 from recbole_tinykg.commands.comparison.folder import Folder, Line
 from recbole_tinykg.commands.comparison.runs import Request, Run
+from recbole_tinykg.commands.processes import environment
 from recbole_tinykg.whole_files import write_whole
 
 LOG = "output.log"
@@ -55,7 +54,7 @@ def _train(place: Path) -> str:
             stdin=subprocess.PIPE,  # whose end tells the process that this one has ended
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,  # Ctrl-C comes here, and only here
         ) as child:
             try:
@@ -73,13 +72,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-
-
-def _environment() -> dict[str, str]:
-    """That of this process, in which a module of this package is found from any folder."""
-    package = str(Path(recbole_tinykg.__file__).resolve().parent.parent)
-    others = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *([others] if others else [])])}
 
 
 def _reason(status: int, log: Path, begin: int) -> str:

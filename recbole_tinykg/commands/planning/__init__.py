@@ -26,6 +26,7 @@ from recbole_tinykg.commands.planning.measurement import measured
 from recbole_tinykg.commands.planning.memory import Memory, Plan, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.prediction import predicted
 from recbole_tinykg.commands.planning.room import room_for
+from recbole_tinykg.commands.planning.steps import candidates_scored
 from recbole_tinykg.commands.planning.tables import text_of
 from recbole_tinykg.commands.selection import (
     chosen_models,
@@ -33,7 +34,7 @@ from recbole_tinykg.commands.selection import (
     meant_for,
     refuse_conflicts,
 )
-from recbole_tinykg.config import Config
+from recbole_tinykg.config import Config, read_files
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.parameters import read_arguments, read_literal
@@ -64,7 +65,8 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     output = _output_file(flags.get("output"))
     models, dataset = chosen_models(flags, files), chosen_name("dataset", flags, files)
     for name in _with_hosts(models):  # which refuses misspelt parameters
-        Config(name, dataset, files, argv=_without_bits(meant_for(name, parameters)))
+        own = _parameters_of(name, read_files(files))
+        Config(name, dataset, config_dict=own, argv=_without_bits(meant_for(name, parameters)))
     result = plan(
         models,
         dataset,
@@ -84,7 +86,7 @@ def plan(
     model: str | Sequence[str] = "TinyKGAT",
     dataset: str = "ml-100k",
     *,
-    bits: Sequence[int] = BITS,
+    bits: int | Sequence[int] = BITS,
     measure: bool = False,
     config_file_list: Sequence[str | os.PathLike[str]] | None = None,
     config_dict: Mapping[str, Any] | None = None,
@@ -94,10 +96,11 @@ def plan(
     Args:
         model: Names of models. A twin is planned with its host before it, at each of `bits`.
         dataset: Name of the data set.
-        bits: Numbers of bits per kept activation: 1, 2, 4, 8 or 32. The key ``compress_budget``
-            adds the bits that it would choose, found in a few steps on the first batches.
+        bits: Numbers of bits per kept activation, or one: 1, 2, 4, 8 or 32. The key
+            ``compress_budget`` adds the bits that it would choose, found in a few steps on the
+            first batches.
         measure: Whether to run one real step of each configuration too, in a process of its own.
-        config_file_list: YAML files of parameters.
+        config_file_list: YAML files of parameters; ``compress_*`` keys go to twins only.
         config_dict: Parameters that win over the files; ``compress_*`` keys go to twins only.
 
     Returns:
@@ -107,21 +110,26 @@ def plan(
         ConfigurationError: A model, data set, parameter or number of bits cannot be used.
     """
     names = [model] if isinstance(model, str) else list(model)
-    given = dict(config_dict or {})
-    _check(names, bits, given)
-    files = [str(file) for file in config_file_list or ()]
+    widths = list(bits) if isinstance(bits, Sequence) else [bits]
+    given = {**read_files(config_file_list or ()), **(config_dict or {})}
+    _check(names, widths)
+    if "compress_bits" in (config_dict or {}) and not given.get("compressed_saves"):
+        raise ConfigurationError(
+            f"compress_bits must be given to plan as bits, such as --bits=2; "
+            f"got compress_bits={given['compress_bits']}"
+        )
     chosen = {name: _parameters_of(name, given) for name in _with_hosts(names)}
     budgets = {}
     for name, own in chosen.items():  # so that no error waits behind loading and measuring
-        budgets[name] = Config(name, dataset, files, own)["compress_budget"]
+        budgets[name] = Config(name, dataset, config_dict=own)["compress_budget"]
         if is_tiny(get_model(name)):
             own["compress_budget"] = None  # the budget's bits are chosen here
     models = []
     with random_state.preserved():
         for name, own in chosen.items():
-            models += _planned(name, dataset, bits, files, own, budgets[name])
+            models += _planned(name, dataset, widths, own, budgets[name])
     if measure:
-        models = [m.with_measured(*measured(m, dataset, files, chosen[m.model])) for m in models]
+        models = [m.with_measured(*measured(m, dataset, chosen[m.model])) for m in models]
     return Plan(dataset, models)
 
 
@@ -134,12 +142,11 @@ def _planned(
     name: str,
     dataset: str,
     bits: Sequence[int],
-    files: list[str],
     given: dict[str, Any],
     budget: Any,
 ) -> list[PlannedModel]:
     """A stock model, or a twin at each number of bits and under the budget if there is one."""
-    experiment = prepare(name, dataset, files, {**given, "state": "ERROR"})
+    experiment = prepare(name, dataset, config_dict={**given, "state": "ERROR"})
     device, room = room_for(experiment)
     choices: Sequence[int | None] = bits if is_tiny(get_model(name)) else (None,)
     models = [
@@ -148,7 +155,8 @@ def _planned(
     ]
     if budget is not None and is_tiny(get_model(name)):
         num_bytes = read_bytes(budget, "compress_budget")
-        allocation = allocate_for(experiment.model, experiment.train_data, num_bytes)
+        with candidates_scored(experiment.config, experiment.model, experiment.train_data):
+            allocation = allocate_for(experiment.model, experiment.train_data, num_bytes)
         found = _predicted_or_why_not(experiment, experiment.model.quantizers_of(allocation.bits))
         models.append(PlannedModel(name, None, device, room, *found, allocation=allocation))
     return models
@@ -180,16 +188,11 @@ def _parameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return twins_too
 
 
-def _check(names: Sequence[str], bits: Sequence[int], given: Mapping[str, Any]) -> None:
-    if wrong := [n for n in bits if n not in BITS]:
+def _check(names: Sequence[str], bits: Sequence[Any]) -> None:
+    if wrong := [n for n in bits if type(n) is not int or n not in BITS]:
         raise ConfigurationError(f"bits must be numbers of 1, 2, 4, 8, 32; got {wrong[0]!r}")
     if not bits or len(set(bits)) < len(bits):
         raise ConfigurationError(f"bits must be different numbers, at least one; got {bits}")
-    if "compress_bits" in given and not given.get("compressed_saves"):
-        raise ConfigurationError(
-            f"compress_bits must be given to plan as bits, such as --bits=2; "
-            f"got compress_bits={given['compress_bits']}"
-        )
     if not names:
         raise ConfigurationError("model must name at least one model; got none")
 

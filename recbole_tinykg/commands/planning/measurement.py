@@ -2,8 +2,7 @@
 
 The process is this module, run with a request on standard input; its last line is the answer::
 
-    {"model": ..., "dataset": ..., "files": [...], "parameters": {...},
-     "map_bits": {...}} -> measure(...)
+    {"model": ..., "dataset": ..., "parameters": {...}, "map_bits": {...}} -> measure(...)
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from recbole_tinykg.commands.planning.memory import Memory, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.steps import FirstSteps, OneBatch, first_steps
+from recbole_tinykg.commands.processes import environment
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.meter import peak_bytes
 from recbole_tinykg.phases import LossFunction
@@ -28,15 +28,14 @@ _PHASES = ("rs", "kg")
 
 
 def measured(
-    planned: PlannedModel, dataset: str, files: Sequence[str], given: Mapping[str, Any]
+    planned: PlannedModel, dataset: str, given: Mapping[str, Any]
 ) -> tuple[Memory | None, str]:
     """Runs a process that takes one real step of each phase.
 
     Args:
         planned: Model and bits.
         dataset: Name of the data set.
-        files: YAML files of parameters.
-        given: Parameters that win over the files.
+        given: Parameters.
 
     Returns:
         The memory and nothing, or None and what went wrong.
@@ -46,7 +45,6 @@ def measured(
     request = {
         "model": planned.model,
         "dataset": dataset,
-        "files": list(files),
         "parameters": parameters,
         "map_bits": planned.allocation.bits if planned.allocation else {},
     }
@@ -57,7 +55,9 @@ def measured(
             f"config_dict must hold plain values when steps are measured; {error}"
         ) from error
     command = [sys.executable, "-m", __name__]
-    process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        command, input=text, env=environment(), capture_output=True, text=True, check=False
+    )
     if process.returncode == 0:
         return _memory_of(json.loads(process.stdout.splitlines()[-1])), ""
     return None, f"{planned.title} could not be measured: {_reason(process)}"
@@ -66,12 +66,11 @@ def measured(
 def measure(
     model: str,
     dataset: str,
-    files: Sequence[str],
     parameters: Mapping[str, Any],
     map_bits: Mapping[str, int],
 ) -> dict[str, Any]:
     """Takes one real step of each phase; ``trainer.memory()`` and ``refresh_peak_bytes``."""
-    experiment = prepare(model, dataset, files, parameters)
+    experiment = prepare(model, dataset, config_dict=parameters)
     if map_bits:
         experiment.model.choose_bits(map_bits)
     trainer = first_steps(_MeasuredSteps, experiment.config, experiment.model)

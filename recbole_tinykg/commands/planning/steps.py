@@ -26,7 +26,8 @@ class FirstSteps(TinyTrainer):
         """Goes through the phases."""
         self._seen: set[str] = set()
         detects = torch.autograd.set_detect_anomaly(self._detects_anomalies())
-        with detects, recboles_deprecations_ignored(), self._watched_refresh():
+        scoring = candidates_scored(self.config, self.model, train_data)
+        with detects, recboles_deprecations_ignored(), self._watched_refresh(), scoring:
             for epoch in range(_cycle(self.config)):
                 self._train_epoch(train_data, epoch)
 
@@ -65,6 +66,21 @@ class FirstSteps(TinyTrainer):
             yield
         finally:
             del self.model.update_attentive_A
+
+
+@contextmanager
+def candidates_scored(config: Any, model: Any, train_data: Any) -> Iterator[None]:
+    """Dynamic negatives are candidates that the model scores: the loader has it in the block."""
+    if not config["train_neg_sample_args"].get("dynamic", False):
+        yield
+        return
+    loader = getattr(train_data, "general_dataloader", train_data)
+    before = getattr(loader, "model", None)
+    train_data.get_model(model)
+    try:
+        yield
+    finally:
+        loader.model = before
 
 
 class OneBatch(list[Any]):
