@@ -96,8 +96,9 @@ def plan(
     Args:
         model: Names of models. A twin is planned with its host before it, at each of `bits`.
         dataset: Name of the data set.
-        bits: Number or numbers of bits per kept activation: 1, 2, 4, 8 or 32. The key ``compress_budget``
-            adds the bits that it would choose, found in a few steps on the first batches.
+        bits: Numbers of bits per kept activation, or one: 1, 2, 4, 8 or 32. The key
+            ``compress_budget`` adds the bits that it would choose, found in a few steps on the
+            first batches.
         measure: Whether to run one real step of each configuration too, in a process of its own.
         config_file_list: YAML files of parameters; ``compress_*`` keys go to twins only.
         config_dict: Parameters that win over the files; ``compress_*`` keys go to twins only.
