@@ -199,13 +199,16 @@ def test_a_measurement_starts_from_any_folder(tiny, monkeypatch):
 
 def test_a_file_that_a_twin_trains_with_is_planned(tiny, tmp_path, capsys):
     file = tmp_path / "best.yaml"
-    own = {**tiny, "layers": [8, 4], "compress_bits": 4, "compress_budget": "8KiB"}
+    own = {**tiny, "layers": [8, 4], "compress_budget": "8KiB"}
     file.write_text(yaml.safe_dump(own))
     models = plan("TinyKGAT", "tiny", bits=2, config_file_list=[file]).models
     assert [model.title for model in models] == ["KGAT", "TinyKGAT 2 bit", "TinyKGAT 8.00 KiB"]
     argv = ["--model=TinyKGAT", "--dataset=tiny", "--bits=2", f"--config_files={file}"]
     assert cli.main(["plan", *argv]) == 0
     assert "TinyKGAT 8.00 KiB" in capsys.readouterr().out
+    file.write_text(yaml.safe_dump({**tiny, "compress_bits": 4}))
+    models = plan("TinyKGAT", "tiny", bits=2, config_file_list=[file]).models
+    assert [model.title for model in models] == ["KGAT", "TinyKGAT 2 bit"]
 
 
 @pytest.mark.parametrize("name", ["TinyKGCN", "BPR"])
