@@ -105,4 +105,3 @@ def _end_with_parent() -> None:
     while os.read(0, 1):  # not through sys.stdin, which could not be closed meanwhile
         pass
     os.kill(os.getpid(), signal.SIGKILL)
-
