@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -181,6 +180,7 @@ def test_files_are_there_and_whole(finished):
     assert (finished / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "| 2      | mrr@5" in (finished / "comparison.md").read_text()
     assert not [*finished.rglob("*.tmp")] and not [*finished.rglob("*.pth")]
+    assert all("runpy" not in log.read_text() for log in finished.rglob("output.log"))
 
 
 def test_tensorboard_has_parameters_and_results_of_every_run(finished):
@@ -317,7 +317,7 @@ def test_a_run_killed_after_its_last_epoch_starts_again(settings):
 def test_a_run_ends_with_the_process_that_started_it(settings):
     Path("job.json").write_text(json.dumps(job(settings, epochs=10**6, stopping_step=10**6)))
     child = subprocess.Popen(
-        [sys.executable, "-m", worker.__name__, os.getcwd()],
+        [*worker.COMMAND, os.getcwd()],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -349,6 +349,7 @@ def test_a_run_ends_with_the_process_that_started_it(settings):
         (["--checkpoint_dir=a"], "--checkpoint_dir must be left out .*: give --output"),
         (["--nproc=2"], "--nproc must be left out"),
         (["--keep_checkpoints=2"], "--keep_checkpoints must be True or False; got 2"),
+        (["--epochs=0"], "compare needs epochs >= 1, .* got epochs 0"),
         (["--learning_rat=1"], "did you mean learning_rate"),
         (["--dataset=nowhere"], "got nowhere, and .* does not exist"),
         (["--output=/dev/null/x"], "--output must be a folder that can be written; got /dev/null"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +340,7 @@ def test_wrong_input_is_one_line_and_status_2(argv, message, tmp_path, tiny, cap
     [
         ({"trials": 5}, "--trials must stay as it was in .*search.json, 3; got 5"),
         ({"search": {"layers": [[4]]}}, "--search must stay as it was"),
+        ({"concurrent": 2}, "--concurrent must stay as it was in .*, None; got 2"),
         ({"seed": 1}, "--tune_seed must stay as it was in .*, 2020; got 1"),
         ({"argv": ["--embedding_size=4"]}, "--embedding_size must stay as it was in .*, 8; got 4"),
         ({"argv": ["--weight_decay=1"]}, "--weight_decay must stay as it was in .*, None; got 1"),
@@ -357,6 +359,13 @@ def test_a_damaged_search_is_refused(tmp_path):
     written(tmp_path, "search.json", "{}")
     with pytest.raises(UserError, match="search.json must be as tune wrote it"):
         tune(output=tmp_path, resume=True)
+
+
+def test_sigterm_is_an_interrupt_and_its_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), cluster.terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(("searcher", "missing"), [("random", "ray"), ("optuna", "optuna")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def _train(place: Path) -> str:
     with open(place / LOG, "ab") as log:
         begin = log.tell()
         with subprocess.Popen(
-            [sys.executable, "-m", worker.__name__, str(place)],
+            [*worker.COMMAND, str(place)],
             stdin=subprocess.PIPE,  # whose end tells the process that this one has ended
             stdout=log,
             stderr=subprocess.STDOUT,

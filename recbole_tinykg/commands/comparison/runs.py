@@ -124,7 +124,13 @@ class Request:
         """
         for run in self.runs():
             if run.seed == self.seeds[0]:
-                check_dataset(self.config(run))
+                config = self.config(run)
+                if config["epochs"] < 1:
+                    raise ConfigurationError(
+                        "compare needs epochs >= 1, for it compares what training gives and "
+                        f"costs; got epochs {config['epochs']}"
+                    )
+                check_dataset(config)
 
     def _data_path(self) -> str:
         argv = meant_for(self.twins[0], self.argv)

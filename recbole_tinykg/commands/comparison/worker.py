@@ -1,4 +1,4 @@
-"""One run in a process and a folder of its own: ``python -m <this module> FOLDER``.
+"""One run in a process and a folder of its own: ``COMMAND FOLDER``.
 
 ``FOLDER/job.json`` says what to train, ``FOLDER/run.json`` is the result, whole or absent. A run
 that was killed goes on from its last epoch. The process ends when its standard input does, that is,
@@ -24,6 +24,11 @@ from recbole_tinykg.quick_start import run_recbole_tinykg
 from recbole_tinykg.whole_files import write_whole
 
 JOB, RESULT = "job.json", "run.json"
+COMMAND = (  # not ``-m``, which warns of a module that its package has imported before
+    sys.executable,
+    "-c",
+    f"import sys; from {__name__} import main; sys.exit(main(sys.argv[1]))",
+)
 
 
 def main(folder: str) -> int:
@@ -100,7 +105,3 @@ def _end_with_parent() -> None:
     while os.read(0, 1):  # not through sys.stdin, which could not be closed meanwhile
         pass
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

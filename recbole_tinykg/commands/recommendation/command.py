@@ -58,7 +58,10 @@ def _users(flags: Mapping[str, str]) -> list[str] | None:
         return _listed(flags["users_file"])
     if "users" not in flags:
         return None
-    users = [token.strip() for token in flags["users"].split(",")]
+    given = flags["users"].strip()
+    if given.startswith("[") and given.endswith("]"):
+        given = given[1:-1]
+    users = [token.strip() for token in given.split(",")]
     if not all(users):
         raise ConfigurationError(
             f"--users must be tokens with commas between, such as 196,186; got {flags['users']!r}"

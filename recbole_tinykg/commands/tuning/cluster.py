@@ -8,11 +8,14 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 from recbole_tinykg.errors import ConfigurationError, UserError
@@ -87,18 +90,39 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
 
     if ray.is_initialized():
         _check_fits(ray.cluster_resources(), cpus, gpus)
-        yield
+        with terminable():
+            yield
         return
     folder = None if address else _short_folder()
     try:
         _connect(address, folder)
         _check_package()
         _check_fits(ray.cluster_resources(), cpus, gpus)
-        yield
+        with terminable():  # after Ray has set its own handler
+            yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside the block SIGTERM does what Ctrl-C does; only in the main thread, by Python's rule."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Calls what Ctrl-C calls: Python's handler, or that of Ray Tune, which saves its state."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def _connect(address: str | None, folder: str | None) -> None:

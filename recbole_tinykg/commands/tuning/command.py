@@ -155,18 +155,17 @@ def tune(
         objectives=None if objectives is None else tuple(objectives),
         cpus=cpus,
         gpus=gpus,
+        concurrent=concurrent,
         seed=seed,
     )
     cluster.check_address(address)
-    if concurrent is not None and (type(concurrent) is not int or concurrent < 1):
-        raise ConfigurationError(f"--concurrent must be an integer >= 1; got {concurrent!r}")
     given = (model, dataset, config_file_list, config_dict, argv)
     folder = Path(output or f"tune/{model or 'TinyKGAT'}-{dataset or 'ml-100k'}").absolute()
     study = _resumed(given, wishes, folder) if resume else _begun(given, wishes, folder)
     if verbose:
         print(headline(study, folder), flush=True)
     if len(records.read_trials(folder)) < study.num_trials:
-        _search(study, folder, address, concurrent, verbose)
+        _search(study, folder, address, verbose)
     return _concluded(study, folder)
 
 
@@ -187,16 +186,14 @@ def _resumed(given: tuple[Any, ...], wishes: Wishes, folder: Path) -> Study:
     return study
 
 
-def _search(
-    study: Study, folder: Path, address: str | None, concurrent: int | None, verbose: bool
-) -> None:
+def _search(study: Study, folder: Path, address: str | None, verbose: bool) -> None:
     cluster.require(study.searcher)
     from recbole_tinykg.commands.tuning import engine
 
     with cluster.silenced() as out, cluster.connected(address, study.cpus, study.gpus):
         study.save(folder)
         try:
-            engine.execute(study, folder, concurrent, out if verbose else None)
+            engine.execute(study, folder, out if verbose else None)
             if len(records.read_trials(folder)) < study.num_trials:
                 raise KeyboardInterrupt
         except KeyboardInterrupt as interrupt:

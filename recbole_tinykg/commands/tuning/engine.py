@@ -36,13 +36,12 @@ _HALVING = 3  # of the trials that reach a rung, one in three goes on
 _RUNGS = 3  # below the last epoch
 
 
-def execute(study: Study, output: Path, concurrent: int | None, out: TextIO | None) -> None:
+def execute(study: Study, output: Path, out: TextIO | None) -> None:
     """Runs the trials that have not ended yet; returns early when interrupted.
 
     Args:
         study: The search.
         output: Its folder, absolute.
-        concurrent: Most trials at a time; None: as many as fit.
         out: Takes a line per trial; None: nobody does.
 
     Raises:
@@ -57,7 +56,7 @@ def execute(study: Study, output: Path, concurrent: int | None, out: TextIO | No
             tuner = tune.Tuner.restore(str(folder), trainable)
             _refuse_ended(tuner, study, output)
         else:
-            tuner = _new_tuner(study, trainable, folder, concurrent)
+            tuner = _new_tuner(study, trainable, folder)
         _Journal.out = out
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"optuna|ray")
@@ -79,7 +78,7 @@ def _refuse_ended(tuner: tune.Tuner, study: Study, output: Path) -> None:
         )
 
 
-def _new_tuner(study: Study, trainable: Any, folder: Path, concurrent: int | None) -> tune.Tuner:
+def _new_tuner(study: Study, trainable: Any, folder: Path) -> tune.Tuner:
     if study.searcher == "optuna":
         searcher: Any = _Optuna.of(study)
         space: dict[str, Any] = {}
@@ -95,7 +94,7 @@ def _new_tuner(study: Study, trainable: Any, folder: Path, concurrent: int | Non
             search_alg=searcher,
             scheduler=_scheduler(study),
             num_samples=study.trials if study.searcher == "optuna" else 1,
-            max_concurrent_trials=concurrent,
+            max_concurrent_trials=study.concurrent,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),

@@ -54,6 +54,7 @@ class Study:
         metric: Name of the validation metric.
         metric_bigger: Whether a larger one is better.
         epochs: Most epochs of a trial.
+        concurrent: Most trials at a time; None: as many as fit.
     """
 
     model: str
@@ -72,6 +73,7 @@ class Study:
     metric: str
     metric_bigger: bool
     epochs: int
+    concurrent: int | None = None
 
     @property
     def space(self) -> spaces.Space:
@@ -170,6 +172,7 @@ def plan(config: Config, wishes: Wishes, argv_keys: Sequence[str] = ()) -> Study
         metric=str(config["valid_metric"]).lower(),
         metric_bigger=bool(config["valid_metric_bigger"]),
         epochs=config["epochs"],
+        concurrent=wishes.concurrent,
     )
     return Study(**{**json.loads(json.dumps(asdict(study))), "objectives": objectives})
 

@@ -27,6 +27,7 @@ class Wishes:
     objectives: tuple[str, ...] | None = None
     cpus: float | None = None
     gpus: float | None = None
+    concurrent: int | None = None
     seed: int | None = None
 
 
@@ -38,8 +39,9 @@ def check_wishes(wishes: Wishes) -> None:
         _one_of("--objectives", objective, OBJECTIVES)
     if wishes.objectives is not None and len({*wishes.objectives}) != len(wishes.objectives):
         raise ConfigurationError(f"--objectives must differ; got {','.join(wishes.objectives)}")
-    if wishes.trials is not None and (type(wishes.trials) is not int or wishes.trials < 1):
-        raise ConfigurationError(f"--trials must be an integer >= 1; got {wishes.trials!r}")
+    for flag, number in (("--trials", wishes.trials), ("--concurrent", wishes.concurrent)):
+        if number is not None and (type(number) is not int or number < 1):
+            raise ConfigurationError(f"{flag} must be an integer >= 1; got {number!r}")
     if wishes.seed is not None and (type(wishes.seed) is not int or not 0 <= wishes.seed < 2**32):
         raise ConfigurationError(
             f"--tune_seed must be an integer from 0 to 2^32 - 1; got {wishes.seed!r}"
@@ -47,8 +49,8 @@ def check_wishes(wishes: Wishes) -> None:
     for flag, amount, least in (("--cpus", wishes.cpus, "> 0"), ("--gpus", wishes.gpus, ">= 0")):
         if amount is None:
             continue
-        number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        whole = number and (amount < 1 or float(amount).is_integer())
+        is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        whole = is_number and (amount < 1 or float(amount).is_integer())
         if not whole or amount < 0 or (flag == "--cpus" and amount == 0):
             raise ConfigurationError(
                 f"{flag} of a trial must be a number {least}, a fraction or a whole number; "
