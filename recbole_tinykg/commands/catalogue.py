@@ -58,6 +58,7 @@ Writes saved/<run>.pth (best epoch), <run>-last.pth and <run>.json.
   --dataset=ml-100k       comes with RecBole; others are folders in --data_path
   --config_files="A B"    YAML files of parameters; arguments win over them
   --compress_bits=2       bits per kept activation: 1, 2, 4, 8; 32: uncompressed
+  --compress_budget=2MiB  what a step may keep; the bits are chosen per map
   --compress_rounding=... stochastic (unbiased) or nearest
   --compress_seed=...     seed of compression noise and dropout; default: --seed
   --compress_require_native=True    stop if the compiled kernels are missing
@@ -151,6 +152,7 @@ the stock model and for its twin at each number of bits, on this device.
   --dataset=ml-100k       comes with RecBole; others are folders in --data_path
   --config_files="A B"    YAML files of parameters; arguments win over them
   --bits=32,8,4,2,1       bits per kept activation to plan the twin at
+  --compress_budget=2MiB  also the bits per map that fit what a step may keep
   --measure               runs one real step of each too, and compares
   --output=FILE           writes all numbers as JSON
   --layers=[64,32,16] --train_batch_size=4096 ...   RecBole's parameters
