@@ -197,12 +197,13 @@ def upcoming_batches(loader: Any, count: int) -> list[Any]:
     other_state = hasattr(loader, "set_mode") and state not in _WITH_INTERACTIONS
     generators = random_state.generators(train=loader)
     states = {name: generator.get_state() for name, generator in generators.items()}
-    if other_state:
-        loader.set_mode(KGDataLoaderState.RS)
-    with random_state.preserved():
-        batches = list(itertools.islice(loader, count))
-    for name, generator in generators.items():
-        generator.set_state(states[name])
-    if other_state:
-        loader.state = state
-    return batches
+    try:
+        if other_state:
+            loader.set_mode(KGDataLoaderState.RS)
+        with random_state.preserved():
+            return list(itertools.islice(loader, count))
+    finally:
+        for name, generator in generators.items():
+            generator.set_state(states[name])
+        if other_state:
+            loader.state = state

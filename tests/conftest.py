@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import write_tiny_dataset
+from datasets import TINY_RUN, write_tiny_dataset
 
 import recbole_tinykg  # loads RecBole when a fixture first uses it
 
@@ -65,18 +65,7 @@ def tiny_data_path(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(tiny_data_path) -> dict[str, Any]:
     """Parameters of a one-second run: `prepare("TinyKGAT", "tiny", config_dict=tiny)`."""
-    return {
-        "data_path": str(tiny_data_path),
-        "epochs": 2,
-        "train_batch_size": 64,
-        "embedding_size": 8,
-        "kg_embedding_size": 8,
-        "topk": 5,
-        "valid_metric": "MRR@5",
-        "show_progress": False,
-        "state": "ERROR",
-        "gpu_id": "",
-    }
+    return {**TINY_RUN, "data_path": str(tiny_data_path)}
 
 
 @pytest.fixture
@@ -95,16 +84,9 @@ def checkpoint_of(tiny_data_path, tmp_path_factory):
         if key not in made:
             made[key] = tmp_path_factory.mktemp("saved") / "run.pth"
             settings = {
+                **TINY_RUN,
                 "data_path": str(tiny_data_path),
                 "epochs": 1,
-                "train_batch_size": 64,
-                "embedding_size": 8,
-                "kg_embedding_size": 8,
-                "topk": 5,
-                "valid_metric": "MRR@5",
-                "show_progress": False,
-                "state": "ERROR",
-                "gpu_id": "",
                 "checkpoint_dir": str(made[key].parent),
                 "run_name": "run",
                 "compress_bits": 2,

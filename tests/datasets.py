@@ -8,6 +8,19 @@ from pathlib import Path
 
 NUM_USERS, NUM_ITEMS, NUM_ENTITIES, NUM_RELATIONS, NUM_TRIPLES = 24, 40, 70, 4, 240
 INTERACTIONS_PER_USER = 12
+TINY_RUN = {
+    "epochs": 2,
+    "train_batch_size": 64,
+    "embedding_size": 8,
+    "kg_embedding_size": 8,
+    "topk": 5,
+    "valid_metric": "MRR@5",
+    "show_progress": False,
+    "state": "ERROR",
+    "gpu_id": "",
+}
+"""Parameters of a run on it that takes a second; `data_path` comes on top."""
+
 NUM_UNLINKED_ITEMS = 4
 
 

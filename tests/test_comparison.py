@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from datasets import TINY_RUN
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -30,16 +31,8 @@ OUTPUT = "output"
 @pytest.fixture(scope="module")
 def settings(tiny_data_path) -> dict:
     """Parameters of a run that takes no time."""
-    return {
-        "data_path": str(tiny_data_path),
-        "epochs": 2,
-        "train_batch_size": 64,
-        "embedding_size": 8,
-        "kg_embedding_size": 8,
-        "topk": 5,
-        "valid_metric": "MRR@5",
-        "gpu_id": "",
-    }
+    own = {key: value for key, value in TINY_RUN.items() if key not in ("state", "show_progress")}
+    return {**own, "data_path": str(tiny_data_path)}
 
 
 def compare_tiny(settings, output=OUTPUT, **changes):

@@ -22,6 +22,7 @@ import pytest
 
 from recbole_tinykg import config_checks
 from recbole_tinykg.commands import cli
+from recbole_tinykg.errors import ConfigurationError
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -125,8 +126,8 @@ def every_command() -> Iterator[tuple[str, str]]:
                 yield page.stem, command.line
 
 
-@pytest.mark.parametrize(("page", "line"), list(every_command()))
-def test_flags_and_parameters_of_a_command_exist(page, line):
+def check_arguments(line: str) -> None:
+    """Raises ConfigurationError unless the command of a line has its flags and parameters."""
     argv = arguments(line)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
     command = cli._command(name)
@@ -134,6 +135,17 @@ def test_flags_and_parameters_of_a_command_exist(page, line):
         _, parameters = cli._split(command, cli._joined(command, argv))
         given = dict.fromkeys(p.removeprefix("--").partition("=")[0] for p in parameters)
         config_checks.refuse_unknown(given, given)
+
+
+@pytest.mark.parametrize(("page", "line"), list(every_command()))
+def test_flags_and_parameters_of_a_command_exist(page, line):
+    check_arguments(line)
+
+
+@pytest.mark.parametrize("line", ["recbole-tinykg plan --measur=True", "recbole-tinykg pln"])
+def test_a_guide_with_a_flag_that_is_none_would_be_noticed(line):
+    with pytest.raises(ConfigurationError):
+        check_arguments(line)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

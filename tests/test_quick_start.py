@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import TINY_RUN
 from recboles import recboles_own
 
 from recbole_tinykg import (
@@ -34,17 +35,10 @@ def trained(tmp_path_factory, tiny_data_path):
     """One finished run of TinyKGAT: parameters, result, and the folder it ran in."""
     folder = tmp_path_factory.mktemp("trained")
     parameters = {
+        **TINY_RUN,
         "data_path": str(tiny_data_path),
         "checkpoint_dir": str(folder / "saved"),
         "epochs": 3,
-        "train_batch_size": 64,
-        "embedding_size": 8,
-        "kg_embedding_size": 8,
-        "topk": 5,
-        "valid_metric": "MRR@5",
-        "show_progress": False,
-        "state": "ERROR",
-        "gpu_id": "",
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

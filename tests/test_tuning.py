@@ -254,6 +254,13 @@ def test_a_host_is_searched_as_its_twin_without_bits(tiny):
     assert host.search == {k: v for k, v in twin.search.items() if k != "compress_bits"}
 
 
+def test_bits_are_not_searched_where_a_budget_chooses_them(tiny):
+    assert "compress_bits" in planned(tiny).search
+    budgeted = planned({**tiny, "compress_budget": "64KiB"})
+    assert "compress_bits" not in budgeted.search and "learning_rate" in budgeted.search
+    assert all("compress_bits" not in point for point in budgeted.points())
+
+
 def test_a_parameter_on_the_command_line_is_not_searched(tiny):
     plan = planned(tiny, argv=["learning_rate=0.5"])
     assert "learning_rate" not in plan.search and plan.user["learning_rate"] == 0.5

@@ -9,24 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import write_tiny_dataset
+from datasets import TINY_RUN, write_tiny_dataset
 from recboles import trained
 
 from recbole_tinykg import checkpoint, run_recbole_tinykg
 from recbole_tinykg.commands.conversion import convert
 
-SETTINGS = {
-    "data_path": "data",
-    "epochs": 1,
-    "train_batch_size": 64,
-    "embedding_size": 8,
-    "kg_embedding_size": 8,
-    "topk": 5,
-    "valid_metric": "MRR@5",
-    "show_progress": False,
-    "state": "ERROR",
-    "gpu_id": "",
-}
+SETTINGS = {**TINY_RUN, "data_path": "data", "epochs": 1}
 
 
 def write_troubled_folder(folder: Path) -> None:

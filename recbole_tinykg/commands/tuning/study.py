@@ -231,19 +231,24 @@ def default_search_file(model: str) -> Path:
 
 
 def _space(config: Config, search: SearchSource, argv_keys: Sequence[str]) -> spaces.Space:
-    """The searched parameters: known to the model, and not given on the command line."""
+    """The searched parameters: known to the model, and not settled by the command line.
+
+    Under a budget nothing reads ``compress_bits``, so that it is not searched.
+    """
     bundled = search is None
     source = default_search_file(config["model"]) if search is None else search
     space = dict(_loaded(source))
     where = "search" if isinstance(source, Mapping) else str(source)
     known = config.final_config_dict
+    has_budget = known.get("compress_budget") is not None or "compress_budget" in space
+    settled = {*argv_keys, "compress_bits"} if has_budget else {*argv_keys}
     for name in list(space):
         if name in _FIXED:
             raise ConfigurationError(
                 f"{where}, {name} must be a parameter that trials may differ in; "
                 f"it is the same for all: give it as --{name}=..."
             )
-        if (bundled and name.startswith("compress_") and name not in known) or name in argv_keys:
+        if (bundled and name.startswith("compress_") and name not in known) or name in settled:
             del space[name]
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
