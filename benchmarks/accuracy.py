@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_tinykg.parameters import read_arguments, read_literal
+from recbole_tinykg.config.parameters import read_arguments, read_literal
 
 METRICS = ("recall@10", "ndcg@10", "mrr@10")
 STOCK = "stock"

@@ -25,8 +25,10 @@ from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg import loading, trainer
+from recbole_tinykg.data import loaders
 from recbole_tinykg.quick_start import Experiment, prepare
+from recbole_tinykg.quick_start import experiment as experiment_module
+from recbole_tinykg.trainer import trainer
 
 KINDS = ("RecBole's", "ours", "ours, unread triples skipped")
 PARTS = ("batches", "epoch", "evaluation")
@@ -73,7 +75,7 @@ def build(model: str, kind: str, args: argparse.Namespace) -> Experiment:
         parameters["data_path"] = args.data_path
     if kind != KINDS[0]:
         return prepare(model, args.dataset, config_dict=parameters)
-    with patch.object(loading, "data_preparation", loading.recboles_data_preparation):
+    with patch.object(experiment_module, "data_preparation", loaders.recboles_data_preparation):
         experiment = prepare(model, args.dataset, config_dict=parameters)
     experiment.trainer.eval_collector = Collector(experiment.config)
     return experiment

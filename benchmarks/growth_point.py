@@ -26,8 +26,8 @@ from recbole.utils import KGDataLoaderState
 from synthetic import SIZES, KnowledgeData, interactions_and_triples, write_atomic_files
 
 from recbole_tinykg import meter
-from recbole_tinykg.optimizers import fused
 from recbole_tinykg.quick_start import prepare
+from recbole_tinykg.trainer.optimizers import fused
 
 ROWS = 2048
 LONG_SECONDS = 5.0  # a step beyond this is timed once

@@ -26,8 +26,8 @@ import torch
 from growth_point import peak_rss, reset_peak_rss
 from recbole.utils import init_seed
 
-from recbole_tinykg import loading, reading
 from recbole_tinykg.config import Config
+from recbole_tinykg.data import atomic_files
 
 MODELS = "KGAT,TinyKGAT,KGCN,TinyKGCN,KGNNLS,TinyKGNNLS,KGIN,TinyKGIN,RippleNet,TinyRippleNet"
 STAGES = ("files", "loaders", "model")
@@ -71,8 +71,8 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
         result[name] = {"seconds": perf_counter() - start, "rss_bytes": peak_rss()}
         return value
 
-    dataset = stage("files", lambda: reading.create_dataset(config))
-    loaders = stage("loaders", lambda: loading.data_preparation(config, dataset))
+    dataset = stage("files", lambda: atomic_files.create_dataset(config))
+    loaders = stage("loaders", lambda: loaders.data_preparation(config, dataset))
     stage("model", lambda: config.model_class(config, loaders[0]._dataset))
     return result
 

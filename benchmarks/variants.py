@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from recbole_tinykg.compressed_loss import CompressedLoss
+from recbole_tinykg.trainer.compressed_loss import CompressedLoss
 
 LOSSES = ("calculate_loss", "calculate_rs_loss", "calculate_kg_loss")
 """What RecBole's trainers call for a loss."""

@@ -25,9 +25,9 @@ from recbole_tinykg import ops
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.functional.intents import step
 from recbole_tinykg.meter import saved_tensors
-from recbole_tinykg.optimizers import fused
 from recbole_tinykg.quantizer import Quantizer
 from recbole_tinykg.quick_start import prepare
+from recbole_tinykg.trainer.optimizers import fused
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 

@@ -13,7 +13,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tinykg import compat
+from recbole_tinykg.compat import libraries
 
 DETERMINISTIC = {
     "KGIN": {"node_dropout_rate": 0.0},
@@ -25,7 +25,7 @@ DETERMINISTIC = {
 
 def recboles_own(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any, Any, Any], Any]:
     """Configuration, loaders and model of a stock model on the data set `tiny`."""
-    compat.apply()
+    libraries.apply()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", ["run_recbole.py"])
         warnings.simplefilter("ignore", FutureWarning)

@@ -6,9 +6,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from recbole_tinykg.board import LazyWriter, bits_of_maps, hyperparameters
 from recbole_tinykg.config import Config
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
+from recbole_tinykg.trainer.tensorboard import LazyWriter, bits_of_maps, hyperparameters
 
 
 def board_of(result) -> EventAccumulator:

@@ -13,7 +13,8 @@ from identical import assert_identical
 from test_resume import train
 
 from recbole_tinykg.allocation import WIDTHS
-from recbole_tinykg.budget import allocate_bits, upcoming_batches
+from recbole_tinykg.budget import allocate_bits
+from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.meter import saved_tensors
 from recbole_tinykg.model import MODELS, get_model

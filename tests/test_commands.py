@@ -13,9 +13,9 @@ import pytest
 import recbole
 from datasets import write_tiny_dataset
 
-from recbole_tinykg import config_checks
 from recbole_tinykg.commands import cli, training
 from recbole_tinykg.commands.catalogue import COMMANDS
+from recbole_tinykg.config import own_keys
 from recbole_tinykg.sizes import format_bytes
 
 
@@ -64,7 +64,7 @@ def test_every_key_that_recbole_reads_is_accepted():
     computed = {key for key in recboles_keys() if key.isupper() or key.endswith("_neg_sample_args")}
     keys = recboles_keys() - computed - {"MODEL_TYPE", "eval_type", "local_rank", "sim"}
     assert len(keys) > 200
-    config_checks.refuse_unknown(dict.fromkeys(keys), dict.fromkeys(keys))
+    own_keys.refuse_unknown(dict.fromkeys(keys), dict.fromkeys(keys))
 
 
 def test_help_answers_without_loading_torch():

@@ -9,34 +9,34 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recbole_tinykg import compat
+from recbole_tinykg.compat import libraries
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model
 from recbole_tinykg.quick_start import prepare
 
 
 def test_apply_twice_patches_once():
-    compat.apply()
+    libraries.apply()
     from recbole.model.knowledge_aware_recommender.kgat import KGAT
 
     patched = KGAT.__init__, KGAT.init_graph, sp.dok_matrix._update
-    compat.apply()
+    libraries.apply()
     assert (KGAT.__init__, KGAT.init_graph, sp.dok_matrix._update) == patched
 
 
 def test_torch_load_stays_safe():
     load = torch.load
-    compat.apply()
+    libraries.apply()
     assert torch.load is load
 
 
 def test_numpy_has_the_aliases_that_recbole_reads():
-    compat.apply()
+    libraries.apply()
     assert (np.float_, np.complex_, np.unicode_) == (np.float64, np.complex128, np.str_)
 
 
 def test_dok_update_fills_the_matrix():
-    compat.apply()
+    libraries.apply()
     matrix = sp.dok_matrix((2, 3), dtype=np.float32)
     matrix._update({(0, 2): 1, (1, 0): 2})
     assert matrix.tocoo().toarray().tolist() == [[0, 0, 1], [2, 0, 0]]
@@ -95,9 +95,9 @@ def test_kgat_starts_from_the_attention_of_its_definition(tiny, reverse):
 def test_scatter_mean_averages_rows_by_index():
     src = torch.arange(8.0, dtype=torch.float64).view(4, 2).requires_grad_()
     index = torch.tensor([2, 0, 2, 2])
-    mean = compat.scatter_mean(src=src, index=index, dim_size=4, dim=0)
+    mean = libraries.scatter_mean(src=src, index=index, dim_size=4, dim=0)
     assert mean.tolist() == [[2, 3], [0, 0], [10 / 3, 13 / 3], [0, 0]]
-    assert torch.autograd.gradcheck(lambda s: compat.scatter_mean(s, index, 0, 4), src)
+    assert torch.autograd.gradcheck(lambda s: libraries.scatter_mean(s, index, 0, 4), src)
 
 
 def test_scatter_softmax_normalises_rows_by_index():
@@ -108,10 +108,10 @@ def test_scatter_softmax_normalises_rows_by_index():
     expected = src.clone()
     for group in (1, 4):
         expected[index == group] = src[index == group].softmax(0)
-    torch.testing.assert_close(compat.scatter_softmax(src, index, 0), expected)
+    torch.testing.assert_close(libraries.scatter_softmax(src, index, 0), expected)
     src[0] -= 1000
     src.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: compat.scatter_softmax(s, index, 0), src)
+    assert torch.autograd.gradcheck(lambda s: libraries.scatter_softmax(s, index, 0), src)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_models_over_torch_scatter_train(tiny, name, parameters):
 
 
 @pytest.mark.skipif(
-    compat.importlib.util.find_spec("torch_scatter") is not None, reason="it is installed"
+    libraries.importlib.util.find_spec("torch_scatter") is not None, reason="it is installed"
 )
 def test_nobody_else_finds_torch_scatter(tiny):
     prepare("KGIN", "tiny", config_dict=tiny)

@@ -12,9 +12,8 @@ import torch
 import yaml
 from datasets import write_tiny_dataset
 
-from recbole_tinykg import parameters
-from recbole_tinykg.config import Config
-from recbole_tinykg.config_checks import check_dataset
+from recbole_tinykg.config import Config, parameters
+from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.errors import ConfigurationError
 
 OUR_KEYS = {"run_name", "detect_anomaly", "model"}

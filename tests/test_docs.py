@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
-from recbole_tinykg import config_checks
 from recbole_tinykg.commands import cli
+from recbole_tinykg.config import own_keys
 from recbole_tinykg.errors import ConfigurationError
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +134,7 @@ def check_arguments(line: str) -> None:
     if "--help" not in argv:
         _, parameters = cli._split(command, cli._joined(command, argv))
         given = dict.fromkeys(p.removeprefix("--").partition("=")[0] for p in parameters)
-        config_checks.refuse_unknown(given, given)
+        own_keys.refuse_unknown(given, given)
 
 
 @pytest.mark.parametrize(("page", "line"), list(every_command()))

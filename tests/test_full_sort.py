@@ -10,7 +10,8 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Collector
 from recbole.utils.case_study import full_sort_scores
 
-from recbole_tinykg import full_sort, loading
+from recbole_tinykg.data import full_sort, loaders
+from recbole_tinykg.quick_start import experiment as experiment_module
 from recbole_tinykg.quick_start import prepare
 
 TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyKGIN", "TinyRippleNet", "TinyCKE", "TinyCFKG"]
@@ -20,7 +21,7 @@ ALL_METRICS = ["Recall", "MRR", "NDCG", "Hit", "Precision", "MAP", "ItemCoverage
 def two(model, parameters, monkeypatch):
     """The same experiment with our evaluation and with RecBole's, which takes users one by one."""
     ours = prepare(model, "tiny", config_dict=parameters)
-    monkeypatch.setattr(loading, "data_preparation", loading.recboles_data_preparation)
+    monkeypatch.setattr(experiment_module, "data_preparation", loaders.recboles_data_preparation)
     theirs = prepare(model, "tiny", config_dict={**parameters, "eval_batch_size": 40})
     assert type(theirs.valid_data) is FullSortEvalDataLoader
     theirs.trainer.eval_collector = Collector(theirs.config)

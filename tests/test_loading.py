@@ -9,11 +9,13 @@ from identical import assert_identical
 from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg import loading, random_state
+from recbole_tinykg import random_state
+from recbole_tinykg.data import loaders
+from recbole_tinykg.data.negatives import Pairs
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.loop import _READS_NO_TRIPLES
+from recbole_tinykg.quick_start import experiment as experiment_module
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.sampling import Pairs
+from recbole_tinykg.trainer.loop import _READS_NO_TRIPLES
 
 PAIRWISE, POINTWISE = "TinyKGAT", "TinyKGCN"
 
@@ -21,7 +23,7 @@ PAIRWISE, POINTWISE = "TinyKGAT", "TinyKGCN"
 def two(model, parameters, monkeypatch):
     """The same experiment with our loaders and with RecBole's."""
     ours = prepare(model, "tiny", config_dict=parameters)
-    monkeypatch.setattr(loading, "data_preparation", loading.recboles_data_preparation)
+    monkeypatch.setattr(experiment_module, "data_preparation", loaders.recboles_data_preparation)
     theirs = prepare(model, "tiny", config_dict=parameters)
     assert type(theirs.train_data) is KnowledgeBasedDataLoader
     return ours, theirs
@@ -61,7 +63,7 @@ def test_batches_and_random_state_are_recboles(model, state, change, tiny, monke
         for key, value in change.items()
     }
     ours, theirs = two(model, {**tiny, **change}, monkeypatch)
-    assert type(ours.train_data) is loading.KnowledgeLoader
+    assert type(ours.train_data) is loaders.KnowledgeLoader
     assert_identical(epochs(ours, state), epochs(theirs, state))
     assert len(ours.train_data) == len(theirs.train_data)
 

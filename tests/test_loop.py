@@ -7,9 +7,9 @@ import torch
 from identical import assert_identical
 from recbole.trainer import Trainer
 
-from recbole_tinykg import loop, trainer
-from recbole_tinykg.loop import LossSum
 from recbole_tinykg.quick_start import prepare
+from recbole_tinykg.trainer import loop, trainer
+from recbole_tinykg.trainer.loop import LossSum
 
 
 def fit(model, parameters):

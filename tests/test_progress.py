@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import recbole.trainer.trainer
 
-from recbole_tinykg.progress import Progress, said
 from recbole_tinykg.quick_start import prepare
+from recbole_tinykg.trainer.progress import Progress, said
 
 
 class Terminal(io.StringIO):

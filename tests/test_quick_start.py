@@ -25,7 +25,7 @@ from recbole_tinykg.errors import (
     NativeLibraryError,
     UserError,
 )
-from recbole_tinykg.results import write_result
+from recbole_tinykg.quick_start.results import write_result
 
 METRICS = {"recall@5", "mrr@5", "ndcg@5", "hit@5", "precision@5"}
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from recbole.data.dataset import dataset as recboles
 
-from recbole_tinykg import reading
+from recbole_tinykg.data import atomic_files
 from recbole_tinykg.quick_start import prepare
 
 PLAIN = "a:token\tb:float\tc:token\n1\t0.30000000000000004\tx y\nNA\t\té\n01\t1e300\t\n"
@@ -36,10 +36,10 @@ def engines(monkeypatch):
 @pytest.mark.parametrize("chunk", [1 << 24, 5])
 @pytest.mark.parametrize("text", [PLAIN, PLAIN[:-1]])
 def test_a_plain_file_is_read_fast_and_the_same(text, chunk, tmp_path, engines, monkeypatch):
-    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    monkeypatch.setattr(atomic_files, "_CHUNK", chunk)
     path = tmp_path / "plain"
     path.write_text(text, encoding="utf-8")
-    fast = read(reading.read_csv, path)
+    fast = read(atomic_files.read_csv, path)
     assert engines == ["c"]
     pd.testing.assert_frame_equal(fast, read(pd.read_csv, path), check_exact=True)
 
@@ -49,11 +49,11 @@ def test_a_plain_file_is_read_fast_and_the_same(text, chunk, tmp_path, engines, 
     "line", ['"q"\t1\tx', "short\t1", "", "long\t1\tx\t", "cr\t1\tx\r", "zero\t1\t\0"]
 )
 def test_any_other_file_is_left_to_recboles_parser(line, chunk, tmp_path, engines, monkeypatch):
-    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    monkeypatch.setattr(atomic_files, "_CHUNK", chunk)
     path = tmp_path / "special"
     path.write_bytes((PLAIN + line + "\n").encode())
     try:
-        read(reading.read_csv, path)
+        read(atomic_files.read_csv, path)
     except ValueError:
         pass  # the Python parser's opinion
     assert engines == ["python"]
@@ -65,7 +65,7 @@ def test_what_no_parser_reads_ends_in_recboles_error(tmp_path):
     with pytest.raises(ValueError) as theirs:
         read(pd.read_csv, path)
     with pytest.raises(ValueError) as ours:
-        read(reading.read_csv, path)
+        read(atomic_files.read_csv, path)
     assert str(ours.value) == str(theirs.value)
 
 

@@ -63,13 +63,14 @@ WITH_RECBOLES_QUICK_START = """
 import glob
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole_tinykg import run_recbole_tinykg
+from recbole_tinykg.trainer import get_trainer
 
 result = run_recbole(model="TinyKGAT", dataset="tiny", config_dict=dict(parameters))
 best, = (file for file in glob.glob("saved/*.pth") if not file.endswith("-last.pth"))
 config, model, dataset, train_data, valid_data, test_data = load_data_and_model(best)
-trainer = recbole_tinykg.quick_start.get_trainer(config, model)
+trainer = get_trainer(config, model)
 ours = run_recbole_tinykg("TinyKGAT", "tiny", config_dict=dict(parameters), saved=False)
-plain = recbole_tinykg.quick_start.plain_metrics
+from recbole_tinykg.quick_start.results import plain_metrics as plain
 print(json.dumps({
     "loader": type(train_data).__name__,
     "recboles": plain(result["best_valid_result"]),

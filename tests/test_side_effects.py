@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import recbole.trainer.trainer
 
+from recbole_tinykg.compat.side_effects import no_files
 from recbole_tinykg.errors import UserError
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.side_effects import no_files
 
 
 def fit(model, parameters, **arguments):

@@ -11,7 +11,7 @@ from array_dataset import ArrayDataset, build_model
 from synthetic import SIZES, Size, interactions_and_triples, write_atomic_files
 
 from recbole_tinykg.config import Config
-from recbole_tinykg.reading import create_dataset
+from recbole_tinykg.data.atomic_files import create_dataset
 
 SMALL = Size(users=60, items=80, interactions=900, entities=120, relations=5, triples=1500)
 

@@ -22,7 +22,7 @@ from recbole_tinykg import run_recbole_tinykg, tune  # noqa: E402
 from recbole_tinykg.commands.tuning import cluster, engine  # noqa: E402
 from recbole_tinykg.commands.tuning.study import plan  # noqa: E402
 from recbole_tinykg.commands.tuning.wishes import Wishes  # noqa: E402
-from recbole_tinykg.config import Config  # noqa: E402
+from recbole_tinykg.config.config import Config  # noqa: E402
 from recbole_tinykg.errors import UserError  # noqa: E402
 
 pytestmark = [

@@ -10,7 +10,7 @@ from recbole_tinykg.commands.report import metrics_table
 from recbole_tinykg.commands.selection import checkpoint_changes
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.quick_start import load_data_and_model
-from recbole_tinykg.results import plain_metrics
+from recbole_tinykg.quick_start.results import plain_metrics
 from recbole_tinykg.trainer import get_trainer
 
 

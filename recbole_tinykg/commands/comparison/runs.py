@@ -15,10 +15,10 @@ from typing import Any
 
 from recbole_tinykg.commands.selection import chosen_models, chosen_name, meant_for
 from recbole_tinykg.config import Config
-from recbole_tinykg.config_checks import check_dataset
+from recbole_tinykg.config.own_keys import check_dataset
+from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS, get_model
-from recbole_tinykg.parameters import read_arguments, read_literal
 
 BITS = (32, 8, 4, 2, 1)
 _DEFAULT_BITS = (2,)

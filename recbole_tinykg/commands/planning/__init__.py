@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg import random_state
-from recbole_tinykg.budget import allocate_for
 from recbole_tinykg.commands.planning.measurement import measured
 from recbole_tinykg.commands.planning.memory import Memory, Plan, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.prediction import predicted
@@ -35,13 +34,14 @@ from recbole_tinykg.commands.selection import (
     refuse_conflicts,
 )
 from recbole_tinykg.config import Config, read_files
+from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
-from recbole_tinykg.parameters import read_arguments, read_literal
 from recbole_tinykg.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.simulation import SimulationError
 from recbole_tinykg.sizes import read_bytes
+from recbole_tinykg.trainer.bit_budget import allocate_for
 from recbole_tinykg.whole_files import write_whole
 
 __all__ = ["Memory", "Plan", "PlannedModel", "StepMemory", "plan", "run"]

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from recbole_tinykg.commands.recommendation.output import FORMATS, opened, write
 from recbole_tinykg.commands.recommendation.ranking import recommend
 from recbole_tinykg.commands.selection import checkpoint_changes
+from recbole_tinykg.config.parameters import read_literal
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.parameters import read_literal
 
 _FORMAT_OF = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 

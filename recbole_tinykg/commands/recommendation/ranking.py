@@ -36,11 +36,11 @@ from recbole_tinykg.commands.recommendation.finder import (
 from recbole_tinykg.commands.recommendation.item_file import read_item_field
 from recbole_tinykg.commands.recommendation.knowledge import GraphPath, KnowledgeGraph
 from recbole_tinykg.config import Config
+from recbole_tinykg.data.full_sort import PAIRS_PER_BATCH
+from recbole_tinykg.data.negatives import Pairs
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
-from recbole_tinykg.full_sort import PAIRS_PER_BATCH
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.quick_start import build_data_and_model
-from recbole_tinykg.sampling import Pairs
+from recbole_tinykg.quick_start.experiment import build_data_and_model
 
 _MODEL_TYPES = (ModelType.GENERAL, ModelType.KNOWLEDGE, ModelType.TRADITIONAL)
 

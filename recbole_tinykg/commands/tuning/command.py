@@ -33,8 +33,8 @@ from recbole_tinykg.commands.tuning.study import (
 )
 from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes
 from recbole_tinykg.config import Config
+from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError, UserError
-from recbole_tinykg.parameters import read_arguments, read_literal
 from recbole_tinykg.whole_files import write_whole
 
 _OWN = ("search", "trials", "scheduler", "searcher", "objectives", "cpus", "gpus")

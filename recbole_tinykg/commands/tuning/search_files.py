@@ -27,8 +27,8 @@ from typing import Any
 import yaml
 
 from recbole_tinykg.commands.tuning.spaces import Choice, Domain, Range, Space, Steps
+from recbole_tinykg.config.parameters import read_literal
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.parameters import read_literal
 
 KINDS = {
     "choice": "a list of values",

@@ -20,7 +20,7 @@ from recbole_tinykg.commands.tuning.records import folder_of
 from recbole_tinykg.commands.tuning.search_files import as_mapping, read_search, space_of
 from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes, check_wishes
 from recbole_tinykg.config import Config, properties
-from recbole_tinykg.config_checks import check_dataset
+from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS
 from recbole_tinykg.whole_files import write_whole

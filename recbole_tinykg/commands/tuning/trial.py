@@ -113,9 +113,9 @@ def _train(
 ) -> None:
     import torch
 
-    from recbole_tinykg import run_log
     from recbole_tinykg.config import Config
-    from recbole_tinykg.quick_start import build_data_and_model
+    from recbole_tinykg.quick_start import run_log
+    from recbole_tinykg.quick_start.experiment import build_data_and_model
     from recbole_tinykg.trainer import get_trainer
 
     torch.set_num_threads(max(1, int(plan.cpus)))

@@ -27,8 +27,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from recbole_tinykg.errors import UserError
 from recbole_tinykg.meter import optimizer_bytes
-from recbole_tinykg.phases import EpochClock
-from recbole_tinykg.progress import EVALUATION
+from recbole_tinykg.trainer.phases import EpochClock
+from recbole_tinykg.trainer.progress import EVALUATION
 
 _GENERAL = (
     "model dataset seed learner learning_rate weight_decay train_batch_size epochs stopping_step"

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from recbole.config import Config as RecBoleConfig
 
-from recbole_tinykg import compat, parameters
-from recbole_tinykg.config_checks import finish, refuse_bits_beside_budget, refuse_unknown
+from recbole_tinykg import compat
+from recbole_tinykg.config import parameters
+from recbole_tinykg.config.own_keys import finish, refuse_bits_beside_budget, refuse_unknown
+from recbole_tinykg.config.recbole_keys import check_negatives, check_valid_metric, check_values
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.general_checks import check_negatives, check_valid_metric, check_values
 from recbole_tinykg.model import get_model, is_tiny
 from recbole_tinykg.plain import plain
 
@@ -189,6 +190,6 @@ def to_plain(config: RecBoleConfig) -> dict[str, Any]:
 
 def properties() -> Path:
     """Our YAML files: inside an installed package, beside the package in a source checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "properties"
     return inside if inside.is_dir() else package.parent / "properties"

@@ -14,7 +14,7 @@ from recbole.utils.logger import RemoveColorFilter
 
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import UserError
-from recbole_tinykg.results import plain_metrics
+from recbole_tinykg.quick_start.results import plain_metrics
 
 
 def start(config: Config) -> None:

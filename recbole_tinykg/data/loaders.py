@@ -24,10 +24,10 @@ from recbole.data.interaction import Interaction
 from recbole.utils import KGDataLoaderState, set_color
 from torch import Tensor
 
-from recbole_tinykg.full_sort import FullSortLoader
-from recbole_tinykg.index_tensors import IndexTensors, take
+from recbole_tinykg.data.full_sort import FullSortLoader
+from recbole_tinykg.data.index_loader import IndexTensors, take
+from recbole_tinykg.data.negatives import ItemSampler, TailSampler
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.sampling import ItemSampler, TailSampler
 
 _PHASES = ("train", "valid", "test")
 

@@ -26,9 +26,12 @@ import recbole.data.utils
 import recbole.trainer
 from recbole.config import Config as RecBoleConfig
 
-from recbole_tinykg import checkpoint, config, config_checks, loading, trainer
+from recbole_tinykg import checkpoint, compat, config, trainer
+from recbole_tinykg.config import own_keys
+from recbole_tinykg.data import loaders
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.model import MODELS, get_model, is_tiny
+from recbole_tinykg.quick_start.experiment import load_data_and_model
 
 _KNOWLEDGE_MODELS = "recbole.model.knowledge_aware_recommender"
 _QUICK_START = "recbole.quick_start.quick_start"
@@ -43,7 +46,7 @@ def accept_twins() -> None:
         setattr(package, name, twin)
         setattr(recbole.trainer, f"{name}Trainer", trainer.trainer_class(twin))
     for module in (recbole.data, recbole.data.utils):
-        module.data_preparation = loading.data_preparation
+        module.data_preparation = loaders.data_preparation
     _wrap_config()
 
 
@@ -64,9 +67,7 @@ def _wrap_config() -> None:
     @functools.wraps(set_defaults)
     def set_default_parameters(self: Any) -> None:
         if not isinstance(self, config.Config):
-            check = (
-                config_checks.finish if is_tiny(self.model_class) else config_checks.refuse_saves
-            )
+            check = own_keys.finish if is_tiny(self.model_class) else own_keys.refuse_saves
             check(self)
         set_defaults(self)
 
@@ -120,3 +121,16 @@ class _QuickStartFinder(MetaPathFinder):
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+
+@functools.cache
+def register() -> None:
+    """Makes RecBole's own functions accept the twins; calling it again does nothing.
+
+    From then on RecBole's ``Config``, ``get_model``, ``get_trainer`` and ``run_recbole`` take names
+    such as ``TinyKGAT``, and its ``load_data_and_model`` takes our checkpoints. For people who keep
+    their scripts: import RecBole's functions after this call.
+    """
+    compat.apply()
+    accept_twins()
+    load_our_checkpoints(load_data_and_model)

@@ -1,0 +1,82 @@
+"""Bits per stored map under `compress_budget`, chosen before training and again as it goes on.
+
+At the start of epochs 0, 1, 2, 4, 8, ... the first batches of the epoch are drawn ahead, what each
+map costs and how much noise it adds is measured on them (`quantization.sensitivity`), and the bits
+are chosen that make the gradient least noisy within the budget (`quantization.allocation`). Noise
+changes quickly at first and slowly later, so in the long run the choice costs nothing. The batches
+come again in the epoch, and the bits are part of every checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from recbole_tinykg.budget import Allocation, LossFunction, allocate_bits
+from recbole_tinykg.data.upcoming import upcoming_batches
+from recbole_tinykg.model import is_tiny
+from recbole_tinykg.sizes import read_bytes
+
+MEASURED_BATCHES = 2
+
+
+def allocate_for(
+    model: Any,
+    train_data: Any,
+    budget: int,
+    *,
+    loss_func: LossFunction | None = None,
+    uses_amp: bool = False,
+) -> Allocation:
+    """Chooses bits on the batches that a loader will give next, as ``allocate_bits``.
+
+    Args:
+        model: A twin, on its device.
+        train_data: Loader of training batches; nothing of it is used up.
+        budget: Bytes that a step may keep for backward.
+        loss_func: None: the model's ``calculate_loss``.
+        uses_amp: Whether training computes under autocast, RecBole's ``enable_amp``.
+    """
+    device = next(model.parameters()).device
+    batches = [batch.to(device) for batch in upcoming_batches(train_data, MEASURED_BATCHES)]
+    with torch.autocast(device.type, enabled=uses_amp):
+        return allocate_bits(model, loss_func or model.calculate_loss, batches, budget)
+
+
+class BitBudget:
+    """Keeps a twin within ``compress_budget`` while a trainer trains it.
+
+    Attributes:
+        allocations: What was chosen, by epoch.
+    """
+
+    def __init__(self, model: Any, num_bytes: int, *, uses_amp: bool = False) -> None:
+        """Chooses nothing yet."""
+        self.allocations: dict[int, Allocation] = {}
+        self._model, self._num_bytes, self._uses_amp = model, num_bytes, uses_amp
+
+    @classmethod
+    def of(cls, config: Any, model: Any) -> BitBudget | None:
+        """The object that ``compress_budget`` asks for; None without it."""
+        budget = config["compress_budget"] if is_tiny(type(model)) else None
+        if budget is None:
+            return None
+        uses_amp = bool(config["enable_amp"])
+        return cls(model, read_bytes(budget, "compress_budget"), uses_amp=uses_amp)
+
+    def begin_epoch(self, epoch: int, train_data: Any, loss_func: LossFunction) -> None:
+        """Chooses bits if it is time to, on the batches that the epoch will begin with.
+
+        Raises:
+            ConfigurationError: Not even one bit per element fits.
+        """
+        if epoch & (epoch - 1):  # not 0, 1, 2, 4, 8, ...
+            return
+        allocation = allocate_for(
+            self._model, train_data, self._num_bytes, loss_func=loss_func, uses_amp=self._uses_amp
+        )
+        self._model.choose_bits(allocation.bits)
+        self.allocations[epoch] = allocation
+        logging.getLogger().info(f"bits of stored maps from epoch {epoch}:\n{allocation.table()}")
