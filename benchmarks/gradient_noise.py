@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg.functional import ranking
+from recbole_tinykg.functional import bpr
 from recbole_tinykg.quick_start import prepare
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     for layers in map(json.loads, args.layers.split(";")):
         model, batch = trained(layers, args.bits)
         for bits in map(int, args.gradient_bits.split(",")):
-            ranking.GRADIENT_BITS = bits
+            bpr.GRADIENT_BITS = bits
             noise = relative_noise(model, batch, args.draws)
             results.append({"layers": layers, "gradient_bits": bits, "noise": noise})
             print(f"layers {layers}, gradient codes of {bits} bits")

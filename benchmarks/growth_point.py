@@ -25,7 +25,7 @@ from array_dataset import ArrayDataset, build_model
 from recbole.utils import KGDataLoaderState
 from synthetic import SIZES, KnowledgeData, interactions_and_triples, write_atomic_files
 
-from recbole_tinykg import meter
+from recbole_tinykg.memory import meter
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer.optimizers import fused
 

@@ -26,7 +26,7 @@ from cases import Case, Models
 from torch.profiler import ProfilerActivity, profile
 from variants import Variant
 
-from recbole_tinykg import meter
+from recbole_tinykg.memory import meter
 
 INDICES = (torch.int32, torch.int64)
 

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional import Adjacency
+from recbole_tinykg.graph.adjacency import Adjacency
+from recbole_tinykg.ops.reference.spmm import _select_rows
+from recbole_tinykg.ops.registration import require_native
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.reference.sparse import _select_rows
-from recbole_tinykg.registration import require_native
 
 NUM_ROWS = 2048
 """Rows of the rows and places forms: about what a batch reads."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from recbole_tinykg.commands.planning import plan
     from recbole_tinykg.commands.recommendation import recommend
     from recbole_tinykg.commands.tuning import TuneResult, tune
-    from recbole_tinykg.quantizer import Quantized, Quantizer, quantize
+    from recbole_tinykg.quantization import Quantized, Quantizer, quantize
     from recbole_tinykg.quick_start import (
         load_data_and_model,
         prepare,
         register,
         run_recbole_tinykg,
     )
-    from recbole_tinykg.saves import compressed_saves, measure_bias
+    from recbole_tinykg.saved_tensors import compressed_saves, measure_bias
 
 __all__ = [
     "Quantized",
@@ -47,9 +47,9 @@ _HOMES = {
     "commands.recommendation": ("recommend",),
     "commands.tuning": ("TuneResult", "tune"),
     "commands.planning": ("plan",),
-    "quantizer": ("Quantized", "Quantizer", "quantize"),
+    "quantization": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
-    "saves": ("compressed_saves", "measure_bias"),
+    "saved_tensors": ("compressed_saves", "measure_bias"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -23,9 +23,9 @@ from unbiased import excess
 
 from recbole_tinykg import ops
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.functional.intents import step
-from recbole_tinykg.meter import saved_tensors
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.functional.kgin import step
+from recbole_tinykg.memory.meter import saved_tensors
+from recbole_tinykg.quantization.quantizer import Quantizer
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer.optimizers import fused
 

@@ -7,7 +7,8 @@ import math
 
 import torch
 
-from recbole_tinykg import ops, reference
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
 
 BITS = [1, 2, 4, 8]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recbole_tinykg.meter import saved_tensors
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.memory.meter import saved_tensors
+from recbole_tinykg.saved_tensors import compressed_saves
 
 N, D = 128, 64
 FLOATS = N * D * 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_tinykg.functional import Adjacency, slot_keys
-from recbole_tinykg.functional.graph import row_blocks
+from recbole_tinykg.graph import row_blocks
+from recbole_tinykg.graph.adjacency import Adjacency, slot_keys
 
 SIZES = (5, 11)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tinykg.allocation import Option, choose_options, fewest_bytes
+from recbole_tinykg.quantization.allocation import Option, choose_options, fewest_bytes
 
 options = st.lists(
     st.builds(Option, st.integers(0, 40), st.integers(0, 1000).map(float)), min_size=1, max_size=5

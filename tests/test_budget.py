@@ -12,16 +12,16 @@ import torch
 from identical import assert_identical
 from test_resume import train
 
-from recbole_tinykg.allocation import WIDTHS
-from recbole_tinykg.budget import allocate_bits
 from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
-from recbole_tinykg.meter import saved_tensors
+from recbole_tinykg.memory.byte_sizes import format_bytes, read_bytes
+from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.model import MODELS, get_model
-from recbole_tinykg.quantizer import Quantizer
+from recbole_tinykg.quantization.allocation import WIDTHS
+from recbole_tinykg.quantization.budget import allocate_bits
+from recbole_tinykg.quantization.quantizer import Quantizer
+from recbole_tinykg.quantization.sensitivity import Sensitivity, measure_sensitivity
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
-from recbole_tinykg.sensitivity import Sensitivity, measure_sensitivity
-from recbole_tinykg.sizes import format_bytes, read_bytes
 
 CASES = [
     ("TinyKGAT", {"layers": [8, 6, 4], "mess_dropout": 0.2}),

@@ -15,7 +15,7 @@ import torch
 from recbole.config import Config
 from recbole.trainer import KGATTrainer
 
-from recbole_tinykg import checkpoint
+from recbole_tinykg.checkpoint import checkpoint
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.quick_start import prepare
 

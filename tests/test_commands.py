@@ -16,7 +16,7 @@ from datasets import write_tiny_dataset
 from recbole_tinykg.commands import cli, training
 from recbole_tinykg.commands.catalogue import COMMANDS
 from recbole_tinykg.config import own_keys
-from recbole_tinykg.sizes import format_bytes
+from recbole_tinykg.memory.byte_sizes import format_bytes
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
 from test_ops_normalization import EPS
 from test_ops_normalization import rows as rows_to_normalize
 
-from recbole_tinykg import reference, registration
-from recbole_tinykg.quantizer import stream
+from recbole_tinykg.ops import reference, registration
+from recbole_tinykg.quantization.quantizer import stream
 
 ROOT = Path(__file__).parent.parent
 TORCH = Path(torch.__file__).parent

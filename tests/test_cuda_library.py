@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_tinykg import ops, registration
+from recbole_tinykg import ops
 from recbole_tinykg.errors import NativeLibraryError
+from recbole_tinykg.ops import registration
 
 ROOT = Path(__file__).parent.parent
 KNOWN = "75 80 86 89 90 100"

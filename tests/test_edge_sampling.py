@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_tinykg.functional.intents import edge_sampling
-from recbole_tinykg.functional.intents.edge_sampling import pack_mask, sample_edges, unpack_mask
+from recbole_tinykg.functional.kgin import edge_sampling
+from recbole_tinykg.functional.kgin.edge_sampling import pack_mask, sample_edges, unpack_mask
 
 
 def stream(position, seed=2020):

@@ -12,8 +12,8 @@ from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState, init_seed
 from twin_case import distance, total
 
-from recbole_tinykg.meter import peak_bytes
-from recbole_tinykg.saves import measure_bias
+from recbole_tinykg.memory.meter import peak_bytes
+from recbole_tinykg.saved_tensors import measure_bias
 
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from graphs import GraphDataset
 
-from recbole_tinykg import graph as graph_module
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.graph import AttentionGraph, Edges, collaborative_edges, segment_softmax_
-from recbole_tinykg.layers import NoiseStreams
+from recbole_tinykg.graph import attention as graph_module
+from recbole_tinykg.graph.attention import AttentionGraph, segment_softmax_
+from recbole_tinykg.graph.from_recbole import Edges, collaborative_edges
+from recbole_tinykg.quantization.noise_streams import NoiseStreams
 
 
 @pytest.fixture

@@ -18,30 +18,15 @@ PACKAGE = "recbole_tinykg"
 ROOT = Path(__file__).parent.parent / PACKAGE
 ORDER = [
     "errors",
-    "sizes",
-    "whole_files",
-    "reference",
-    "registration",
-    "ops",
-    "quantizer",
-    "functional",
-    "layers",
-    "saves",
-    "simulation",
-    "random_state",
-    "module_state",
-    "plain",
     "checkpoint",
-    "run_files",
-    "meter",
-    "allocation",
-    "sensitivity",
-    "budget",
-    "compat",
+    "ops",
+    "memory",
     "graph",
-    "neighbors",
-    "relational_graph",
-    "ripple_sets",
+    "quantization",
+    "functional",
+    "embedding",
+    "saved_tensors",
+    "compat",
     "model",
     "config",
     "data",
@@ -95,10 +80,10 @@ def test_module_imports_only_what_is_above_it(name):
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
-        ("ops", "from recbole_tinykg import quantizer", ["recbole_tinykg.quantizer"]),
-        ("layers", "def f():\n    import recbole.data", ["recbole.data"]),
+        ("ops", "from recbole_tinykg import quantization", ["recbole_tinykg.quantization"]),
+        ("embedding", "def f():\n    import recbole.data", ["recbole.data"]),
         ("trainer", "from recbole.trainer import Trainer", []),
-        ("model/kgat", "from recbole_tinykg.graph import AttentionGraph", []),
+        ("model/kgat", "from recbole_tinykg.graph.attention import AttentionGraph", []),
         ("commands/training", "import ray", ["ray"]),
         ("commands/tuning/engine", "import ray", []),
     ],
@@ -125,7 +110,7 @@ def test_importing_the_package_imports_neither_recbole_nor_ray():
 def test_the_quantizer_needs_neither_recbole_nor_ray():
     code = (
         "import sys; sys.modules.update(recbole=None, ray=None)\n"
-        f"import torch, {PACKAGE}, {PACKAGE}.layers\n"
+        f"import torch, {PACKAGE}, {PACKAGE}.embedding\n"
         f"print({PACKAGE}.quantize(torch.ones(2, 3)).dequantize().sum().item())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from conformance import TwinConformance
 from recbole.utils import KGDataLoaderState
 from twin_case import distance
 
-from recbole_tinykg.functional.graph import row_blocks
+from recbole_tinykg.graph import row_blocks
 
 
 @pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning")  # stock KGAT's call

@@ -9,9 +9,9 @@ from conformance import TwinConformance
 from twin_case import total
 
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.functional.neighborhood import convolution
-from recbole_tinykg.functional.neighborhood import scores as neighborhood_scores
-from recbole_tinykg.meter import peak_bytes
+from recbole_tinykg.functional.kgcn import convolution
+from recbole_tinykg.functional.kgcn import scores as neighborhood_scores
+from recbole_tinykg.memory.meter import peak_bytes
 
 
 def share_neighbors(stock, twin):

@@ -11,13 +11,14 @@ from twin_case import default_dtype, distance
 from unbiased import excess
 
 from recbole_tinykg import ops
-from recbole_tinykg.functional import RelationalGraph, dependence
-from recbole_tinykg.functional.intents import step as intent_step
-from recbole_tinykg.functional.intents.independence import MEASURES
-from recbole_tinykg.functional.intents.step import SAMPLING_SITES, SITES_PER_HOP
-from recbole_tinykg.functional.intents.summed_ranking import NUM_SITES as HEAD_SITES
-from recbole_tinykg.layers import NoiseStreams
-from recbole_tinykg.meter import saved_tensors
+from recbole_tinykg.functional import dependence
+from recbole_tinykg.functional.kgin import step as intent_step
+from recbole_tinykg.functional.kgin.independence import MEASURES
+from recbole_tinykg.functional.kgin.step import SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.kgin.summed_bpr import NUM_SITES as HEAD_SITES
+from recbole_tinykg.graph.relational_graph import RelationalGraph
+from recbole_tinykg.memory.meter import saved_tensors
+from recbole_tinykg.quantization.noise_streams import NoiseStreams
 
 pytestmark = pytest.mark.filterwarnings(  # RecBole's KGIN inverts degrees, of the padding rows too
     "ignore:divide by zero encountered in power:RuntimeWarning"

@@ -7,7 +7,7 @@ import torch
 from conformance import TwinConformance
 from test_kgcn import CrossEntropy, share_neighbors
 
-from recbole_tinykg.functional.neighborhood.label_smoothness import UNKNOWN
+from recbole_tinykg.functional.kgcn.label_smoothness import UNKNOWN
 
 
 class TestTinyKGNNLS(TwinConformance):

@@ -9,7 +9,7 @@ from identical import assert_identical
 from recbole.data.dataloader import KnowledgeBasedDataLoader
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg import random_state
+from recbole_tinykg.checkpoint import random_state
 from recbole_tinykg.data import loaders
 from recbole_tinykg.data.negatives import Pairs
 from recbole_tinykg.errors import ConfigurationError

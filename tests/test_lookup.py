@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_tinykg.functional import SharedTable
-from recbole_tinykg.layers import TableEmbedding, shared_gradients
-from recbole_tinykg.meter import peak_bytes, saved_tensors
+from recbole_tinykg.embedding.shared_table import SharedTable
+from recbole_tinykg.embedding.table_embedding import TableEmbedding, shared_gradients
+from recbole_tinykg.memory.meter import peak_bytes, saved_tensors
 
 NUM_ROWS, DIM = 7, 3
 INDICES = torch.tensor([0, 3, 3]), torch.tensor([[1, 3], [6, 0]]), torch.tensor(5), torch.arange(0)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd.graph import save_on_cpu
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from recbole_tinykg.meter import optimizer_bytes, peak_bytes, resident_bytes, saved_tensors
+from recbole_tinykg.memory.meter import optimizer_bytes, peak_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.quick_start import prepare
 
 N = 1000

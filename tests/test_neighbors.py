@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_tinykg.neighbors import sample_neighbors
+from recbole_tinykg.graph.neighbors import sample_neighbors
 
 # Entity 0 has no triple; 1 has five neighbours; 2 to 6 have one each.
 HEADS, RELATIONS = torch.tensor([1, 1, 1, 4, 5]), torch.tensor([1, 2, 1, 3, 3])

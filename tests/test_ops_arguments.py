@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from recbole_tinykg import ops, reference
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
 
 X, NOISE = torch.zeros(4, 9), torch.zeros(2, dtype=torch.int64)
 CROW, COL, VALUES = torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.ones(2)

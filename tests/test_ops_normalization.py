@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recbole_tinykg import ops, reference
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -23,8 +23,9 @@ from operators import (
     on,
 )
 
-from recbole_tinykg import ops, reference
-from recbole_tinykg.quantizer import stream
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
+from recbole_tinykg.quantization.quantizer import stream
 
 EXAMPLES = int(os.environ.get("OPERATOR_EXAMPLES", "150"))  # the sanitizers' run takes fewer
 CONFIG = settings(

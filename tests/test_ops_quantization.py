@@ -17,8 +17,9 @@ from operators import (
     layouts,
 )
 
-from recbole_tinykg import ops, reference
-from recbole_tinykg.quantizer import stream
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
+from recbole_tinykg.quantization.quantizer import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_tinykg.functional.intents import paired_edges
-from recbole_tinykg.functional.intents.interactions import Interactions, places_of
-from recbole_tinykg.functional.intents.paired_edges import PairedEdges, RelationGradient
+from recbole_tinykg.graph import paired_edges
+from recbole_tinykg.graph.interactions import Interactions, places_of
+from recbole_tinykg.graph.paired_edges import PairedEdges, RelationGradient
 
 NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
 

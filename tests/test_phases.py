@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_tinykg.meter import peak_bytes
+from recbole_tinykg.memory.meter import peak_bytes
+from recbole_tinykg.memory.step_meter import StepMeter
 from recbole_tinykg.trainer import phases
-from recbole_tinykg.trainer.phases import EpochClock, StepMeter, phase_of
+from recbole_tinykg.trainer.phases import EpochClock, phase_of
 
 N = 1000
 FLOATS = 4 * N  # bytes of N floats

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recbole_tinykg import ops  # noqa: F401  spends PyTorch's warning about sparse CSR
-from recbole_tinykg.plain import plain, revived
+from recbole_tinykg.checkpoint.plain import plain, revived
 
 
 class Color(IntEnum):

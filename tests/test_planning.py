@@ -19,7 +19,7 @@ from recbole_tinykg.commands.planning.memory import Memory, PlannedModel, StepMe
 from recbole_tinykg.commands.planning.prediction import predicted
 from recbole_tinykg.commands.planning.tables import text_of
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.simulation import SimulationError
+from recbole_tinykg.memory.simulation import SimulationError
 
 TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyRippleNet", "TinyKGIN"]
 GENERIC = ["TinyCKE", "TinyCFKG", "TinyKTUP", "TinyMKR"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import recbole_tinykg
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.quantizer import (
+from recbole_tinykg.quantization.quantizer import (
     Layout,
     Quantized,
     Quantizer,

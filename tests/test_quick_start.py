@@ -13,18 +13,14 @@ import torch
 from datasets import TINY_RUN
 from recboles import recboles_own
 
-from recbole_tinykg import (
-    load_data_and_model,
-    prepare,
-    registration,
-    run_recbole_tinykg,
-)
+from recbole_tinykg import load_data_and_model, prepare, run_recbole_tinykg
 from recbole_tinykg.errors import (
     CheckpointError,
     ConfigurationError,
     NativeLibraryError,
     UserError,
 )
+from recbole_tinykg.ops import registration
 from recbole_tinykg.quick_start.results import write_result
 
 METRICS = {"recall@5", "mrr@5", "ndcg@5", "hit@5", "precision@5"}

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from recbole_tinykg import checkpoint, random_state
+from recbole_tinykg.checkpoint import checkpoint, random_state
 from recbole_tinykg.quick_start import prepare
 
 DRAWS = (random.random, np.random.rand, np.random.randn, lambda: torch.rand(1).item())

@@ -8,15 +8,19 @@ largest number involved.
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_tinykg import reference
-from recbole_tinykg.quantizer import stream
-from recbole_tinykg.reference.noise import draw
+from recbole_tinykg.ops import reference
+from recbole_tinykg.ops.reference.noise import draw
+from recbole_tinykg.quantization.quantizer import stream
 
+QUANTIZE = sys.modules[
+    "recbole_tinykg.ops.reference.quantize"
+]  # `reference.quantize` is the function
 BITS = [1, 2, 4, 8]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 FULL = 0xFFFFFFFF
@@ -157,7 +161,7 @@ def test_error_is_at_most_a_step_or_half_of_it(bits, dtype, stochastic):
 def test_mean_over_all_noise_is_exact(bits, monkeypatch):
     """Every value of the 16 random bits once: what is left is half a step of the noise, 2**-17."""
     every = torch.arange(2**16)
-    monkeypatch.setattr(reference.quantization, "draw", lambda *_: every.unsqueeze(1).expand(-1, 7))
+    monkeypatch.setattr(QUANTIZE, "draw", lambda *_: every.unsqueeze(1).expand(-1, 7))
     row = torch.tensor([-1.0, 0.0, 0.3, 1 / 3, 0.77777, 1.999999, 2.5], dtype=torch.float64)
     back, kept = roundtrip(row.expand(2**16, 7), bits)
     step = steps(kept, 7)[0]
@@ -172,9 +176,7 @@ def test_mean_over_all_noise_is_exact(bits, monkeypatch):
 
 def test_largest_value_never_rounds_past_the_last_code(monkeypatch):
     """With this range v is rounded to just above 255, and noise of 0 rounds it up."""
-    monkeypatch.setattr(
-        reference.quantization, "draw", lambda *_: torch.zeros(1, 2, dtype=torch.int64)
-    )
+    monkeypatch.setattr(QUANTIZE, "draw", lambda *_: torch.zeros(1, 2, dtype=torch.int64))
     x = torch.tensor([[0.0, 255 * (1 + 39 / 128)]])
     back, (codes, _, _) = roundtrip(x, 8)
     assert codes.tolist() == [[0, 255]]

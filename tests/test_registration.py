@@ -13,7 +13,7 @@ from operators import DEVICES
 
 from recbole_tinykg import ops
 from recbole_tinykg.errors import NativeLibraryError
-from recbole_tinykg.quantizer import stream
+from recbole_tinykg.quantization.quantizer import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
 
@@ -95,10 +95,8 @@ def run_without_native(folder, script, library=None, warnings="error"):
     package = folder / "recbole_tinykg"
     package.mkdir()
     (package / "__init__.py").touch()
-    for module in ("errors", "registration", "quantizer"):
-        shutil.copy(PACKAGE / f"{module}.py", package)
-    for module in ("reference", "ops"):
-        shutil.copytree(PACKAGE / module, package / module)
+    shutil.copy(PACKAGE / "errors.py", package)
+    shutil.copytree(PACKAGE / "ops", package / "ops")
     if library is not None:
         (package / "_native_cpu.so").write_bytes(library)
     command = [sys.executable, "-W", warnings, "-c", script]

@@ -6,7 +6,7 @@ import torch
 from recbole.model.knowledge_aware_recommender.mkr import CrossCompressUnit
 
 from recbole_tinykg.functional import relation_matmul
-from recbole_tinykg.layers import CrossCompress
+from recbole_tinykg.model.generic import CrossCompress
 
 
 def draw(*shape, seed):

@@ -19,7 +19,7 @@ from datasets import write_tiny_dataset
 from identical import assert_identical
 
 import recbole_tinykg
-from recbole_tinykg import checkpoint
+from recbole_tinykg.checkpoint import checkpoint
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.quick_start import prepare
 

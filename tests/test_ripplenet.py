@@ -12,8 +12,8 @@ from twin_case import default_dtype
 
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.functional.ripples import scores as ripple_scores
-from recbole_tinykg.meter import peak_bytes, resident_bytes, saved_tensors
+from recbole_tinykg.functional.ripplenet import scores as ripple_scores
+from recbole_tinykg.memory.meter import peak_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.model import get_model
 
 

@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 
-from recbole_tinykg import checkpoint
-from recbole_tinykg.run_files import RunFiles
+from recbole_tinykg.checkpoint import checkpoint
+from recbole_tinykg.checkpoint.run_files import RunFiles
 
 STATE = {"epoch": 3, "weights": torch.arange(10.0)}
 

@@ -7,7 +7,7 @@ import torch
 from saves import CODES, FLOATS, D, N, Net, gradients, hidden, kept_bytes, leaf, rows
 from torch import nn
 
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.saved_tensors import compressed_saves
 
 # What is kept.
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.layers import NoiseStreams
-from recbole_tinykg.meter import saved_tensors
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.memory.meter import saved_tensors
+from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.saved_tensors import compressed_saves
 
 
 def test_backward_twice_gives_the_same_gradient_twice():

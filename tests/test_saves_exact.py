@@ -7,7 +7,7 @@ import torch
 from saves import FLOATS, D, N, hidden, kept_bytes, leaf
 from torch.nn import functional as F  # noqa: N812
 
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.saved_tensors import compressed_saves
 
 # What is exact.
 

@@ -8,8 +8,8 @@ from saves import CODES, FLOATS, D, N, Net, gradients, kept_bytes, leaf, rows
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from recbole_tinykg.meter import saved_tensors
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.memory.meter import saved_tensors
+from recbole_tinykg.saved_tensors import compressed_saves
 
 
 class Table(nn.Module):

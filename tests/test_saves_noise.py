@@ -9,8 +9,8 @@ from saves import D, N, Net, gradients, leaf, rows
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from recbole_tinykg.layers import NoiseStreams
-from recbole_tinykg.saves import compressed_saves, measure_bias
+from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.saved_tensors import compressed_saves, measure_bias
 
 
 def test_noise_is_of_seed_step_and_site_alone():

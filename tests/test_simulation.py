@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from recbole_tinykg import compressed_saves
-from recbole_tinykg.meter import peak_bytes, saved_tensors
-from recbole_tinykg.simulation import Simulation, SimulationError
-from recbole_tinykg.simulation.ledger import Ledger
-from recbole_tinykg.simulation.workspace import workspace_bytes
+from recbole_tinykg.memory.meter import peak_bytes, saved_tensors
+from recbole_tinykg.memory.simulation import Simulation, SimulationError
+from recbole_tinykg.memory.simulation.allocations import Ledger
+from recbole_tinykg.memory.simulation.workspace import workspace_bytes
 
 ROWS, WIDTH = 512, 64
 INDEX = torch.arange(3000) % ROWS

@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from recbole_tinykg import ops, reference
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -9,7 +9,8 @@ import torch
 from operators import DEVICES, DTYPES
 from test_spmm import SHAPES, csr, layouts_of_columns
 
-from recbole_tinykg import ops, reference
+from recbole_tinykg import ops
+from recbole_tinykg.ops import reference
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -11,9 +11,9 @@ import recbole.trainer
 import torch
 from recbole.utils import init_seed
 
-from recbole_tinykg import checkpoint
+from recbole_tinykg.checkpoint import checkpoint
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
-from recbole_tinykg.meter import peak_bytes
+from recbole_tinykg.memory.meter import peak_bytes
 from recbole_tinykg.model import get_model
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer import TinyTrainer, phases, trainer_class

@@ -12,7 +12,8 @@ import torch
 from datasets import TINY_RUN, write_tiny_dataset
 from recboles import trained
 
-from recbole_tinykg import checkpoint, run_recbole_tinykg
+from recbole_tinykg import run_recbole_tinykg
+from recbole_tinykg.checkpoint import checkpoint
 from recbole_tinykg.commands.conversion import convert
 
 SETTINGS = {**TINY_RUN, "data_path": "data", "epochs": 1}

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from recbole_tinykg import checkpoint, compat
+from recbole_tinykg.checkpoint.plain import revived
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
 from recbole_tinykg.config import Config, to_plain
 from recbole_tinykg.config.own_keys import refuse_unknown
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
-from recbole_tinykg.plain import revived
 from recbole_tinykg.quick_start.experiment import build_data_and_model
 
 _NEW_IN_OURS = ("run_name", "detect_anomaly")  # in the file if RecBole trained with our Config

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from recbole_tinykg.sizes import format_bytes
+from recbole_tinykg.memory.byte_sizes import format_bytes
 
 PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
 RESIDENT = {

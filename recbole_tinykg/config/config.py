@@ -19,12 +19,12 @@ import torch
 from recbole.config import Config as RecBoleConfig
 
 from recbole_tinykg import compat
+from recbole_tinykg.checkpoint.plain import plain
 from recbole_tinykg.config import parameters
 from recbole_tinykg.config.own_keys import finish, refuse_bits_beside_budget, refuse_unknown
 from recbole_tinykg.config.recbole_keys import check_negatives, check_valid_metric, check_values
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
-from recbole_tinykg.plain import plain
 
 _INHERITED_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # RecBole overwrites it with gpu_id
 

@@ -21,8 +21,8 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import ModelType, argument_list, get_local_time
 
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.memory.byte_sizes import read_bytes
 from recbole_tinykg.model import MODELS, get_model, is_tiny
-from recbole_tinykg.sizes import read_bytes
 
 _COMPRESS_KEYS = tuple(
     "compress_bits compress_rounding compress_seed compress_require_native compress_budget "

@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg import random_state
+from recbole_tinykg.checkpoint import random_state
 
 _WITH_INTERACTIONS = (KGDataLoaderState.RS, KGDataLoaderState.RSKG)
 

@@ -2,54 +2,39 @@
 
 One idea, one file, which says what it keeps for backward and why its gradient is unbiased:
 
-* `graph`, `neighborhood`, `intents`, `ripples`: how KGAT, KGCN and KGNN-LS, KGIN, and RippleNet
-  pass messages;
-* `ranking`: Bayesian personalised ranking (BPR) over normalised, concatenated layer outputs;
-* `pointwise`: binary cross entropy of user-item scores;
+* `kgat/`, `kgcn/` (also KGNN-LS), `kgin/`, `ripplenet/`: how each model passes messages;
+* `bpr`: Bayesian personalised ranking over normalised, concatenated layer outputs;
+* `cross_entropy`: binary cross entropy of user-item scores;
 * `transr`: the TransR loss of a batch of triples;
 * `relation_matmul`: rows times the matrix of their relation;
-* `lookup`: rows of embedding tables.
+* `autograd`: guards that every function wears; `rows`: sums of rows into a map.
 
 Everything a function keeps goes through `ctx.save_for_backward`. Parameters are kept by reference.
 """
 
-from recbole_tinykg.functional.graph.adjacency import Adjacency, slot_keys
-from recbole_tinykg.functional.graph.propagation import Propagation, propagate
-from recbole_tinykg.functional.graph.targets import NodeRows
-from recbole_tinykg.functional.intents.independence import dependence
-from recbole_tinykg.functional.intents.interactions import Interactions
-from recbole_tinykg.functional.intents.propagation import propagate_intents
-from recbole_tinykg.functional.intents.relational_graph import RelationalGraph
-from recbole_tinykg.functional.intents.step import Batch, IntentPropagation
-from recbole_tinykg.functional.intents.summed_ranking import summed_bpr_loss
-from recbole_tinykg.functional.lookup import SharedTable
-from recbole_tinykg.functional.neighborhood.convolution import aggregate_neighborhood
-from recbole_tinykg.functional.neighborhood.label_smoothness import label_smoothness_loss
-from recbole_tinykg.functional.neighborhood.receptive_field import ReceptiveField
-from recbole_tinykg.functional.neighborhood.relation_attention import BatchUsers, relation_attention
-from recbole_tinykg.functional.pointwise import pointwise_loss
-from recbole_tinykg.functional.ranking import bpr_loss, normalized_rows
+from recbole_tinykg.functional.bpr import bpr_loss, normalized_rows
+from recbole_tinykg.functional.cross_entropy import pointwise_loss
+from recbole_tinykg.functional.kgat.propagation import Propagation, propagate
+from recbole_tinykg.functional.kgcn.convolution import aggregate_neighborhood
+from recbole_tinykg.functional.kgcn.label_smoothness import label_smoothness_loss
+from recbole_tinykg.functional.kgcn.relation_attention import BatchUsers, relation_attention
+from recbole_tinykg.functional.kgin.independence import dependence
+from recbole_tinykg.functional.kgin.propagation import propagate_intents
+from recbole_tinykg.functional.kgin.step import Batch, IntentPropagation
+from recbole_tinykg.functional.kgin.summed_bpr import summed_bpr_loss
 from recbole_tinykg.functional.relation_matmul import relation_matmul
-from recbole_tinykg.functional.ripples.loss import Penalty, ripple_loss
-from recbole_tinykg.functional.ripples.memories import FactTable
-from recbole_tinykg.functional.ripples.memory_reading import Weights
-from recbole_tinykg.functional.ripples.scores import ItemScores, pair_scores
+from recbole_tinykg.functional.ripplenet.loss import Penalty, ripple_loss
+from recbole_tinykg.functional.ripplenet.memory_reading import Weights
+from recbole_tinykg.functional.ripplenet.scores import ItemScores, pair_scores
 from recbole_tinykg.functional.transr import transr_loss
 
 __all__ = [
-    "Adjacency",
     "Batch",
     "BatchUsers",
-    "FactTable",
     "IntentPropagation",
     "ItemScores",
-    "Interactions",
-    "NodeRows",
     "Penalty",
     "Propagation",
-    "ReceptiveField",
-    "RelationalGraph",
-    "SharedTable",
     "Weights",
     "aggregate_neighborhood",
     "bpr_loss",
@@ -63,7 +48,6 @@ __all__ = [
     "relation_attention",
     "relation_matmul",
     "ripple_loss",
-    "slot_keys",
     "summed_bpr_loss",
     "transr_loss",
 ]

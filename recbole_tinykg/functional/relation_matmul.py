@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 
 
 @without_autocast

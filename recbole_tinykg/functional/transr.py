@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_tinykg.functional.guards import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.relation_matmul import relation_spans
 from recbole_tinykg.functional.rows import add_rows_
 

@@ -23,17 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_tinykg import compat
+from recbole_tinykg.embedding.table_embedding import TableEmbedding, shared_gradients
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.functional import relation_matmul
-from recbole_tinykg.layers import CrossCompress, TableEmbedding, shared_gradients
-from recbole_tinykg.model.twin import (
-    Twin,
-    check_choice,
-    check_positive,
-    check_rate,
-    check_weight,
-)
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.model.checks import check_choice, check_positive, check_rate, check_weight
+from recbole_tinykg.model.twin import Twin
+from recbole_tinykg.saved_tensors import compressed_saves
 
 CFKG: Any = compat.get_stock_model("CFKG")
 CKE: Any = compat.get_stock_model("CKE")
@@ -231,3 +226,42 @@ def _check_flag(config: Any, *keys: str) -> None:
 def _is_weight(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 <= value < float("inf")
+
+
+class CrossCompress(nn.Module):
+    r"""MKR's cross & compress unit, without the product of every row with itself.
+
+    The unit compresses :math:`C = v e^\top` of each row, D x D floats, to
+    :math:`v' = C w_{vv} + C^\top w_{ev} + b` and likewise e'. But :math:`C w = v (e \cdot w)`:
+
+    .. math::
+        v' = v (e \cdot w_{vv}) + e (v \cdot w_{ev}) + b_{vv} + b_{ev}, \quad
+        e' = v (e \cdot w_{ve}) + e (v \cdot w_{ee}) + b_{ve} + b_{ee}
+
+    Args:
+        unit: The module with the linear layers `fc_vv`, `fc_ev`, `fc_ve`, `fc_ee`.
+    """
+
+    fc_vv: nn.Linear
+    fc_ev: nn.Linear
+    fc_ve: nn.Linear
+    fc_ee: nn.Linear
+
+    def __init__(self, unit: nn.Module) -> None:
+        """Take the layers."""
+        super().__init__()
+        for name in ("fc_vv", "fc_ev", "fc_ve", "fc_ee"):
+            self.add_module(name, unit.get_submodule(name))
+
+    def forward(self, pair: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N, D) each
+        """Both outputs, v' and e', of a pair [v, e]."""
+        return (
+            self._compress(pair, self.fc_vv, self.fc_ev),
+            self._compress(pair, self.fc_ve, self.fc_ee),
+        )
+
+    @staticmethod
+    def _compress(pair: list[Tensor], along_v: nn.Linear, along_e: nn.Linear) -> Tensor:  # (N, D)
+        v, e = pair
+        bias = along_v.bias + along_e.bias
+        return v * F.linear(e, along_v.weight) + e * F.linear(v, along_e.weight) + bias

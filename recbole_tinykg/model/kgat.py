@@ -22,27 +22,44 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
-from recbole_tinykg.functional import (
-    NodeRows,
-    Propagation,
-    bpr_loss,
-    normalized_rows,
-    propagate,
-    transr_loss,
-)
-from recbole_tinykg.functional.graph.propagation import SITES_PER_LAYER
-from recbole_tinykg.graph import AttentionGraph, collaborative_edges
-from recbole_tinykg.layers import GraphLayer
-from recbole_tinykg.model.twin import (
-    Twin,
+from recbole_tinykg.functional import Propagation, bpr_loss, normalized_rows, propagate, transr_loss
+from recbole_tinykg.functional.kgat.propagation import SITES_PER_LAYER
+from recbole_tinykg.graph.attention import AttentionGraph
+from recbole_tinykg.graph.from_recbole import collaborative_edges
+from recbole_tinykg.graph.node_rows import NodeRows
+from recbole_tinykg.model.checks import (
     check_choice,
     check_positive,
     check_rate,
     check_weight,
     is_positive,
 )
+from recbole_tinykg.model.twin import Twin
 
 AGGREGATOR_TYPES = ("gcn", "graphsage", "bi")
+
+
+class GraphLayer(nn.Module):
+    """The linear layers of one KGAT aggregator, named and created as in RecBole's `Aggregator`.
+
+    Args:
+        input_dim: D, columns of the ego embeddings.
+        output_dim: D', columns of the output.
+        aggregator: `bi`, `gcn` or `graphsage`.
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, aggregator: str) -> None:
+        """Create the linear layers in RecBole's order, so that a seed gives the same weights."""
+        super().__init__()
+        if aggregator == "bi":
+            self.W1 = nn.Linear(input_dim, output_dim)
+            self.W2 = nn.Linear(input_dim, output_dim)
+        else:
+            self.W = nn.Linear(input_dim * (2 if aggregator == "graphsage" else 1), output_dim)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """Weight and bias of each linear layer, as `functional.propagate` takes them."""
+        return tuple(self.parameters())
 
 
 class TinyKGAT(Twin):

@@ -23,20 +23,22 @@ from torch import Tensor, nn
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.functional import (
     BatchUsers,
-    ReceptiveField,
     aggregate_neighborhood,
     pointwise_loss,
     relation_attention,
 )
-from recbole_tinykg.functional.neighborhood.convolution import (
+from recbole_tinykg.functional.cross_entropy import NUM_POINTWISE_SITES
+from recbole_tinykg.functional.kgcn.convolution import (
     AGGREGATORS,
     count_neighborhood_sites,
     neighborhood_outputs,
 )
-from recbole_tinykg.functional.neighborhood.scores import NeighborhoodScores
-from recbole_tinykg.functional.pointwise import NUM_POINTWISE_SITES
-from recbole_tinykg.model.twin import Twin, check_choice, check_positive, check_weight
-from recbole_tinykg.neighbors import knowledge_triples, sample_neighbors
+from recbole_tinykg.functional.kgcn.scores import NeighborhoodScores
+from recbole_tinykg.graph.from_recbole import knowledge_triples
+from recbole_tinykg.graph.neighbors import sample_neighbors
+from recbole_tinykg.graph.receptive_field import ReceptiveField
+from recbole_tinykg.model.checks import check_choice, check_positive, check_weight
+from recbole_tinykg.model.twin import Twin
 
 
 class TinyKGCN(Twin):

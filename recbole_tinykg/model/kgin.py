@@ -31,19 +31,14 @@ from recbole_tinykg.functional import (
     propagate_intents,
     summed_bpr_loss,
 )
-from recbole_tinykg.functional.intents.independence import MEASURES
-from recbole_tinykg.functional.intents.propagation import Parameters
-from recbole_tinykg.functional.intents.step import HIDDEN_HOP_MAPS, SAMPLING_SITES, SITES_PER_HOP
-from recbole_tinykg.functional.intents.summed_ranking import NUM_SITES as HEAD_SITES
-from recbole_tinykg.functional.ranking import EPS
-from recbole_tinykg.model.twin import (
-    Twin,
-    check_choice,
-    check_positive,
-    check_rate,
-    check_weight,
-)
-from recbole_tinykg.relational_graph import relational_graph
+from recbole_tinykg.functional.bpr import EPS
+from recbole_tinykg.functional.kgin.independence import MEASURES
+from recbole_tinykg.functional.kgin.propagation import Parameters
+from recbole_tinykg.functional.kgin.step import HIDDEN_HOP_MAPS, SAMPLING_SITES, SITES_PER_HOP
+from recbole_tinykg.functional.kgin.summed_bpr import NUM_SITES as HEAD_SITES
+from recbole_tinykg.graph.from_recbole import relational_graph
+from recbole_tinykg.model.checks import check_choice, check_positive, check_rate, check_weight
+from recbole_tinykg.model.twin import Twin
 
 
 class IntentLayers(nn.Module):

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional import label_smoothness_loss
-from recbole_tinykg.functional.neighborhood.label_smoothness import UNKNOWN
+from recbole_tinykg.functional.kgcn.label_smoothness import UNKNOWN
+from recbole_tinykg.model.checks import check_weight
 from recbole_tinykg.model.kgcn import TinyKGCN
-from recbole_tinykg.model.twin import check_weight
 
 
 class TinyKGNNLS(TinyKGCN):

@@ -23,10 +23,11 @@ from recbole.model.init import xavier_normal_initialization
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_tinykg import ripple_sets
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.functional import ItemScores, Penalty, Weights, pair_scores, ripple_loss
-from recbole_tinykg.model.twin import Twin, check_choice, check_positive, check_weight
+from recbole_tinykg.graph import ripple_sets
+from recbole_tinykg.model.checks import check_choice, check_positive, check_weight
+from recbole_tinykg.model.twin import Twin
 
 
 class TinyRippleNet(Twin):

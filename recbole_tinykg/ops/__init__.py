@@ -11,7 +11,7 @@ which row of a larger matrix the first row of the argument is, so that a matrix 
 blocks draws the noise it would draw whole.
 """
 
-from recbole_tinykg.registration import native_status, require_native  # isort: skip - declares
+from recbole_tinykg.ops.registration import native_status, require_native  # isort: skip - declares
 from recbole_tinykg.ops.activation import (
     dropout,
     leaky_relu_backward,
@@ -20,9 +20,9 @@ from recbole_tinykg.ops.activation import (
     sign_mask,
 )
 from recbole_tinykg.ops.checks import BITS
-from recbole_tinykg.ops.normalization import normalize_backward
-from recbole_tinykg.ops.quantization import dequantize, dequantize_, dequantize_add_, quantize
-from recbole_tinykg.ops.sparse import spmm, spmm_add_, spmm_backward_
+from recbole_tinykg.ops.normalize import normalize_backward
+from recbole_tinykg.ops.quantize import dequantize, dequantize_, dequantize_add_, quantize
+from recbole_tinykg.ops.spmm import spmm, spmm_add_, spmm_backward_
 
 __all__ = [
     "BITS",

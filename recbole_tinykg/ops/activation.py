@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_tinykg import reference
+from recbole_tinykg.ops import reference
 from recbole_tinykg.ops.checks import (
     check_matrix,
     check_probability,

@@ -14,8 +14,8 @@ import numpy as np
 import recbole
 import torch
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.config import Config
-from recbole_tinykg.whole_files import write_whole
 
 
 def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float] | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg import checkpoint
+from recbole_tinykg.checkpoint.run_files import RunFiles
 from recbole_tinykg.config import Config
 from recbole_tinykg.config.recbole_keys import check_valid_metric
 from recbole_tinykg.errors import CheckpointError
@@ -33,7 +34,6 @@ from recbole_tinykg.quick_start.experiment import (
     _check_surroundings,
 )
 from recbole_tinykg.quick_start.results import pairs_checksum, plain_metrics, write_result
-from recbole_tinykg.run_files import RunFiles
 
 
 def run_recbole_tinykg(

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_tinykg.layers import NoiseStreams
-from recbole_tinykg.saves import compressed_saves
+from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.saved_tensors import compressed_saves
 
 
 class CompressedLoss:

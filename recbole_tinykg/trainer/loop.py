@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_tinykg.errors import DivergenceError
-from recbole_tinykg.trainer.phases import LossFunction
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.trainer.progress import Progress
 
 CHECK_INTERVAL = 64  # steps that a GPU may be ahead with NaN

@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from recbole_tinykg.errors import UserError
-from recbole_tinykg.meter import optimizer_bytes
+from recbole_tinykg.memory.meter import optimizer_bytes
 from recbole_tinykg.trainer.phases import EpochClock
 from recbole_tinykg.trainer.progress import EVALUATION
 

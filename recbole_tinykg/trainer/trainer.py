@@ -30,20 +30,22 @@ from recbole.utils import get_trainer as get_recbole_trainer
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_tinykg import checkpoint, random_state
+from recbole_tinykg import checkpoint
+from recbole_tinykg.checkpoint import random_state
+from recbole_tinykg.checkpoint.run_files import RunFiles
 from recbole_tinykg.compat.side_effects import no_files, recboles_deprecations_ignored
 from recbole_tinykg.config import to_plain
 from recbole_tinykg.errors import ConfigurationError, DivergenceError
-from recbole_tinykg.meter import optimizer_bytes, resident_bytes
+from recbole_tinykg.memory.meter import optimizer_bytes, resident_bytes
+from recbole_tinykg.memory.step_meter import LossFunction, StepMeter
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.run_files import RunFiles
 from recbole_tinykg.trainer import progress
 from recbole_tinykg.trainer.bit_budget import BitBudget
 from recbole_tinykg.trainer.collector import TopKCollector
 from recbole_tinykg.trainer.compressed_loss import CompressedLoss
 from recbole_tinykg.trainer.loop import train_pass, without_unread_triples
 from recbole_tinykg.trainer.optimizers import fused
-from recbole_tinykg.trainer.phases import EpochClock, LossFunction, StepMeter, WholeEpoch, phase_of
+from recbole_tinykg.trainer.phases import EpochClock, WholeEpoch, phase_of
 from recbole_tinykg.trainer.tensorboard import Board, WatchedTrainer
 
 _COUNTERS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")

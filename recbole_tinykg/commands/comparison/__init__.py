@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.comparison import board, chart, process, tables
 from recbole_tinykg.commands.comparison.folder import Folder, Line
 from recbole_tinykg.commands.comparison.runs import Request, Run, read_request
 from recbole_tinykg.commands.comparison.statistics import Row, rows
 from recbole_tinykg.config.parameters import read_literal
 from recbole_tinykg.errors import ConfigurationError, UserError
-from recbole_tinykg.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.comparison.runs import Request, Run, host_of
 from recbole_tinykg.errors import ConfigurationError, UserError
-from recbole_tinykg.whole_files import write_whole
 
 _PER_RUN = ("seed", "compress_bits", "run_name", "show_progress", "state")
 _SHOWN = 4  # differences that an error message names

@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.comparison import worker
 from recbole_tinykg.commands.comparison.folder import Folder, Line
 from recbole_tinykg.commands.comparison.runs import Request, Run
 from recbole_tinykg.commands.processes import environment
-from recbole_tinykg.whole_files import write_whole
 
 LOG = "output.log"
 _SECONDS_TO_END = 10

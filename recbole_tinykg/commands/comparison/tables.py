@@ -9,7 +9,7 @@ from tabulate import tabulate
 from recbole_tinykg.commands.comparison.folder import Line
 from recbole_tinykg.commands.comparison.runs import Request, Run
 from recbole_tinykg.commands.comparison.statistics import PHASES, WILCOXON_PAIRS, Row
-from recbole_tinykg.sizes import format_bytes
+from recbole_tinykg.memory.byte_sizes import format_bytes
 
 TERMINAL, MARKDOWN = "simple", "github"
 

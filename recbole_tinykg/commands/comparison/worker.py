@@ -19,9 +19,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.quick_start import run_recbole_tinykg
-from recbole_tinykg.whole_files import write_whole
 
 JOB, RESULT = "job.json", "run.json"
 COMMAND = (  # not ``-m``, which warns of a module that its package has imported before

@@ -2,7 +2,7 @@
 
 For a twin the stock model it replaces is planned too, and the twin at each number of bits. What is
 resident is there once the model is built; what a step adds is found by running the step's code
-without its numbers (`recbole_tinykg.simulation`), in a tenth of a second and no memory. With
+without its numbers (`recbole_tinykg.memory.simulation`), in a tenth of a second and no memory. With
 ``--measure`` one real step of each configuration stands beside, in a process of its own.
 
 * `memory`: the numbers, and what holds of them;
@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_tinykg import random_state
+from recbole_tinykg.checkpoint import random_state
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.planning.measurement import measured
 from recbole_tinykg.commands.planning.memory import Memory, Plan, PlannedModel, StepMemory
 from recbole_tinykg.commands.planning.prediction import predicted
@@ -36,13 +37,12 @@ from recbole_tinykg.commands.selection import (
 from recbole_tinykg.config import Config, read_files
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.memory.byte_sizes import read_bytes
+from recbole_tinykg.memory.simulation import SimulationError
 from recbole_tinykg.model import get_model, is_tiny
-from recbole_tinykg.quantizer import Quantizers
+from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
-from recbole_tinykg.simulation import SimulationError
-from recbole_tinykg.sizes import read_bytes
 from recbole_tinykg.trainer.bit_budget import allocate_for
-from recbole_tinykg.whole_files import write_whole
 
 __all__ = ["Memory", "Plan", "PlannedModel", "StepMemory", "plan", "run"]
 

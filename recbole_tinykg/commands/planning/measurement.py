@@ -19,10 +19,10 @@ from recbole_tinykg.commands.planning.memory import Memory, PlannedModel, StepMe
 from recbole_tinykg.commands.planning.steps import FirstSteps, OneBatch, first_steps
 from recbole_tinykg.commands.processes import environment
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.meter import peak_bytes
+from recbole_tinykg.memory.meter import peak_bytes
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer import TinyTrainer
-from recbole_tinykg.trainer.phases import LossFunction
 
 _PHASES = ("rs", "kg")
 

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
-from recbole_tinykg.budget import Allocation
-from recbole_tinykg.sizes import format_bytes
+from recbole_tinykg.memory.byte_sizes import format_bytes
+from recbole_tinykg.quantization.budget import Allocation
 
 MARGIN = 0.1
 """How much of what is needed a verdict asks for on top: what a prediction may be wrong by."""

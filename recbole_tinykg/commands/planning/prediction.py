@@ -14,16 +14,16 @@ from typing import Any
 
 from recbole.trainer import Trainer
 
-from recbole_tinykg import module_state, random_state
+from recbole_tinykg.checkpoint import module_state, random_state
 from recbole_tinykg.commands.planning.memory import Memory, StepMemory
 from recbole_tinykg.commands.planning.steps import FirstSteps, OneBatch, first_steps
-from recbole_tinykg.meter import SavedTensors, optimizer_bytes, resident_bytes, saved_tensors
+from recbole_tinykg.memory.meter import SavedTensors, optimizer_bytes, resident_bytes, saved_tensors
+from recbole_tinykg.memory.simulation import CUDA_BLOCK_BYTES, Simulation
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.quantizer import Quantizers
+from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment
-from recbole_tinykg.simulation import CUDA_BLOCK_BYTES, Simulation
 from recbole_tinykg.trainer.loop import train_pass
-from recbole_tinykg.trainer.phases import LossFunction
 
 
 def predicted(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from recbole_tinykg.meter import resident_bytes
+from recbole_tinykg.memory.meter import resident_bytes
 from recbole_tinykg.quick_start import Experiment
 
 _CGROUP = Path("/sys/fs/cgroup")

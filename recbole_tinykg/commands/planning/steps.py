@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.trainer import TinyTrainer, trainer_class
 from recbole_tinykg.trainer.loop import without_unread_triples
-from recbole_tinykg.trainer.phases import LossFunction, phase_of
+from recbole_tinykg.trainer.phases import phase_of
 
 
 class FirstSteps(TinyTrainer):

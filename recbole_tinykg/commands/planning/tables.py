@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from recbole_tinykg.commands import report
 from recbole_tinykg.commands.planning.memory import Plan, PlannedModel
-from recbole_tinykg.sizes import format_bytes
+from recbole_tinykg.memory.byte_sizes import format_bytes
 
 _LABELS = {
     **{

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.evaluation import evaluate
 from recbole_tinykg.commands.report import metrics_table
 from recbole_tinykg.commands.selection import chosen_name
@@ -35,7 +36,6 @@ from recbole_tinykg.commands.tuning.wishes import SearchSource, Wishes
 from recbole_tinykg.config import Config
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError, UserError
-from recbole_tinykg.whole_files import write_whole
 
 _OWN = ("search", "trials", "scheduler", "searcher", "objectives", "cpus", "gpus")
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_tinykg.whole_files import write_whole
+from recbole_tinykg.checkpoint.safe_write import write_whole
 
 
 @dataclass(frozen=True)

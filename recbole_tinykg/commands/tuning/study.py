@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.tuning import spaces
 from recbole_tinykg.commands.tuning.records import folder_of
 from recbole_tinykg.commands.tuning.search_files import as_mapping, read_search, space_of
@@ -23,7 +24,6 @@ from recbole_tinykg.config import Config, properties
 from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS
-from recbole_tinykg.whole_files import write_whole
 
 _DEFAULT_TRIALS = 8
 _FIXED = (  # they say where or how trials are compared

@@ -23,8 +23,8 @@ from typing import Any
 
 import yaml
 
+from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.tuning.records import folder_of, read_trial
-from recbole_tinykg.whole_files import write_whole
 
 Row = dict[str, Any]
 _NOTHING: Row = {

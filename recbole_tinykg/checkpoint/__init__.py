@@ -1,0 +1,36 @@
+"""What a run captures, writes and puts back; files are whole or absent, and run no code.
+
+* `checkpoint`: a run's state as one file, checked when it is written and when it is opened;
+* `run_files`: `<run>.pth` of the best epoch and `<run>-last.pth` of the last;
+* `plain`: any state as plain containers, and back;
+* `random_state`, `module_state`: captured, put back, preserved around a block;
+* `safe_write`: a text file written whole.
+"""
+
+from recbole_tinykg.checkpoint.checkpoint import (
+    check_config,
+    check_dataset,
+    check_model,
+    check_unfinished,
+    check_writable,
+    dataset_fingerprint,
+    duplicate,
+    load,
+    model_state,
+    restore_model,
+    save,
+)
+
+__all__ = [
+    "check_config",
+    "check_dataset",
+    "check_model",
+    "check_unfinished",
+    "check_writable",
+    "dataset_fingerprint",
+    "duplicate",
+    "load",
+    "model_state",
+    "restore_model",
+    "save",
+]

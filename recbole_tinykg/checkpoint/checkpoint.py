@@ -1,0 +1,298 @@
+"""Checkpoint files that are safe to open, whole or absent, and checked before they are used.
+
+*Safe*: a file holds tensors, numbers, text and plain containers only, so ``torch.load`` reads it
+with ``weights_only=True`` and runs no code. (RecBole pickles its ``Config``;
+``recbole-tinykg convert`` turns such a file into ours.)
+
+*Whole*: the bytes go to ``<file>.tmp``, reach the disk, and only then take the file's name, in one
+step: a process killed at any moment leaves the previous file. Reading verifies every entry's
+checksum, which PyTorch omits.
+
+*Checked*: another model, other shapes, another data set, other training parameters and a finished
+run are each told apart, with the values that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_tinykg.checkpoint.plain import plain, revived
+from recbole_tinykg.errors import CheckpointError
+
+FORMAT = 1
+"""Version of the layout, under the key ``recbole_tinykg`` of every checkpoint."""
+
+_FORMAT_KEY = "recbole_tinykg"
+_UNSAVED = {"KGAT": ("A_in",)}  # what RecBole trains with but does not save
+_CACHE = "restore_"  # how RecBole's models name what they cache between evaluations
+_FREE_KEYS = frozenset(
+    "epochs stopping_step show_progress state checkpoint_dir data_path run_name device gpu_id "
+    "use_gpu log_wandb wandb_project save_dataset dataset_save_path save_dataloaders "
+    "dataloaders_save_path detect_anomaly compress_require_native".split()
+)
+"""Keys that may change on resume: none of them changes what an epoch computes."""
+
+FilePath = str | os.PathLike[str]
+
+
+def save(path: FilePath, state: Mapping[str, Any]) -> None:
+    """Writes ``state`` to ``path``, whole or not at all.
+
+    Args:
+        path: The file, replaced if it is there; its folder is created.
+        state: Tensors, arrays and numbers in any containers that ``plain`` takes.
+
+    Raises:
+        CheckpointError: Folder or disk do not take it; the previous file is still there.
+    """
+    content = {_FORMAT_KEY: FORMAT, **plain(state)}
+    with _replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def duplicate(source: FilePath, target: FilePath) -> bool:
+    """Makes ``target`` the same file as ``source``; False on a disk that has no hard links."""
+    try:
+        with _replacing(Path(target)) as temporary:
+            temporary.unlink(missing_ok=True)
+            os.link(source, temporary)
+    except CheckpointError:
+        return False
+    return True
+
+
+def check_writable(path: FilePath) -> None:
+    """Creates the folder of ``path`` and a file in it, and removes the file.
+
+    Raises:
+        CheckpointError: It cannot be done: better before an epoch is trained than after.
+    """
+    with _write_errors(Path(path)) as temporary:
+        temporary.touch()
+        temporary.unlink()
+
+
+def load(path: FilePath) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: There is no such file, it is damaged, RecBole pickled it, or something else
+            or a newer version wrote it.
+    """
+    path = Path(path)
+    _check_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # remarks on the pickle protocol of other people's files
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file can break the reader in any way
+        raise CheckpointError(_foreign(path)) from error
+    if not isinstance(state, dict) or _FORMAT_KEY not in state:
+        raise CheckpointError(_foreign(path))
+    if state[_FORMAT_KEY] != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {state[_FORMAT_KEY]}, this version reads {FORMAT}: "
+            "use the version of recbole_tinykg that wrote it"
+        )
+    return state
+
+
+def model_state(model: Any) -> dict[str, Any]:
+    """Returns the names of a model and its host, and all that it scores and trains with."""
+    name = type(model).__name__
+    other = {k: v for k, v in model.other_parameter().items() if not k.startswith(_CACHE)}
+    unsaved = {key: getattr(model, key) for key in _UNSAVED.get(name, ())}
+    return {
+        "model": name,
+        "host": getattr(model, "host", name),
+        "state_dict": dict(model.state_dict()),
+        "other_parameter": {**other, **unsaved},
+    }
+
+
+def restore_model(model: Any, state: Mapping[str, Any]) -> None:
+    """Gives a model the weights, and the attention matrix or tables beside them, of a checkpoint.
+
+    What the model cached for evaluation belongs to other weights and is dropped.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model, or of other shapes.
+    """
+    check_model(model, state)
+    device = next(model.parameters()).device
+    model.load_state_dict(state["state_dict"])
+    other = revived(state["other_parameter"], device)
+    other |= {key: None for key in vars(model) if key.startswith(_CACHE)}
+    for key, value in other.items():
+        current = getattr(model, key, None)
+        if isinstance(current, defaultdict):
+            other[key] = defaultdict(current.default_factory, value)
+    model.load_other_parameter(other)
+
+
+def check_model(model: Any, state: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the checkpoint is of this class with these parameter shapes."""
+    name = type(model).__name__
+    if state["model"] != name:
+        raise CheckpointError(f"checkpoint is of model {state['model']}; got {name}")
+    now = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    kept = {key: tuple(value.shape) for key, value in state["state_dict"].items()}
+    _refuse_differences("parameter shapes", kept, now)
+
+
+def check_config(config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if training would not continue as it began.
+
+    Args:
+        config: Plain configuration of the run that wants to continue.
+        state: The checkpoint.
+    """
+    kept, now = (
+        {key: value for key, value in plain(c).items() if key not in _FREE_KEYS}
+        for c in (state["config"], config)
+    )
+    newer = {key: now[key] for key in now.keys() - kept.keys() if now[key] is False}
+    _refuse_differences("configuration", {**newer, **kept}, now)  # an older version had it off
+
+
+def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
+    """Returns name, sizes and checksums of a training split and of its knowledge graph, if any."""
+    triples = getattr(dataset, "kg_feat", None)
+    return {
+        "name": dataset.dataset_name,
+        "num_users": dataset.user_num,
+        "num_items": dataset.item_num,
+        "num_entities": getattr(dataset, "entity_num", None),
+        "num_relations": getattr(dataset, "relation_num", None),
+        "num_train_interactions": len(dataset.inter_feat),
+        "num_triples": None if triples is None else len(triples),
+        "train_checksum": _checksum(dataset.inter_feat, dataset.uid_field, dataset.iid_field),
+        "triples_checksum": None if triples is None else _checksum(triples, *triples.columns),
+    }
+
+
+def check_dataset(fingerprint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if the data set is not the one that the checkpoint was trained on."""
+    _refuse_differences("data set", state["dataset"], fingerprint)
+
+
+def check_unfinished(state: Mapping[str, Any], *, epochs: int, stopping_step: int) -> None:
+    """Raises CheckpointError if there is nothing left to train."""
+    if "random_state" not in state:
+        raise CheckpointError(
+            "checkpoint holds no random state, so training cannot continue from it: "
+            "evaluate it, or start a new run"
+        )
+    if state["epoch"] >= epochs - 1:
+        raise CheckpointError(
+            f"checkpoint is of a finished run: all {state['epoch'] + 1} epochs are trained; "
+            "give a larger --epochs to go on, or evaluate it"
+        )
+    if state["cur_step"] > stopping_step:
+        raise CheckpointError(
+            f"checkpoint is of a finished run: stopped early after epoch {state['epoch']}, "
+            f"{state['cur_step']} evaluations without a better result; "
+            "give a larger --stopping_step to go on, or evaluate it"
+        )
+
+
+def _checksum(interaction: Any, *fields: str) -> int:
+    checksum = 0
+    for field in fields:
+        checksum = zlib.crc32(interaction[field].numpy().tobytes(), checksum)
+    return checksum
+
+
+def _refuse_differences(what: str, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = sorted(key for key in {**kept, **now} if kept.get(key) != now.get(key))
+    if differing:
+        shown = "; ".join(
+            f"{key}: {kept.get(key)} in the checkpoint, {now.get(key)} now" for key in differing[:3]
+        )
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise CheckpointError(f"checkpoint does not fit, {what} differs: {shown}{more}")
+
+
+def _check_archive(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} must be a checkpoint file; there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is no checkpoint, or a truncated one") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: {damaged} in it has a wrong checksum")
+
+
+def _foreign(path: Path) -> str:
+    """Says what a readable archive is that is no checkpoint of ours; reads bytes, runs nothing."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        if any(b"recbole.model." in archive.read(name) for name in pickles):
+            return (
+                f"{path} is a pickled RecBole checkpoint, and reading it runs the code in it; "
+                f"if you trust it, make ours of it: "
+                f"recbole-tinykg convert --checkpoint={path} --output=<file>"
+            )
+    return f"{path} is not a checkpoint of recbole_tinykg"
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary file that takes the name ``path`` when the block has succeeded."""
+    with _write_errors(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new name last through a power cut, on file systems that can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        cause = _first_cause(error)
+        if not isinstance(cause, OSError):
+            raise cause from None
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written: {cause.strerror}; "
+            "make space, or give --checkpoint_dir=<a folder you can write>"
+        ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What really happened: PyTorch's writer hides a failed write behind a RuntimeError."""
+    while isinstance(error, RuntimeError) and error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -1,0 +1,53 @@
+"""An embedding layer whose lookups share one gradient map per table (`shared_table`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from recbole_tinykg.embedding.shared_table import SharedTable
+
+
+class TableEmbedding(nn.Embedding):
+    """An embedding whose lookups in a `shared_gradients` block have one gradient map.
+
+    Args:
+        embedding: What it takes the place of; its parameter becomes this one's.
+    """
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        """Take the parameter."""
+        super().__init__(embedding.num_embeddings, embedding.embedding_dim, device="meta")
+        self.weight = embedding.weight
+        self.table: SharedTable | None = None
+
+    def forward(self, index: Tensor) -> Tensor:  # (*index.shape, D)
+        """Rows of the table."""
+        return super().forward(index) if self.table is None else self.table.rows(index)
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """Whether a module is an embedding with a dense gradient and nothing special about it."""
+        return (
+            type(module) is nn.Embedding
+            and not (module.sparse or module.scale_grad_by_freq)
+            and module.max_norm is None
+            and module.padding_idx is None
+        )
+
+
+@contextmanager
+def shared_gradients(model: nn.Module) -> Iterator[None]:
+    """What the model's `TableEmbedding`s look up in the block has one gradient map per table."""
+    embeddings = [m for m in model.modules() if isinstance(m, TableEmbedding)]
+    for embedding in embeddings:
+        if torch.is_grad_enabled() and embedding.weight.requires_grad:
+            embedding.table = SharedTable(embedding.weight)
+    try:
+        yield
+    finally:
+        for embedding in embeddings:
+            embedding.table = None

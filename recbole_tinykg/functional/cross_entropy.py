@@ -1,0 +1,116 @@
+r"""Binary cross entropy of user-item scores, with the users' vectors from a table.
+
+:math:`s = u^\top y`, and RecBole's regulariser :math:`\lambda(\|U\| + \sum_g \|Y_g\|) / B` over the
+batch's user vectors and each of its g groups of item vectors (positive and negative ones apart, or
+all as one).
+
+The loss is a scalar, so forward knows its derivative by every score, and the users' gradient too.
+
+Saves: the derivative of each score (4 B per row); the users' gradient
+:math:`\sum s' y`, one row per distinct user, at `GRADIENT_BITS` or more; codes of y at `bits`, for
+the regulariser's gradient; users and their places. User vectors are rows of a parameter.
+
+Noise: y's gradient :math:`s' u + \lambda y / (B \|Y_g\|)` is linear in the codes of y, which are
+used nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.bpr import GRADIENT_BITS
+from recbole_tinykg.functional.kgcn.relation_attention import BatchUsers
+from recbole_tinykg.functional.rows import add_rows_
+from recbole_tinykg.quantization.quantizer import Quantized, Quantizers
+
+NUM_POINTWISE_SITES = 2
+
+
+@without_autocast
+def pointwise_loss(
+    streams: Tensor,  # (NUM_POINTWISE_SITES, 2) int64
+    quantizer: Quantizers,
+    user_weight: Tensor,  # (num_users, d)
+    users: BatchUsers,
+    vectors: Tensor,  # (N, d) of the items
+    labels: Tensor,  # (N,) 0 or 1
+    reg_weight: float,
+    num_groups: int,
+) -> Tensor:
+    """Mean cross entropy plus the regulariser; a scalar."""
+    vectors = vectors.to(user_weight.dtype)  # it may be in autocast's type
+    return _PointwiseLoss.apply(
+        quantizer, reg_weight, num_groups, streams, *users, labels, user_weight, vectors
+    )
+
+
+class _PointwiseLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        quantizer: Quantizers,
+        reg_weight: float,
+        num_groups: int,
+        streams: Tensor,
+        unique: Tensor,
+        place: Tensor,
+        labels: Tensor,
+        user_weight: Tensor,
+        y: Tensor,
+    ) -> Tensor:
+        num_rows, size = len(y), len(y) // num_groups
+        user = user_weight.index_select(0, unique)
+        rows = place.repeat(num_rows // len(place))
+        u = user.index_select(0, rows)
+        user_norm = u[:size].norm()
+        score = u.mul_(y).sum(1)
+        item_norms = y.view(num_groups, -1).norm(dim=1)
+        labels = labels.to(score.dtype)
+        loss = F.binary_cross_entropy_with_logits(score, labels)
+        loss = loss + reg_weight * (user_norm + item_norms.sum()) / size
+        if not any(ctx.needs_input_grad):
+            return loss
+        slope = (torch.sigmoid(score) - labels) / num_rows
+        grad_user = add_rows_(torch.zeros_like(user), rows, torch.mul(y, slope[:, None], out=u))
+        count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
+        grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
+        codes = (
+            quantizer.at(0, GRADIENT_BITS).quantize(grad_user, streams[0]),
+            quantizer.at(1).quantize(y, streams[1]),
+        )
+        ctx.layouts = [code.layout for code in codes]
+        ctx.save_for_backward(
+            user_weight,
+            unique,
+            place,
+            slope,
+            _shrink(reg_weight / size, item_norms),
+            *(tensor for code in codes for tensor in code.tensors()),
+        )
+        return loss
+
+    @staticmethod
+    @refuse_double_backward
+    def backward(ctx: Any, grad_loss: Tensor) -> Any:
+        user_weight, unique, place, slope, shrink, *kept = ctx.saved_tensors
+        border = ctx.layouts[0].num_tensors
+        user_code = Quantized.from_tensors(tuple(kept[:border]), ctx.layouts[0])
+        item_code = Quantized.from_tensors(tuple(kept[border:]), ctx.layouts[1])
+        users = torch.zeros_like(user_weight)
+        users.index_copy_(0, unique.long(), user_code.dequantize() * grad_loss)
+        rows = unique.index_select(0, place).repeat(len(slope) // len(place))
+        grad = user_weight.index_select(0, rows).mul_((slope * grad_loss)[:, None])
+        grad_groups = grad.view(len(shrink), -1)
+        y = item_code.dequantize().view_as(grad_groups)
+        grad_groups.addcmul_(y, (shrink * grad_loss)[:, None])
+        return *(None,) * 7, users, grad
+
+
+def _shrink(weight: float, norm: Tensor) -> Tensor:
+    """Factor of a vector in the gradient of `weight` times its norm; 0 where the norm is."""
+    return torch.where(norm > 0, weight / norm, 0)

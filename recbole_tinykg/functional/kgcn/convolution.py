@@ -1,0 +1,300 @@
+r"""Items seen through their neighbours: the graph convolution of KGCN and KGNN-LS.
+
+Layer i turns the vectors v of hops 0 to H - i into those of hops 0 to H - i - 1 (KGCN, equations 4
+to 6, algorithm 1):
+
+.. math:: v'_e = \sigma(W_i\, c(v_e, s_e) + b_i), \qquad s_e = \frac1K \sum_k p_{e,k} v_{n(e,k)}
+
+with c the sum, the concatenation, or :math:`s_e` alone. (The paper has no 1/K; RecBole takes the
+mean of the weighted neighbours.) :math:`\sigma` is ReLU, and tanh in the last layer.
+
+The first layer reads the embedding table, so its neighbours are a sparse product with K entries per
+row. Backward builds its input again, exactly, from the parameter, and goes through that product in
+one sweep over the entries, in blocks of rows: nothing of size N x K^H x d exists in it.
+
+Saves, per element: the output of a hidden layer at `bits` (it gives the input of the next layer,
+for dW and dp) and one bit for its sign; :math:`1 - y^2`, tanh's derivative, at `bits`. The weights
+p in float32, 1/d as many. The items.
+
+Noise: gradients that flow down carry that of :math:`1 - y^2` only, as W, p and the signs are exact.
+It meets the codes of a hidden output in dW and dp, once, and these lead nowhere else. Every matrix
+has a site of its own. :math:`1 - \hat y^2` would be biased, and codes of :math:`1 - y^2`, which
+stays near 1, have less noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg import ops
+from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.rows import add_rows_
+from recbole_tinykg.graph.receptive_field import ReceptiveField
+from recbole_tinykg.quantization.quantizer import Layout, Quantized, Quantizers
+
+AGGREGATORS = ("sum", "neighbor", "concat")
+
+EDGE_BLOCK = 16384
+"""Neighbours at a time in the first layer's backward: at K = 4, inputs of 1 MiB at 64 floats."""
+
+
+def count_neighborhood_sites(num_hops: int) -> int:
+    """Most places that draw noise: an output of each layer at each hop that it has."""
+    return num_hops * (num_hops + 1) // 2
+
+
+def neighborhood_outputs(num_hops: int, aggregator: str) -> list[tuple[int, int]]:
+    """Layer and hop of each output that is kept, in the order of their sites."""
+    return [(i, hop) for i in range(num_hops) for hop in _hops(num_hops, aggregator, i)]
+
+
+@without_autocast
+def aggregate_neighborhood(
+    streams: Tensor,  # (count_neighborhood_sites, 2) int64
+    quantizer: Quantizers,
+    field: ReceptiveField,
+    aggregator: str,
+    items: Tensor,  # (N,)
+    entities: Tensor,  # (num_entities, d)
+    attention: tuple[Tensor, ...],  # H tensors (N * K^h, K)
+    weights: tuple[Tensor, ...],  # H times W (d, d) or (d, 2 d), b (d,)
+) -> Tensor:  # (N, d)
+    """Vectors of the items after H layers; see the head of the file."""
+    plan = _Plan(field, aggregator, quantizer)
+    tensors = (items.int(), entities, *attention, *weights)
+    return _AggregateNeighborhood.apply(plan, streams, *tensors)
+
+
+def _hops(num_hops: int, aggregator: str, layer: int) -> range:
+    stop = num_hops - layer
+    return range(stop - 1 if aggregator == "neighbor" else 0, stop)
+
+
+class _Plan(NamedTuple):
+    """What forward and backward share besides tensors."""
+
+    field: ReceptiveField
+    aggregator: str
+    quantizer: Quantizers
+
+    def hops(self, layer: int) -> range:
+        """Hops whose outputs of a layer anybody reads; `neighbor` passes over an entity's own."""
+        return _hops(self.field.num_hops, self.aggregator, layer)
+
+
+class _Tensors(NamedTuple):
+    """The tensors of a call, or their gradients."""
+
+    items: Tensor
+    entities: Tensor
+    attention: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, plan: _Plan, flat: tuple[Tensor, ...]) -> _Tensors:
+        border = 2 + plan.field.num_hops
+        return cls(flat[0], flat[1], flat[2:border], flat[border:])
+
+    def linear(self, layer: int) -> tuple[Tensor, ...]:  # W, b
+        return self.weights[2 * layer : 2 * layer + 2]
+
+
+class _AggregateNeighborhood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, streams: Tensor, *flat: Tensor) -> Tensor:
+        tensors = _Tensors.of(plan, flat)
+        hops = plan.field.entities(tensors.items)
+        kept: list[Tensor] = []
+        vectors: dict[int, Tensor] = {}
+        ctx.plan, ctx.layouts = plan, []
+        for layer in range(plan.field.num_hops):
+            below, vectors = vectors, {}
+            weight, bias = tensors.linear(layer)
+            for hop in plan.hops(layer):
+                x = _ends(plan, layer, hop, tensors, hops, below).mixed(plan.aggregator)
+                vectors[hop], *kinds = _activate_(torch.addmm(bias, x, weight.t()), plan, layer)
+                if any(ctx.needs_input_grad):
+                    site = len(ctx.layouts)
+                    code = plan.quantizer.at(site).quantize(kinds[0], streams[site])
+                    ctx.layouts.append(code.layout)
+                    kept += (*code.tensors(), *kinds[1:])
+        ctx.save_for_backward(*flat, *kept)
+        return vectors[0]
+
+    @staticmethod
+    @refuse_double_backward
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        plan: _Plan = ctx.plan
+        flat, layers = _read(plan, ctx.saved_tensors, ctx.layouts)
+        tensors = _Tensors.of(plan, flat)
+        grads = _Tensors.of(plan, (flat[0], *(torch.zeros_like(t) for t in flat[1:])))
+        hops = plan.field.entities(tensors.items)
+        below = {0: grad}
+        for layer in reversed(range(plan.field.num_hops)):
+            above, below = below, {}
+            vectors = {}
+            if layer > 0:
+                vectors = {hop: kept.code.dequantize() for hop, kept in layers[layer - 1].items()}
+            for hop, dv in above.items():
+                ends = _ends(plan, layer, hop, tensors, hops, vectors)
+                dz = layers[layer][hop].activation_backward(dv)
+                if layer == 0:
+                    _backward_table(plan, ends, dz, hop, hops, tensors, grads)
+                    continue
+                down = _backward_hop(plan, ends, dz, layer, tensors, grads, grads.attention[hop])
+                for end, rows in zip((hop, hop + 1), down, strict=True):
+                    if rows is not None:
+                        below[end] = below[end].add_(rows) if end in below else rows
+        return None, None, None, grads.entities, *grads.attention, *grads.weights
+
+
+def _backward_table(
+    plan: _Plan,
+    ends: _Ends,
+    dz: Tensor,  # (n, d)
+    hop: int,
+    hops: list[Tensor],
+    tensors: _Tensors,
+    grads: _Tensors,
+) -> None:
+    """The first layer, whose ends are rows of the embedding table: adds to all its gradients."""
+    size = plan.field.sample_size
+    step = max(1, EDGE_BLOCK // size)
+    for start in range(0, len(dz), step):
+        rows, edges = slice(start, start + step), slice(start * size, (start + step) * size)
+        block = ends.block(rows, edges)
+        d_ego, d_side = _backward_linear(plan, block, dz[rows], 0, tensors, grads)
+        d_share = ops.spmm_backward_(grads.entities, *block.matrix(), block.table, d_side)
+        grads.attention[hop][rows].add_(d_share.view(-1, size), alpha=1 / size)
+        if d_ego is not None:
+            add_rows_(grads.entities, hops[hop][rows], d_ego)
+
+
+def _backward_hop(
+    plan: _Plan,
+    ends: _Ends,
+    dz: Tensor,  # (n, d)
+    layer: int,
+    tensors: _Tensors,
+    grads: _Tensors,
+    grad_attention: Tensor,  # (n, K)
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients (n, d) and (n * K, d) of the ends, hidden outputs; adds those of p, W and b."""
+    p = ends.attention
+    d_ego, d_side = _backward_linear(plan, ends, dz, layer, tensors, grads)
+    neighbors = ends.table.view(*p.shape, -1)  # (n, K, d)
+    grad_attention.add_((neighbors @ d_side[:, :, None]).squeeze(2), alpha=1 / p.shape[1])
+    share = p / p.shape[1]
+    return d_ego, torch.mul(share[:, :, None], d_side[:, None]).flatten(0, 1)
+
+
+def _backward_linear(
+    plan: _Plan,
+    ends: _Ends,
+    dz: Tensor,  # (n, d)
+    layer: int,
+    tensors: _Tensors,
+    grads: _Tensors,
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients (n, d) of v and s; adds those of W and b."""
+    grad_weight, grad_bias = grads.linear(layer)
+    grad_weight.addmm_(dz.t(), ends.mixed(plan.aggregator))
+    grad_bias.add_(dz.sum(0))
+    return _split_gradient(plan.aggregator, dz @ tensors.linear(layer)[0])
+
+
+class _Ends(NamedTuple):
+    """Entities of a hop and their neighbours: the ends of the edges that a layer follows."""
+
+    ego: Tensor | None  # (n, d), None where nobody reads it
+    table: Tensor  # (M, d), in which the neighbours are
+    rows: Tensor | None  # (n * K,) int32 rows of the neighbours; None: 0, 1, 2, ...
+    attention: Tensor  # (n, K)
+
+    def block(self, rows: slice, edges: slice) -> _Ends:
+        """Some of the entities, if the neighbours have numbers."""
+        ego = None if self.ego is None else self.ego[rows]
+        neighbors = None if self.rows is None else self.rows[edges]
+        return _Ends(ego, self.table, neighbors, self.attention[rows])
+
+    def mixed(self, aggregator: str) -> Tensor:  # (n, d) or (n, 2 d)
+        """c(v, s), the linear layer's input."""
+        side = ops.spmm(*self.matrix(), self.table)
+        if self.ego is None:
+            return side
+        return side.add_(self.ego) if aggregator == "sum" else torch.cat([self.ego, side], 1)
+
+    def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The CSR matrix that mixes the neighbours: row pointers, columns and values."""
+        num_rows, size = self.attention.shape
+        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
+        rows = count[:-1] if self.rows is None else self.rows
+        return count[::size], rows, self.attention.reshape(-1) / size
+
+
+def _ends(
+    plan: _Plan,
+    layer: int,
+    hop: int,
+    tensors: _Tensors,
+    hops: list[Tensor],  # entities of each hop
+    vectors: dict[int, Tensor],  # hop: (N * K^hop, d), outputs of the layer below
+) -> _Ends:
+    """The first layer's ends are rows of the embedding table, later ones outputs."""
+    reads_ego, p = plan.aggregator != "neighbor", tensors.attention[hop]
+    if layer == 0:
+        ego = tensors.entities.index_select(0, hops[hop]) if reads_ego else None
+        return _Ends(ego, tensors.entities, hops[hop + 1], p)
+    return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None, p)
+
+
+class _Kept(NamedTuple):
+    """What is kept of an output: its codes and signs, or codes of tanh's derivative."""
+
+    code: Quantized
+    mask: Tensor | None  # (n, ceil(d / 8)) uint8; None in the last layer
+
+    def activation_backward(self, grad: Tensor) -> Tensor:
+        """Gradient (n, d) of the activation's input."""
+        if self.mask is None:
+            return self.code.dequantize().mul_(grad)
+        return ops.leaky_relu_backward(grad, self.mask, negative_slope=0.0)
+
+
+def _activate_(z: Tensor, plan: _Plan, layer: int) -> tuple[Tensor, ...]:
+    """The output, in the memory of z; what to keep codes of; and signs, in a hidden layer."""
+    if layer == plan.field.num_hops - 1:
+        output = z.tanh_()
+        return output, output.new_ones(()).addcmul(output, output, value=-1)
+    output = z.relu_()
+    return output, output, ops.sign_mask(output)
+
+
+def _read(
+    plan: _Plan, saved: tuple[Tensor, ...], layouts: list[Layout]
+) -> tuple[tuple[Tensor, ...], list[dict[int, _Kept]]]:
+    """The inputs, and what was kept of each layer by hop."""
+    num_inputs = 2 + 3 * plan.field.num_hops
+    tensors, layout = iter(saved[num_inputs:]), iter(layouts)
+    layers: list[dict[int, _Kept]] = []
+    for layer in range(plan.field.num_hops):
+        layers.append({})
+        for hop in plan.hops(layer):
+            own = next(layout)
+            code = Quantized.from_tensors(tuple(next(tensors) for _ in range(own.num_tensors)), own)
+            mask = next(tensors) if layer < plan.field.num_hops - 1 else None
+            layers[layer][hop] = _Kept(code, mask)
+    return saved[:num_inputs], layers
+
+
+def _split_gradient(aggregator: str, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Gradients (n, d) of v and s from that of c(v, s)."""
+    if aggregator == "sum":
+        return grad, grad
+    if aggregator == "neighbor":
+        return None, grad
+    ego, side = grad.chunk(2, dim=1)
+    return ego, side

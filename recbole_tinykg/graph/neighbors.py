@@ -1,0 +1,46 @@
+"""A fixed number of neighbours for every entity, sampled once, as KGCN and KGNN-LS want them.
+
+The knowledge graph counts as undirected: a triple (h, r, t) makes t a neighbour of h and h one of
+t, both under r. From n of them, K are drawn without replacement if n >= K, with replacement if
+fewer; an entity without any is its own neighbour under relation 0, as in RecBole.
+
+Edges are shuffled, then sorted by entity: the first K of an entity are a draw without replacement,
+for all entities at once. The generator is the caller's, so RecBole's own random streams stay where
+they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sample_neighbors(
+    heads: Tensor,  # (T,) int64
+    relations: Tensor,  # (T,) int64
+    tails: Tensor,  # (T,) int64
+    num_entities: int,
+    sample_size: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:  # (num_entities, sample_size) int32: neighbours, their relations
+    """Draw neighbours of every entity from the triples of a knowledge graph."""
+    entity, other = torch.cat([heads, tails]), torch.cat([tails, heads])
+    by_chance = torch.randperm(len(entity), generator=generator)
+    order = by_chance[torch.argsort(entity[by_chance], stable=True)]
+    counts = torch.bincount(entity, minlength=num_entities)
+    starts = counts.cumsum(0) - counts
+    draws = torch.rand(num_entities, sample_size, generator=generator, dtype=torch.float64)
+    repeated = (draws * counts[:, None]).long()
+    first = torch.arange(sample_size).expand(num_entities, -1)
+    places = starts[:, None] + torch.where(counts[:, None] >= sample_size, first, repeated)
+    has_none = (counts == 0)[:, None]
+    edges = order[torch.where(has_none, 0, places)] if len(order) else places
+    if not len(order):  # no triple at all
+        other, relations, edges = torch.zeros(1).long(), torch.zeros(1).long(), places * 0
+    else:
+        relations = relations.repeat(2)
+    own = torch.arange(num_entities)[:, None]
+    return (
+        torch.where(has_none, own, other[edges]).int(),
+        torch.where(has_none, 0, relations[edges]).int(),
+    )

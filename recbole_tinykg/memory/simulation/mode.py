@@ -1,0 +1,234 @@
+"""The dispatch mode: runs operators on known values, and gives shapes to all others.
+
+What a call does:
+
+==================================  =======================================================
+view, or change of shape in place    is run: it computes no numbers
+all arguments known                  is run
+composed of other operators          its parts are looked at, so that what it holds is counted
+writes to its arguments only         is left out; what it writes to is hollow
+`isnan`, `isinf`                     no value is: training stops at others anyway
+one hollow argument or more          is left out; hollow results of its shape rule's shape
+==================================  =======================================================
+
+Large zeros and the like are hollow from the start: it is not their values that shapes depend on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from recbole_tinykg.memory.simulation import sparse
+from recbole_tinykg.memory.simulation.allocations import Ledger
+from recbole_tinykg.memory.simulation.fake_storage import HollowTensors, dense_parts
+from recbole_tinykg.memory.simulation.operators import (
+    FACTORIES,
+    alias_of,
+    composition_of,
+    computes_nothing,
+    has_shape_by_values,
+    is_spared,
+    name_of,
+    shape_of,
+    tensors_in,
+    written_arguments,
+)
+from recbole_tinykg.memory.simulation.read_guard import ReadingGuard, refusal
+from recbole_tinykg.memory.simulation.workspace import workspace_bytes
+
+CUDA_BLOCK_BYTES = 512
+"""PyTorch's CUDA allocator hands out multiples of it."""
+
+_LARGE_BYTES = 2**20
+
+
+class Simulation(TorchDispatchMode):
+    """Runs what is in its `with` block without numbers, and counts its memory.
+
+    Args:
+        block_bytes: An allocation takes a multiple of so many bytes.
+    """
+
+    def __init__(self, block_bytes: int = 1) -> None:
+        """Begin with all values known, and without counting."""
+        super().__init__()
+        self._hollow = HollowTensors()
+        self._ledger = Ledger(block_bytes)
+        self._inside: list[Any] = []  # composed operators with hollow arguments
+        self._may_read = False
+        self._guards: list[ExitStack] = []
+
+    def forget(self, *tensors: Tensor) -> None:
+        """Take values as unknown, and all that is computed from them."""
+        for tensor in tensors:
+            self._hollow.add(tensor)
+
+    def start(self) -> None:
+        """Count what is allocated from now on."""
+        self._ledger.start()
+
+    def stop(self) -> None:
+        """Count no more: `peak_bytes` stays."""
+        self._ledger.stop()
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes that were there at once since `start`."""
+        return self._ledger.peak_bytes
+
+    @contextmanager
+    def unknown_is_zero(self) -> Iterator[None]:
+        """In the block, an unknown number that is read is 0: for a loop that prints its loss."""
+        previous, self._may_read = self._may_read, True
+        try:
+            yield
+        finally:
+            self._may_read = previous
+
+    @contextmanager
+    def unknown_is_refused(self) -> Iterator[None]:
+        """In the block, as at first, an unknown number that is read raises SimulationError."""
+        previous, self._may_read = self._may_read, False
+        try:
+            yield
+        finally:
+            self._may_read = previous
+
+    def __enter__(self) -> Simulation:
+        """Stand under PyTorch's operators."""
+        stack = ExitStack()
+        stack.enter_context(ReadingGuard(self._hollow))
+        self._guards.append(stack)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave."""
+        super().__exit__(*error)
+        self._guards.pop().close()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator, or find what it would give."""
+        kwargs = kwargs or {}
+        tensors = tensors_in((args, kwargs))
+        if name_of(func) == "lift_fresh":  # of a tensor that Python has just made
+            self._count(func, args, [], tensors)
+            return func(*args, **kwargs)
+        if computes_nothing(func) and not self._copies(func, tensors):
+            result = func(*args, **kwargs)
+        elif self._is_known(func, args, kwargs, tensors):
+            result = func(*args, **kwargs)
+        elif func not in self._inside and (parts := composition_of(func)) is not None:
+            return self._look_inside(func, parts, args, kwargs)
+        else:
+            result = self._without_numbers(func, args, kwargs, tensors)
+        self._count(func, args, tensors, tensors_in(result))
+        return result
+
+    def _copies(self, func: Any, tensors: list[Tensor]) -> bool:
+        """Whether a view is none: of a sparse tensor, only its parts and itself are."""
+        is_part = name_of(func) in sparse.PARTS
+        return not is_part and any(sparse.is_sparse(t) and t in self._hollow for t in tensors)
+
+    def _is_known(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
+        if tensors:
+            return not any(tensor in self._hollow for tensor in tensors)
+        if name_of(func) not in FACTORIES:
+            return True
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        num_bytes = math.prod(args[0]) * dtype.itemsize
+        return not (dtype.is_floating_point and (self._inside or num_bytes >= _LARGE_BYTES))
+
+    def _look_inside(self, func: Any, parts: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self._inside.append(func)
+        try:
+            with self:
+                return parts(*args, **kwargs)
+        finally:
+            self._inside.pop()
+
+    def _without_numbers(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        name = name_of(func)
+        if name in ("isnan", "isinf"):
+            return torch.zeros(tensors[0].shape, dtype=torch.bool, device=tensors[0].device)
+        if name == "_local_scalar_dense" and self._may_read:
+            return 0
+        written = written_arguments(func, args, kwargs)
+        self.forget(*(tensor for tensor in tensors_in(list(written.values()))))
+        if written and all(r.alias_info is not None for r in func._schema.returns):
+            returned = [written[alias_of(r)] for r in func._schema.returns]
+            return returned[0] if len(returned) == 1 else tuple(returned) or None
+        if any(map(sparse.is_sparse, tensors)):
+            return self._sparse(func, args, kwargs)
+        return self._by_shape_rule(func, args, kwargs, tensors)
+
+    def _sparse(self, func: Any, args: Any, kwargs: Any) -> Any:
+        shape = sparse.product_shape(func, args)
+        if shape is not None:
+            return self._hollow.like(shape, args[-1].device)
+        args, kwargs = tree_map(
+            lambda x: sparse.stand_in(x) if isinstance(x, Tensor) and sparse.is_sparse(x) else x,
+            (args, kwargs),
+        )
+        if any(tensor in self._hollow for tensor in tensors_in((args, kwargs))):
+            raise refusal(func, "its result depends on values")
+        result = func(*args, **kwargs)
+        self.forget(*tensors_in(result))
+        return result
+
+    def _by_shape_rule(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        if name_of(func).startswith(("index", "_index_put", "_unsafe_index")):
+            args = tuple(self._with_positions(func, arg) for arg in args)
+        elif has_shape_by_values(func, kwargs):
+            raise refusal(func, "its result depends on values")
+        device = tensors[0].device if tensors else torch.device("cpu")
+        device = torch.device(kwargs.get("device") or device)
+        leaves, structure = tree_flatten((args, kwargs))
+        shapes = [shape_of(leaf) for leaf in leaves]
+        of_shape = {id(s): t for s, t in zip(shapes, leaves, strict=True) if isinstance(t, Tensor)}
+        args, kwargs = tree_unflatten(shapes, structure)
+        if "device" in kwargs or not tensors:
+            kwargs = {**kwargs, "device": torch.device("meta"), "pin_memory": None}
+        try:
+            result = func(*args, **kwargs)
+        except NotImplementedError as error:
+            raise refusal(func, "it has no shape rule") from error
+
+        def tensor_of(shape: Any) -> Any:
+            if not isinstance(shape, Tensor):
+                return shape
+            return of_shape.get(id(shape), None) or self._hollow.like(shape, device)
+
+        return tree_map(tensor_of, result)
+
+    def _with_positions(self, func: Any, arg: Any) -> Any:
+        """An argument with masks replaced by positions, which are what shapes follow from."""
+        if not isinstance(arg, list | tuple):
+            return arg
+        positions: list[Any] = []
+        for part in arg:
+            is_mask = isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8)
+            if is_mask and part in self._hollow:
+                raise refusal(func, "its result depends on values")
+            positions += part.nonzero().unbind(1) if is_mask else [part]
+        return positions
+
+    def _count(self, func: Any, args: Any, arguments: list[Tensor], results: list[Tensor]) -> None:
+        old = {part.untyped_storage()._cdata for t in arguments for part in dense_parts(t)}
+        parts = [part for result in results for part in dense_parts(result)]
+        storages = [part.untyped_storage() for part in parts]
+        tentative = is_spared(func, args)
+        for storage in storages:
+            if storage._cdata not in old:
+                self._ledger.allocate(storage, tentative=tentative)
+        if not func.is_view:
+            self._ledger.pass_through(workspace_bytes(func, args, results))

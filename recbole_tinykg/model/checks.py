@@ -1,0 +1,44 @@
+"""Checks of a model's parameters: each names the key, what it must be, and what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_tinykg.errors import ConfigurationError
+
+
+def check_choice(config: Any, key: str, choices: tuple[Any, ...]) -> None:
+    """Raise ConfigurationError unless the value of `key` is one of `choices`."""
+    if config[key] not in choices:
+        raise ConfigurationError(
+            f"{key} must be one of {', '.join(map(str, choices))}; got {config[key]!r}"
+        )
+
+
+def check_positive(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are integers above 0."""
+    for key in keys:
+        if not is_positive(config[key]):
+            raise ConfigurationError(f"{key} must be a positive integer; got {config[key]!r}")
+
+
+def check_rate(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are probabilities below 1."""
+    for key in keys:
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ConfigurationError(f"{key} must lie in [0, 1); got {value!r}")
+
+
+def check_weight(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are finite numbers of 0 or more."""
+    for key in keys:
+        value = config[key]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < float("inf"):
+            raise ConfigurationError(f"{key} must be a number of 0 or more; got {value!r}")
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is an integer above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,115 @@
+"""Bits per stored map that fit a number of bytes and make the gradient least noisy.
+
+What each map costs and how much noise it adds is measured on a few batches (`sensitivity`); which
+bits to take is a knapsack problem (`allocation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+from torch import Tensor
+
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.memory.byte_sizes import format_bytes
+from recbole_tinykg.quantization.allocation import WIDTHS, choose_options, fewest_bytes
+from recbole_tinykg.quantization.sensitivity import Sensitivity, measure_sensitivity
+
+_ALIGN = ("left", *["right"] * 4)
+
+LossFunction = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Bits chosen for the stored maps of a twin.
+
+    Attributes:
+        budget: Bytes that a step may keep.
+        sensitivity: What the choice is based on.
+        bits: Bits of each map by its name.
+    """
+
+    budget: int
+    sensitivity: Sensitivity
+    bits: dict[str, int]
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that a step of the largest measured batch keeps."""
+        return self.sensitivity.saved_bytes(self.bits)
+
+    @property
+    def relative_variance(self) -> float:
+        """Predicted variance of the gradient over its squared norm."""
+        return self.sensitivity.relative_variance(self.bits)
+
+    @property
+    def uniform_bits(self) -> int | None:
+        """The most bits that would fit for all maps alike."""
+        fitting = [bits for bits in WIDTHS if self._uniform_bytes(bits) <= self.budget]
+        return max(fitting, default=None)
+
+    def _uniform_bytes(self, bits: int) -> int:
+        return self.sensitivity.saved_bytes(dict.fromkeys(self.bits, bits))
+
+    def _uniform_row(self, bits: int) -> list[str]:
+        noise = self.sensitivity.relative_variance(dict.fromkeys(self.bits, bits))
+        size = format_bytes(self._uniform_bytes(bits))
+        return ["all maps alike", "", str(bits), size, f"{noise:.1e}"]
+
+    def table(self) -> str:
+        """A line per map with its share of both, and what all maps make together."""
+        options = self.sensitivity.chosen(self.bits)
+        rows = [
+            [
+                own.name,
+                "{:,} x {}".format(*own.shape),
+                str(self.bits[own.name]),
+                format_bytes(option.num_bytes),
+                f"{self.sensitivity.relative(option.variance):.1e}",
+            ]
+            for own, option in zip(self.sensitivity.maps, options, strict=True)
+        ]
+        fixed, total = format_bytes(self.sensitivity.fixed_bytes), format_bytes(self.saved_bytes)
+        rows.append(["masks, indices, ...", "", "", fixed, ""])
+        rows.append(
+            [f"of {format_bytes(self.budget)}", "", "", total, f"{self.relative_variance:.1e}"]
+        )
+        if self.uniform_bits is not None:
+            rows.append(self._uniform_row(self.uniform_bits))
+        headers = ("stored map", "shape", "bits", "bytes", "noise")
+        return tabulate(rows, headers, "simple", disable_numparse=True, colalign=_ALIGN)
+
+
+def allocate_bits(
+    model: Any, loss_func: LossFunction, batches: list[Any], budget: int
+) -> Allocation:
+    """Chooses bits for a twin's stored maps; does not apply them.
+
+    Args:
+        model: A twin, on its device.
+        loss_func: Its loss of a batch.
+        batches: At least one, on the model's device.
+        budget: Bytes that a step may keep for backward.
+
+    Raises:
+        ConfigurationError: Not even one bit per element fits.
+    """
+    sensitivity = measure_sensitivity(model, loss_func, batches, budget)
+    maps = [own.options for own in sensitivity.maps]
+    widths = choose_options(maps, budget - sensitivity.fixed_bytes)
+    if widths is None:
+        smallest = sensitivity.fixed_bytes + fewest_bytes(maps)
+        raise ConfigurationError(
+            f"compress_budget must be at least {smallest} bytes ({format_bytes(smallest)}) for "
+            f"this model, data set and train_batch_size, what a step keeps at 1 bit; got {budget} "
+            f"bytes ({format_bytes(budget)})"
+        )
+    names = [own.name for own in sensitivity.maps]
+    return Allocation(
+        budget, sensitivity, dict(zip(names, (WIDTHS[i] for i in widths), strict=True))
+    )

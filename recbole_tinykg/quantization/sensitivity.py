@@ -1,0 +1,221 @@
+r"""What each stored map costs, and how much noise it adds to the gradient, measured on real steps.
+
+A twin's gradient is linear in the noise :math:`\delta_m` of each map's codes, so that the map adds
+
+.. math:: V_m(b) = E\|J_m \delta_m\|^2 = \sum_i \sigma_i^2(b) \|\partial g / \partial x_i\|^2,
+          \qquad \sigma_i \propto \frac{\mathrm{range}_i}{2^b - 1}
+
+to the gradient's variance: range² times gradient². Nobody wants the Jacobian of a map of millions
+of elements, and nobody needs it: the noise itself is a sample. A step is taken twice with the same
+noise everywhere but in map m; the squared distance of both gradients has the expectation
+:math:`V_m(b) + V_m(b')`. It is measured at 1 and at 2 bits, as few bits do not fill a range evenly;
+from 2 bits on the variance falls with :math:`(2^b - 1)^2`.
+
+No step keeps more than the bits that the user can afford, dropout stays the same, squares are
+summed on the device and read once, and nothing of it shows: weights, gradients, random state and
+noise of the training are untouched. The noise comes from steps that no training reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_tinykg.memory.meter import saved_tensors
+from recbole_tinykg.quantization.allocation import WIDTHS, Option
+from recbole_tinykg.quantization.quantizer import Quantized, Quantizer, SiteQuantizers, stream
+
+_FIRST_STEP = 1 << 40  # of the noise; training does not get there
+_MEASURED = (1, 2)  # bits
+_PIECE = 1 << 16  # elements whose squares are summed at a time
+
+LossFunction = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A map that a step keeps as codes."""
+
+    name: str
+    shape: tuple[int, int]  # rows in the largest batch, columns
+    options: tuple[Option, ...]  # for each of `allocation.WIDTHS`
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What was measured: bytes of the largest batch, means of squares."""
+
+    maps: tuple[StoredMap, ...]
+    fixed_bytes: int  # kept beside the codes: masks, indices, factors
+    gradient_square: float  # squared norm of the gradient of all parameters
+
+    def chosen(self, bits: Mapping[str, int]) -> list[Option]:
+        """The option of each map that the bits of its name stand for."""
+        return [own.options[WIDTHS.index(bits[own.name])] for own in self.maps]
+
+    def saved_bytes(self, bits: Mapping[str, int]) -> int:
+        """Bytes that a step keeps with those bits."""
+        return self.fixed_bytes + sum(option.num_bytes for option in self.chosen(bits))
+
+    def relative_variance(self, bits: Mapping[str, int]) -> float:
+        """Variance of the gradient with those bits, over its squared norm."""
+        return self.relative(sum(option.variance for option in self.chosen(bits)))
+
+    def relative(self, variance: float) -> float:
+        """A variance over the gradient's squared norm; infinite if the gradient is 0."""
+        if variance == 0:
+            return 0.0
+        return variance / self.gradient_square if self.gradient_square else math.inf
+
+
+def measure_sensitivity(
+    model: Any, loss_func: LossFunction, batches: Sequence[Any], budget: int
+) -> Sensitivity:
+    """Measures every stored map of a twin.
+
+    Args:
+        model: A twin, on its device.
+        loss_func: Its loss of a batch, such as ``model.calculate_loss``.
+        batches: At least one, on the model's device.
+        budget: Bytes that a step may keep. The maps that are not being measured have the most bits
+            that fit, all alike.
+    """
+    was_training = model.training
+    model.train()
+    try:
+        base = _widest(_Steps(model, loss_func, batches[0]), budget)
+        measured = [
+            _Steps(model, loss_func, batch, base, _FIRST_STEP + number).measure()
+            for number, batch in enumerate(batches)
+        ]
+    finally:
+        model.train(was_training)
+    squares = torch.stack([batch.squares for batch in measured]).mean(0)
+    gradient_square, *distances = squares.tolist()
+    maps = []
+    for i, name in enumerate(model.map_sites):
+        seen = max((batch.seen[i] for batch in measured), key=lambda seen: seen.rows)
+        variances = _variances(distances[2 * i], distances[2 * i + 1], base.bits)
+        options = map(Option, seen.num_bytes(), variances)
+        maps.append(StoredMap(name, (seen.rows, seen.columns), tuple(options)))
+    return Sensitivity(tuple(maps), max(batch.fixed_bytes for batch in measured), gradient_square)
+
+
+@dataclass
+class _Seen:
+    """What a map was when it was given to its quantizer, in one piece or in several."""
+
+    rows: int = 0
+    columns: int = 0
+    dtype: torch.dtype | None = None
+
+    def num_bytes(self) -> list[int]:
+        """Bytes of the map at each of ``WIDTHS``; 0 if no step has it."""
+        if self.dtype is None:
+            return [0] * len(WIDTHS)
+        row, noise = torch.zeros(1, self.columns, dtype=self.dtype), stream(0, 0)
+        return [self.rows * Quantizer(bits).quantize(row, noise).nbytes for bits in WIDTHS]
+
+
+@dataclass(frozen=True)
+class _Recorder(Quantizer):
+    """A quantizer that notes what it is given."""
+
+    seen: _Seen = field(default_factory=_Seen, compare=False)
+
+    def quantize(self, x: Tensor, stream: Tensor, *, first_row: int = 0) -> Quantized:
+        self.seen.rows += len(x)
+        self.seen.columns, self.seen.dtype = x.shape[1], x.dtype
+        return super().quantize(x, stream, first_row=first_row)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the steps of one batch gave."""
+
+    squares: Tensor  # (1 + 2 M,) of the gradient; of the distances at 1 and 2 bits, map by map
+    seen: list[_Seen]
+    fixed_bytes: int
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps that one batch is taken through, at one position of the noise."""
+
+    model: Any
+    loss_func: LossFunction
+    batch: Any
+    base: Quantizer = Quantizer(bits=1)
+    position: int = _FIRST_STEP
+
+    def forward(self, *, keep: bool) -> tuple[Tensor, list[_Seen], int]:
+        """The loss, the maps, and the bytes beside their codes; `keep`: backward may follow."""
+        sites = self.model.map_sites.values()
+        seen = [_Seen() for _ in sites]
+        recorders = {
+            site: _Recorder(self.base.bits, seen=own) for site, own in zip(sites, seen, strict=True)
+        }
+        hooks = saved_tensors(self.model, self.batch, keep=keep)
+        with self._keeping(recorders), hooks as saved:
+            loss = self.loss_func(self.batch)
+        width = WIDTHS.index(self.base.bits)
+        return loss, seen, saved.num_bytes - sum(own.num_bytes()[width] for own in seen)
+
+    def measure(self) -> _Measured:
+        """Takes one step, and two more per map."""
+        loss, seen, fixed_bytes = self.forward(keep=True)
+        base = self._gradients(loss)
+        squares = [_square(base)]
+        for site in self.model.map_sites.values():
+            for bits in _MEASURED:
+                with self._keeping({site: Quantizer(bits)}), self.model.streams.redrawn(site):
+                    other = self._gradients(self.loss_func(self.batch))
+                squares.append(_square([a.sub_(b) for a, b in zip(other, base, strict=True)]))
+                del other  # or the next step's gradients would come on top
+        return _Measured(torch.stack(squares), seen, fixed_bytes)
+
+    @contextmanager
+    def _keeping(self, chosen: Mapping[int, Quantizer]) -> Iterator[None]:
+        """Every map at the base, but for those at the sites chosen; noise at the position."""
+        sites = range(len(self.model.streams.sites))
+        quantizers = SiteQuantizers(tuple(chosen.get(site, self.base) for site in sites))
+        with self.model.compression(quantizers):
+            self.model.streams.step = self.position
+            yield
+
+    def _gradients(self, loss: Tensor) -> list[Tensor]:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+        return [gradient for gradient in gradients if gradient is not None]
+
+
+def _widest(steps: _Steps, budget: int) -> Quantizer:
+    """The most bits for all maps alike that fit the budget, at least 1 and at most 8."""
+    _, seen, fixed_bytes = steps.forward(keep=False)
+    totals = [fixed_bytes + sum(own.num_bytes()[i] for own in seen) for i in range(len(WIDTHS))]
+    fitting = [bits for bits, total in zip(WIDTHS, totals, strict=True) if total <= budget]
+    return Quantizer(min(max(fitting, default=1), 8))
+
+
+def _square(tensors: list[Tensor]) -> Tensor:
+    """Squared norm of all of them together, a scalar; in pieces, none of them copied whole."""
+    pieces = (piece for tensor in tensors for piece in tensor.reshape(-1).split(_PIECE))
+    return torch.stack([piece.double().square().sum() for piece in pieces]).sum()
+
+
+def _variances(at_1: float, at_2: float, base_bits: int) -> list[float]:
+    """Variance at each of ``WIDTHS``, from two squared distances to a gradient at `base_bits`."""
+    ratio = {bits: (3 / (2**bits - 1)) ** 2 for bits in WIDTHS[1:-1]}  # to that at 2 bits
+    if base_bits == 1:  # the noise of the base would drown that at 2 bits
+        first = at_1 / 2
+        second = first / 9
+    else:
+        second = at_2 / (1 + ratio[base_bits])
+        first = max(at_1 - second * ratio[base_bits], second)
+    return [first, *(second * ratio[bits] for bits in WIDTHS[1:-1]), 0.0]
