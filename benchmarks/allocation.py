@@ -26,8 +26,9 @@ from tabulate import tabulate
 
 from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.functional.bpr import GRADIENT_BITS
+from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.quantization.budget import allocate_bits
-from recbole_tinykg.quantization.quantizer import Quantizer, Quantizers
+from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import prepare
 
 CASES = {

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 SHAPES = "184000x64,1000000x64,1000000x16,100000x256,2000x176"
 WARM_UP = 3

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from recbole_tinykg.commands.comparison import compare
-    from recbole_tinykg.commands.planning import plan
-    from recbole_tinykg.commands.recommendation import recommend
-    from recbole_tinykg.commands.tuning import TuneResult, tune
+    from recbole_tinykg.commands.compare import compare
+    from recbole_tinykg.commands.plan import plan
+    from recbole_tinykg.commands.tune import TuneResult, tune
     from recbole_tinykg.quantization import Quantized, Quantizer, quantize
     from recbole_tinykg.quick_start import (
         load_data_and_model,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         run_recbole_tinykg,
     )
     from recbole_tinykg.saved_tensors import compressed_saves, measure_bias
+    from recbole_tinykg.serving import recommend
 
 __all__ = [
     "Quantized",
@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "commands.comparison": ("compare",),
-    "commands.recommendation": ("recommend",),
-    "commands.tuning": ("TuneResult", "tune"),
-    "commands.planning": ("plan",),
+    "commands.compare": ("compare",),
+    "serving": ("recommend",),
+    "commands.tune": ("TuneResult", "tune"),
+    "commands.plan": ("plan",),
     "quantization": ("Quantized", "Quantizer", "quantize"),
     "quick_start": ("load_data_and_model", "prepare", "register", "run_recbole_tinykg"),
     "saved_tensors": ("compressed_saves", "measure_bias"),

@@ -25,7 +25,7 @@ from recbole_tinykg import ops
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.functional.kgin import step
 from recbole_tinykg.memory.meter import saved_tensors
-from recbole_tinykg.quantization.quantizer import Quantizer
+from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer.optimizers import fused
 

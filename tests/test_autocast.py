@@ -9,7 +9,7 @@ from graphs import CONFIG, GraphDataset, batches
 from recbole_tinykg import ops
 from recbole_tinykg.functional.kgat import aggregators
 from recbole_tinykg.model.kgat import TinyKGAT
-from recbole_tinykg.quantization.quantizer import Quantizer, stream
+from recbole_tinykg.quantization import Quantizer, stream
 
 
 def loss_and_gradients(aggregator, dtype):

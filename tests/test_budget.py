@@ -17,9 +17,9 @@ from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.memory.byte_sizes import format_bytes, read_bytes
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.model import MODELS, get_model
+from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.quantization.allocation import WIDTHS
 from recbole_tinykg.quantization.budget import allocate_bits
-from recbole_tinykg.quantization.quantizer import Quantizer
 from recbole_tinykg.quantization.sensitivity import Sensitivity, measure_sensitivity
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
 

@@ -13,7 +13,7 @@ import pytest
 import recbole
 from datasets import write_tiny_dataset
 
-from recbole_tinykg.commands import cli, training
+from recbole_tinykg.commands import cli, train
 from recbole_tinykg.commands.catalogue import COMMANDS
 from recbole_tinykg.config import own_keys
 from recbole_tinykg.memory.byte_sizes import format_bytes
@@ -180,7 +180,7 @@ def recorded_runs(monkeypatch):
         calls.append((model, dataset, list(argv), resume))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "run_recbole_tinykg", record)
+    monkeypatch.setattr(train, "run_recbole_tinykg", record)
     return calls
 
 

@@ -18,10 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from recbole_tinykg import compare, run_recbole_tinykg
 from recbole_tinykg.commands import cli
-from recbole_tinykg.commands.comparison import process, worker
-from recbole_tinykg.commands.comparison.folder import Folder
-from recbole_tinykg.commands.comparison.runs import Run, read_request
-from recbole_tinykg.commands.comparison.statistics import compared
+from recbole_tinykg.commands.compare import process, worker
+from recbole_tinykg.commands.compare.folder import Folder
+from recbole_tinykg.commands.compare.runs import Run, read_request
+from recbole_tinykg.commands.compare.statistics import compared
 from recbole_tinykg.commands.processes import environment
 from recbole_tinykg.errors import ConfigurationError, UserError
 

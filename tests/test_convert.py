@@ -11,8 +11,8 @@ from recboles import DETERMINISTIC, trained
 
 from recbole_tinykg import load_data_and_model
 from recbole_tinykg.commands import cli
-from recbole_tinykg.commands.conversion import convert
-from recbole_tinykg.commands.evaluation import evaluate
+from recbole_tinykg.commands.convert import convert
+from recbole_tinykg.commands.evaluate import evaluate
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.model import MODELS
 

@@ -23,7 +23,7 @@ from test_ops_normalization import EPS
 from test_ops_normalization import rows as rows_to_normalize
 
 from recbole_tinykg.ops import reference, registration
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 ROOT = Path(__file__).parent.parent
 TORCH = Path(torch.__file__).parent

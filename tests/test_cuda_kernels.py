@@ -18,7 +18,7 @@ import torch
 from operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

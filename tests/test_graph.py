@@ -10,7 +10,7 @@ from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.graph import attention as graph_module
 from recbole_tinykg.graph.attention import AttentionGraph, segment_softmax_
 from recbole_tinykg.graph.from_recbole import Edges, collaborative_edges
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.quantization import NoiseStreams
 
 
 @pytest.fixture

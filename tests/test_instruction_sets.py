@@ -9,7 +9,7 @@ import torch
 from operators import DTYPES, assert_all_ops_equal_reference, difficult_rows, layouts
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 NAMES = ["portable", "AVX2", "AVX-512"]
 

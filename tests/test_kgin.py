@@ -18,7 +18,7 @@ from recbole_tinykg.functional.kgin.step import SAMPLING_SITES, SITES_PER_HOP
 from recbole_tinykg.functional.kgin.summed_bpr import NUM_SITES as HEAD_SITES
 from recbole_tinykg.graph.relational_graph import RelationalGraph
 from recbole_tinykg.memory.meter import saved_tensors
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.quantization import NoiseStreams
 
 pytestmark = pytest.mark.filterwarnings(  # RecBole's KGIN inverts degrees, of the padding rows too
     "ignore:divide by zero encountered in power:RuntimeWarning"

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_tinykg.embedding.shared_table import SharedTable
-from recbole_tinykg.embedding.table_embedding import TableEmbedding, shared_gradients
+from recbole_tinykg.embedding import SharedTable, TableEmbedding, shared_gradients
 from recbole_tinykg.memory.meter import peak_bytes, saved_tensors
 
 NUM_ROWS, DIM = 7, 3

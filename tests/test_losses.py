@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from recbole_tinykg.functional import bpr_loss, transr_loss
 from recbole_tinykg.functional.bpr import EPS
 from recbole_tinykg.graph.node_rows import NodeRows
-from recbole_tinykg.quantization.quantizer import Quantizer
+from recbole_tinykg.quantization import Quantizer
 
 SIZES, DIMS, BATCH = (6, 9), (5, 4, 3), 20
 

@@ -15,7 +15,7 @@ import torch
 from operators import BITS
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 DRAWS = 4000
 LOG_CHANCE = 25.0

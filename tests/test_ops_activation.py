@@ -9,7 +9,7 @@ from operators import DTYPES, difficult_rows
 from torch.nn import functional as F
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

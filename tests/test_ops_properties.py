@@ -25,7 +25,7 @@ from operators import (
 
 from recbole_tinykg import ops
 from recbole_tinykg.ops import reference
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 EXAMPLES = int(os.environ.get("OPERATOR_EXAMPLES", "150"))  # the sanitizers' run takes fewer
 CONFIG = settings(

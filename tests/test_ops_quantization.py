@@ -19,7 +19,7 @@ from operators import (
 
 from recbole_tinykg import ops
 from recbole_tinykg.ops import reference
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
 

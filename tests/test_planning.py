@@ -14,10 +14,10 @@ import yaml
 
 from recbole_tinykg import plan, prepare
 from recbole_tinykg.commands import cli
-from recbole_tinykg.commands.planning import measurement, room
-from recbole_tinykg.commands.planning.memory import Memory, PlannedModel, StepMemory
-from recbole_tinykg.commands.planning.prediction import predicted
-from recbole_tinykg.commands.planning.tables import text_of
+from recbole_tinykg.commands.plan import device_memory, measurement
+from recbole_tinykg.commands.plan.memory import Memory, PlannedModel, StepMemory
+from recbole_tinykg.commands.plan.prediction import predicted
+from recbole_tinykg.commands.plan.tables import text_of
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.simulation import SimulationError
 
@@ -159,14 +159,14 @@ def test_the_last_gradients_are_still_there_when_the_attention_is_refreshed():
 
 
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
-    unlimited = room.available_bytes()
-    monkeypatch.setattr(room, "_CGROUP", tmp_path)
+    unlimited = device_memory.available_bytes()
+    monkeypatch.setattr(device_memory, "_CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1700\n")
     (tmp_path / "memory.stat").write_text("anon 900\ninactive_file 700\nactive_file 100\n")
-    assert room.available_bytes() == 2000 < unlimited
+    assert device_memory.available_bytes() == 2000 < unlimited
     (tmp_path / "memory.max").write_text("max\n")
-    assert room.available_bytes() > 2000
+    assert device_memory.available_bytes() > 2000
 
 
 def test_the_command_prints_tables_and_writes_json(tiny, capsys, tmp_path):

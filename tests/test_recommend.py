@@ -15,10 +15,10 @@ from recboles import DETERMINISTIC, trained
 import recbole_tinykg
 from recbole_tinykg import load_data_and_model
 from recbole_tinykg.commands import cli
-from recbole_tinykg.commands.conversion import convert
-from recbole_tinykg.commands.recommendation import ranking, recommend
+from recbole_tinykg.commands.convert import convert
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
+from recbole_tinykg.serving import ranking, recommend
 
 HOSTS = sorted(name.removeprefix("Tiny") for name in MODELS)
 

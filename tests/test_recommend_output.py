@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recbole_tinykg import recommend
 from recbole_tinykg.commands import cli
-from recbole_tinykg.commands.recommendation import ranking
+from recbole_tinykg.serving import ranking
 
 
 def test_table_names_users_items_titles_and_paths(titled, capsys):

@@ -16,7 +16,7 @@ import torch
 
 from recbole_tinykg.ops import reference
 from recbole_tinykg.ops.reference.noise import draw
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 QUANTIZE = sys.modules[
     "recbole_tinykg.ops.reference.quantize"

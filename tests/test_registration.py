@@ -13,7 +13,7 @@ from operators import DEVICES
 
 from recbole_tinykg import ops
 from recbole_tinykg.errors import NativeLibraryError
-from recbole_tinykg.quantization.quantizer import stream
+from recbole_tinykg.quantization import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.meter import saved_tensors
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.quantization import NoiseStreams
 from recbole_tinykg.saved_tensors import compressed_saves
 
 

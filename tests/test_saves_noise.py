@@ -9,7 +9,7 @@ from saves import D, N, Net, gradients, leaf, rows
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.quantization import NoiseStreams
 from recbole_tinykg.saved_tensors import compressed_saves, measure_bias
 
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from recbole_tinykg.commands import cli
-from recbole_tinykg.commands.tuning import cluster, objectives, records, report, spaces, study
-from recbole_tinykg.commands.tuning.command import tune
-from recbole_tinykg.commands.tuning.search_files import as_mapping, read_search, space_of
-from recbole_tinykg.commands.tuning.spaces import Choice, Range, Steps
-from recbole_tinykg.commands.tuning.trial import TrialPlan, run_trial
-from recbole_tinykg.commands.tuning.wishes import Wishes
+from recbole_tinykg.commands.tune import cluster, objectives, records, report, spaces, study
+from recbole_tinykg.commands.tune.command import tune
+from recbole_tinykg.commands.tune.options import Wishes
+from recbole_tinykg.commands.tune.search_files import as_mapping, read_search, space_of
+from recbole_tinykg.commands.tune.spaces import Choice, Range, Steps
+from recbole_tinykg.commands.tune.trial import TrialPlan, run_trial
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import UserError
 from recbole_tinykg.model import MODELS

@@ -19,9 +19,9 @@ pytest.importorskip("ray.tune", reason="Ray Tune belongs to the extra `tune`")
 pytest.importorskip("optuna", reason="Optuna belongs to the extra `tune`")
 
 from recbole_tinykg import run_recbole_tinykg, tune  # noqa: E402
-from recbole_tinykg.commands.tuning import cluster, engine  # noqa: E402
-from recbole_tinykg.commands.tuning.study import plan  # noqa: E402
-from recbole_tinykg.commands.tuning.wishes import Wishes  # noqa: E402
+from recbole_tinykg.commands.tune import cluster, engine  # noqa: E402
+from recbole_tinykg.commands.tune.options import Wishes  # noqa: E402
+from recbole_tinykg.commands.tune.study import plan  # noqa: E402
 from recbole_tinykg.config.config import Config  # noqa: E402
 from recbole_tinykg.errors import UserError  # noqa: E402
 

@@ -14,7 +14,7 @@ from recboles import trained
 
 from recbole_tinykg import run_recbole_tinykg
 from recbole_tinykg.checkpoint import checkpoint
-from recbole_tinykg.commands.conversion import convert
+from recbole_tinykg.commands.convert import convert
 
 SETTINGS = {**TINY_RUN, "data_path": "data", "epochs": 1}
 

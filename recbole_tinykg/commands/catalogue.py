@@ -46,7 +46,7 @@ recbole-tinykg COMMAND --help tells more. Parameters are RecBole's, and ours:
 
 COMMANDS = {
     "train": Command(
-        "training",
+        "train",
         ("model", "dataset", "config_files", "model_list", "resume"),
         """\
 usage: recbole-tinykg [train] [--key=value ...]
@@ -68,7 +68,7 @@ Writes saved/<run>.pth (best epoch), <run>-last.pth and <run>.json.
 """,
     ),
     "evaluate": Command(
-        "evaluation",
+        "evaluate",
         ("checkpoint",),
         """\
 usage: recbole-tinykg evaluate --checkpoint=FILE [--key=value ...]
@@ -80,7 +80,7 @@ Prints validation and test metrics of a checkpoint written by train.
 """,
     ),
     "compare": Command(
-        "comparison",
+        "compare",
         ("model", "model_list", "dataset", "config_files", "bits", "seeds", "output"),
         """\
 usage: recbole-tinykg compare [--key=value ...]
@@ -104,7 +104,7 @@ asked for more bits or seeds, the same command goes on where it was.
         switches=("keep_checkpoints",),
     ),
     "recommend": Command(
-        "recommendation",
+        "recommend",
         (
             "checkpoint",
             "users",
@@ -138,7 +138,7 @@ The best items for users, best first, by a checkpoint written by train.
 """,
     ),
     "plan": Command(
-        "planning",
+        "plan",
         ("model", "model_list", "dataset", "config_files", "bits", "output"),
         """\
 usage: recbole-tinykg plan [--key=value ...]
@@ -160,7 +160,7 @@ the stock model and for its twin at each number of bits, on this device.
         ("measure",),
     ),
     "convert": Command(
-        "conversion",
+        "convert",
         ("checkpoint", "output", "model"),
         """\
 usage: recbole-tinykg convert --checkpoint=FILE --output=FILE [--key=value ...]
@@ -175,7 +175,7 @@ runs whatever code is in it: convert only files you trust.
 """,
     ),
     "tune": Command(
-        "tuning",
+        "tune",
         (
             *("model", "dataset", "config_files", "search", "trials", "scheduler", "searcher"),
             *("objectives", "cpus", "gpus", "concurrent", "address", "output", "tune_seed"),

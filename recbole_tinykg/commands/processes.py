@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import recbole_tinykg
-
 
 def environment() -> dict[str, str]:
     """That of this process, in which a module of this package is found from any folder."""
-    package = str(Path(recbole_tinykg.__file__).resolve().parent.parent)
+    package = str(Path(__file__).resolve().parents[2])
     others = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *([others] if others else [])])}

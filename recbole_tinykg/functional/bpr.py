@@ -34,7 +34,8 @@ from torch import Tensor
 from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 from recbole_tinykg.graph.node_rows import NodeRows, Parts
-from recbole_tinykg.quantization.quantizer import Quantized, Quantizers
+from recbole_tinykg.quantization import Quantized
+from recbole_tinykg.quantization.quantizer import Quantizers
 
 EPS = 1e-12
 """Smallest norm that `torch.nn.functional.normalize` divides by."""

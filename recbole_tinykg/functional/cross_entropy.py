@@ -26,7 +26,8 @@ from recbole_tinykg.functional.autograd import refuse_double_backward, without_a
 from recbole_tinykg.functional.bpr import GRADIENT_BITS
 from recbole_tinykg.functional.kgcn.relation_attention import BatchUsers
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.quantization.quantizer import Quantized, Quantizers
+from recbole_tinykg.quantization import Quantized
+from recbole_tinykg.quantization.quantizer import Quantizers
 
 NUM_POINTWISE_SITES = 2
 

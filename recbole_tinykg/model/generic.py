@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_tinykg import compat
-from recbole_tinykg.embedding.table_embedding import TableEmbedding, shared_gradients
+from recbole_tinykg.embedding import TableEmbedding, shared_gradients
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.functional import relation_matmul
 from recbole_tinykg.model.checks import check_choice, check_positive, check_rate, check_weight

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Self, TypeVar
 from recbole.model.abstract_recommender import KnowledgeRecommender
 
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
-from recbole_tinykg.quantization.quantizer import Quantizer, Quantizers, SiteQuantizers
+from recbole_tinykg.quantization import NoiseStreams, Quantizer
+from recbole_tinykg.quantization.quantizer import Quantizers, SiteQuantizers
 
 T = TypeVar("T")
 

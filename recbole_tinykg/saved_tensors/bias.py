@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.quantization import NoiseStreams
 from recbole_tinykg.quantization.quantizer import UNCOMPRESSED, Rounding
 from recbole_tinykg.saved_tensors.context import compressed_saves
 

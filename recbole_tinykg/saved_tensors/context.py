@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
-from recbole_tinykg.quantization.quantizer import UNCOMPRESSED, Quantizer, Rounding
+from recbole_tinykg.quantization import NoiseStreams, Quantizer
+from recbole_tinykg.quantization.quantizer import UNCOMPRESSED, Rounding
 from recbole_tinykg.saved_tensors.gathers import Gathers, storage_id
 from recbole_tinykg.saved_tensors.needs import (
     Need,

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import Layout, Quantized, Quantizer
+from recbole_tinykg.quantization import Quantized, Quantizer
+from recbole_tinykg.quantization.quantizer import Layout
 
 
 @dataclass(frozen=True)

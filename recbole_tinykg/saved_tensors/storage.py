@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from recbole_tinykg.ops import reference
-from recbole_tinykg.quantization.quantizer import Quantizer
+from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.saved_tensors.needs import Need
 from recbole_tinykg.saved_tensors.packed import Codes, Kept, Outer, Reference, Signs
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_tinykg.quantization.noise_streams import NoiseStreams
+from recbole_tinykg.quantization import NoiseStreams
 from recbole_tinykg.saved_tensors import compressed_saves
 
 

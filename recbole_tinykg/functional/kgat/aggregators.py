@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization.quantizer import Quantized
+from recbole_tinykg.quantization import Quantized
 
 NEGATIVE_SLOPE = 0.01
 """Slope of `nn.LeakyReLU()`, the activation of RecBole's KGAT."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from recbole_tinykg.functional.kgat.aggregators import Aggregator, Masks, add_messages
 from recbole_tinykg.functional.kgat.targets import Targets
 from recbole_tinykg.graph.row_blocks import RowBlock
-from recbole_tinykg.quantization.quantizer import Layout, Quantized, Quantizers
+from recbole_tinykg.quantization import Quantized
+from recbole_tinykg.quantization.quantizer import Layout, Quantizers
 
 
 @dataclass

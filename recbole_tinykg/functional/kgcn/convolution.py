@@ -33,7 +33,8 @@ from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.graph.receptive_field import ReceptiveField
-from recbole_tinykg.quantization.quantizer import Layout, Quantized, Quantizers
+from recbole_tinykg.quantization import Quantized
+from recbole_tinykg.quantization.quantizer import Layout, Quantizers
 
 AGGREGATORS = ("sum", "neighbor", "concat")
 

@@ -47,7 +47,8 @@ from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.graph.interactions import places_of
 from recbole_tinykg.graph.paired_edges import RelationGradient
 from recbole_tinykg.graph.relational_graph import Weights
-from recbole_tinykg.quantization.quantizer import Layout, Quantized, Quantizers
+from recbole_tinykg.quantization import Quantized
+from recbole_tinykg.quantization.quantizer import Layout, Quantizers
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Users (n_users, D), entities (n_entities, D), latent (F, D), relations (R, D), attention."""

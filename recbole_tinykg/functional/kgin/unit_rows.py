@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recbole_tinykg.functional.bpr import EPS
-from recbole_tinykg.quantization.quantizer import Layout, Quantized, Quantizers
+from recbole_tinykg.quantization import Quantized
+from recbole_tinykg.quantization.quantizer import Layout, Quantizers
 
 ROW_BLOCK = 4096
 """Rows that backward handles at a time."""

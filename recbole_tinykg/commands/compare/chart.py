@@ -1,0 +1,113 @@
+"""The chart of a comparison: accuracy, memory and time over the bits; a row of panels per twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_tinykg.commands.compare.statistics import Row
+
+_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#64b5cd", "#8c8c8c")
+_MEMORY = {
+    "largest_saved_activation_bytes": "saved activations",
+    "largest_peak_bytes": "peak of a step",
+}
+_SECONDS = {"epoch_seconds": "per epoch", "evaluation_seconds": "per evaluation"}
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Writes the chart as PNG; nothing if there is nothing to draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # files only, no window
+    from matplotlib.figure import Figure
+
+    twins = list(dict.fromkeys(row.model for row in rows))
+    if not twins:
+        return
+    figure = Figure(figsize=(15, 4.6 * len(twins)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(twins), 3, squeeze=False, width_ratios=(1.5, 1, 1))
+    for twin, (metrics, memory, seconds) in zip(twins, panels, strict=True):
+        own = [row for row in rows if row.model == twin]
+        _metrics(metrics, own)
+        _memory(memory, own)
+        _seconds(seconds, own)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def _metrics(axes: Any, rows: Sequence[Row]) -> None:
+    """Difference to stock in per cent, with its interval."""
+    own = [row for row in rows if row.kind == "metric" and row.difference_percent is not None]
+    names = list(dict.fromkeys(row.metric for row in own))
+    for number, name in enumerate(names):
+        for row in (row for row in own if row.metric == name):
+            x = _bits(rows).index(row.bits) + 0.7 * ((number + 0.5) / len(names) - 0.5)
+            y, low = row.difference_percent, row.difference_percent_low
+            error = None if low is None or y is None else y - low
+            first = row is next(row for row in own if row.metric == name)
+            axes.errorbar(
+                x,
+                y,
+                yerr=error,
+                fmt="o",
+                capsize=3,
+                color=_COLOURS[number % len(_COLOURS)],
+                label=name if first else None,
+            )
+    axes.axhline(0, color="black", linewidth=0.8)
+    seeds = len(rows[0].seeds)
+    interval = ", 95 % interval" if seeds > 1 else ""
+    _dress(axes, rows, f"{rows[0].model} − {rows[0].host}, % ({seeds} seeds{interval})")
+    _legend(axes, 5)
+
+
+def _memory(axes: Any, rows: Sequence[Row]) -> None:
+    """How many times less the twin needs."""
+    for number, (metric, label) in enumerate(_MEMORY.items()):
+        own = [row for row in rows if row.metric == metric and row.ratio is not None]
+        places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
+        bars = axes.bar(
+            places, [row.ratio for row in own], 0.4, color=_COLOURS[number], label=label
+        )
+        axes.bar_label(bars, [f"{row.ratio:.3g}" for row in own], fontsize=8)
+    axes.set_yscale("log")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.margins(y=0.15)
+    _dress(axes, rows, f"memory: {rows[0].host} / {rows[0].model}, larger step")
+    _legend(axes, 2)
+
+
+def _seconds(axes: Any, rows: Sequence[Row]) -> None:
+    """Seconds of the twin, with a line at the host's."""
+    for number, (metric, label) in enumerate(_SECONDS.items()):
+        own = [row for row in rows if row.metric == metric]
+        places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
+        colour = _COLOURS[number]
+        bars = axes.bar(places, [row.tiny for row in own], 0.4, color=colour, label=label)
+        axes.bar_label(bars, [f"{row.tiny:.2g}" for row in own], fontsize=8)
+        for row in own[:1]:
+            name = f"{row.host} {label}: {row.stock:.2g}"
+            axes.axhline(row.stock, color=colour, linestyle="--", linewidth=1.2, label=name)
+    axes.set_yscale("log")
+    axes.margins(y=0.25)
+    _dress(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].host}")
+    _legend(axes, 2)
+
+
+def _legend(axes: Any, columns: int) -> None:
+    """Below the panel, where it hides nothing."""
+    axes.legend(fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+
+
+def _dress(axes: Any, rows: Sequence[Row], title: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("bits")
+    axes.set_xticks(range(len(_bits(rows))), list(map(str, _bits(rows))))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _bits(rows: Sequence[Row]) -> list[int]:
+    return list(dict.fromkeys(row.bits for row in rows))

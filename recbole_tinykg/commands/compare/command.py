@@ -1,0 +1,188 @@
+"""``recbole-tinykg compare``: stock models against their twins, paired by seed.
+
+Every run is a process of its own, so that its peaks are its own and its death is not the
+comparison's. What is finished stays finished (``folder``); the rest is made by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_tinykg.checkpoint.safe_write import write_whole
+from recbole_tinykg.commands.compare import chart, process, tables, tensorboard
+from recbole_tinykg.commands.compare.folder import Folder, Line
+from recbole_tinykg.commands.compare.runs import Request, Run, read_request
+from recbole_tinykg.commands.compare.statistics import Row, rows
+from recbole_tinykg.config.parameters import read_literal
+from recbole_tinykg.errors import ConfigurationError, UserError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        rows: A line per twin, bit width and quantity; the lines of ``comparison.jsonl``.
+        runs: The finished runs; lines of ``runs.jsonl``.
+        failures: Why a run failed, by its name.
+        table: The tables, as the command prints them.
+        output: Folder with everything.
+    """
+
+    rows: tuple[Row, ...]
+    runs: tuple[Line, ...]
+    failures: Mapping[str, str]
+    table: str
+    output: Path
+
+
+def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
+    """Compares what the flags name, prints the tables.
+
+    Args:
+        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``bits``, ``seeds``,
+            ``output``, ``keep_checkpoints``.
+        parameters: ``--key=value`` of everything else, for every run.
+
+    Raises:
+        UserError: Wrong input; or, after the tables, runs that failed.
+    """
+    keep = read_literal(flags.get("keep_checkpoints", "False"))
+    if not isinstance(keep, bool):
+        raise ConfigurationError(f"--keep_checkpoints must be True or False; got {keep!r}")
+    request = read_request(flags, parameters)
+    output = _output(flags.get("output"), request)
+    result = _compare(request, output, keep, _print)
+    if result.rows:
+        print(f"\n{result.table}\n\n{result.output}: comparison.md, .jsonl, .png, tensorboard")
+    if result.failures:
+        number = f"{len(result.failures)} of {len([*request.runs()])} runs"
+        what = "; ".join(f"{name}: {reason}" for name, reason in result.failures.items())
+        raise UserError(f"{number} failed, the same command tries them again: {what}")
+
+
+def compare(
+    model: str | Sequence[str] = "TinyKGAT",
+    dataset: str = "ml-100k",
+    *,
+    bits: Sequence[int] = (2,),
+    seeds: int | Sequence[int] = 5,
+    config_file_list: Sequence[str | os.PathLike[str]] = (),
+    config_dict: Mapping[str, Any] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    keep_checkpoints: bool = False,
+) -> Comparison:
+    """Compares twins with the models they replace.
+
+    Args:
+        model: Class name of a twin, or several.
+        dataset: Name of the data set.
+        bits: Bit widths of the twins.
+        seeds: Number of seeds, from the configuration's on, or the seeds.
+        config_file_list: YAML files of parameters.
+        config_dict: Parameters of every run, which win over the files.
+        output: Folder; None: ``comparisons/<models>-<dataset>``.
+        keep_checkpoints: Whether finished runs keep their checkpoints.
+
+    Raises:
+        UserError: Wrong input, or a folder with another comparison.
+    """
+    flags = {
+        "model_list": model if isinstance(model, str) else ",".join(model),
+        "dataset": dataset,
+        "bits": str(list(bits)),
+        "seeds": str(seeds if isinstance(seeds, int) else list(seeds)),
+        "config_files": " ".join(str(Path(file)) for file in config_file_list),
+    }
+    argv = [f"--{key}={value!r}" for key, value in (config_dict or {}).items()]
+    request = read_request(flags, argv)
+    return _compare(request, _output(output, request), keep_checkpoints)
+
+
+def _compare(
+    request: Request, output: Path, keep: bool, say: Callable[[str], None] = lambda text: None
+) -> Comparison:
+    request.check()
+    folder = Folder(output)
+    with folder.opened(request):
+        failures = _make_all(request, folder, keep, say)
+        wanted = {*request.runs()}
+        runs = {run: line for run, line in folder.finished().items() if run in wanted}
+        found = tuple(rows(request, runs))
+        for run, line in runs.items():  # what somebody removed comes again
+            tensorboard.write(folder.path / "tensorboard", run, line, request)
+        table = tables.text(request, found, runs, failures, tables.TERMINAL)
+        markdown = tables.text(request, found, runs, failures, tables.MARKDOWN)
+        _write(folder, found, markdown)
+    return Comparison(found, tuple(runs.values()), failures, table, output)
+
+
+def _make_all(
+    request: Request, folder: Folder, keep: bool, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Makes the runs that are missing; returns why some failed."""
+    wanted = list(request.runs())
+    finished = folder.finished()
+    failures = {}
+    for number, run in enumerate(wanted, 1):
+        if run in finished:
+            continue
+        say(f"[{number}/{len(wanted)}] {run}: ")
+        try:
+            made = process.make(run, request, folder)
+        except KeyboardInterrupt as interrupt:
+            done = len(finished.keys() & {*wanted})
+            interrupt.add_note(f"{done} of {len(wanted)} runs are finished; repeat the command")
+            raise
+        problem = made if isinstance(made, str) else _other_splits(made, run, finished)
+        if isinstance(made, str) or problem:
+            failures[run.name] = problem
+            say(f"failed, {problem} (see {folder.of(run) / process.LOG})\n")
+            continue
+        folder.add(made)
+        finished[run] = made
+        tensorboard.write(folder.path / "tensorboard", run, made, request)
+        if not keep:
+            folder.forget_checkpoints(run)
+        say(f"{_told(made)}\n")
+    return failures
+
+
+def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
+    """Says with which run of the same seed a run cannot be compared; empty: with all it can."""
+    for other, line in finished.items():
+        if other.seed == run.seed and line["splits"] != made["splits"]:
+            return (
+                f"its splits differ from those of {other.name}: the data set has changed in "
+                "between, give another --output"
+            )
+    return ""
+
+
+def _told(line: Line) -> str:
+    metric, value = next(iter((line["test"] or {"no test metric": 0.0}).items()))
+    return f"test {metric} {value:.4f}, {line['epochs']} epochs of {line['epoch_seconds']:.2f} s"
+
+
+def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
+    """Writes the results anew from all finished runs."""
+    lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
+    write_whole(folder.path / "comparison.jsonl", lines)
+    picture = "\n\n![chart](comparison.png)" if found else ""
+    write_whole(folder.path / "comparison.md", f"{markdown}{picture}\n")
+    chart.draw(found, folder.path / "comparison.png")
+
+
+def _output(output: str | os.PathLike[str] | None, request: Request) -> Path:
+    name = re.sub(r"[^\w.+-]", "_", f"{'+'.join(request.twins)}-{request.dataset}")
+    return Path(output) if output else Path("comparisons") / name
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)

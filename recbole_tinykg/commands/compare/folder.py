@@ -1,0 +1,159 @@
+"""The folder of a comparison: what is in it, and how it survives being killed at any moment.
+
+    settings.json      what all its runs have in common; other settings need another folder
+    runs.jsonl         a line per finished run
+    runs/<run>/        a run's own working folder: output.log, log/, log_tensorboard/, saved/
+    comparison.*       the tables and the chart; tensorboard/: HParams
+
+A finished run is first a whole file in its folder and then a whole line: whichever of the two a
+kill leaves, the run is not repeated. One comparison at a time works in a folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recbole_tinykg.checkpoint.safe_write import write_whole
+from recbole_tinykg.commands.compare.runs import Request, Run, host_of
+from recbole_tinykg.errors import ConfigurationError, UserError
+
+_PER_RUN = ("seed", "compress_bits", "run_name", "show_progress", "state")
+_SHOWN = 4  # differences that an error message names
+
+Line = dict[str, Any]
+"""A finished run as ``runs.jsonl`` keeps it."""
+
+
+class Folder:
+    """A comparison on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Names the files; writes nothing."""
+        self.path = path.absolute()
+        self._shown = path
+        self.lines = self.path / "runs.jsonl"
+        self._settings = self.path / "settings.json"
+
+    @contextmanager
+    def opened(self, request: Request) -> Iterator[None]:
+        """Creates the folder, or continues in it if its settings are those of the request.
+
+        Raises:
+            ConfigurationError: It holds a comparison with other settings.
+            UserError: It cannot be written, or another process is at work in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")
+        except OSError as error:
+            raise UserError(
+                f"--output must be a folder that can be written; got {self._shown}: "
+                f"{error.strerror}"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another comparison is at work in {self._shown}: wait for it, or give another "
+                    "--output"
+                ) from None
+            self._keep(_settings(request))
+            yield
+
+    def of(self, run: Run) -> Path:
+        """The working folder of a run."""
+        return self.path / "runs" / run.name
+
+    def finished(self) -> dict[Run, Line]:
+        """The runs in ``runs.jsonl``; a last line that a kill cut off is removed.
+
+        Raises:
+            UserError: Another line is damaged.
+        """
+        if not self.lines.exists():
+            return {}
+        *whole, cut = self.lines.read_text(encoding="utf-8").split("\n")
+        if cut:
+            write_whole(self.lines, "".join(f"{line}\n" for line in whole))
+        runs = {}
+        for number, text in enumerate(whole, 1):
+            try:
+                line = json.loads(text)
+                runs[Run(line["model"], line["bits"], line["seed"])] = line
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.lines} is damaged: line {number} is no run; remove that line and start "
+                    "again, its run is then repeated"
+                ) from None
+        return runs
+
+    def add(self, line: Line) -> None:
+        """Appends a finished run in one write, which reaches the disk."""
+        with open(self.lines, "ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            os.fsync(file.fileno())
+
+    def forget_checkpoints(self, run: Run) -> None:
+        """Removes the checkpoints of a finished run; its result stays."""
+        for file in (self.of(run) / "saved").glob("*.pth"):
+            file.unlink()
+
+    def start_over(self, run: Run) -> None:
+        """Removes the working folder of a run."""
+        shutil.rmtree(self.of(run), ignore_errors=True)
+
+    def _keep(self, settings: dict[str, Any]) -> None:
+        kept = {"dataset": settings["dataset"], "models": {}}
+        if self._settings.exists():
+            try:
+                kept = json.loads(self._settings.read_text(encoding="utf-8"))
+            except ValueError:
+                raise UserError(
+                    f"{self._settings} is damaged: give another --output, or remove the file if "
+                    "the runs in the folder have the settings of this command"
+                ) from None
+            self._refuse_other(kept, settings)
+        models = {**kept["models"], **settings["models"]}
+        write_whole(self._settings, json.dumps({**settings, "models": models}, indent=1) + "\n")
+
+    def _refuse_other(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        pairs = [("", {"dataset": kept["dataset"]}, {"dataset": now["dataset"]})]
+        pairs += [
+            (f"{model}: ", kept["models"][model], config)
+            for model, config in now["models"].items()
+            if model in kept["models"]
+        ]
+        differences = dict.fromkeys(
+            f"{key} is {old.get(key)} there and {new.get(key)} now"
+            for _, old, new in pairs
+            for key in sorted({**old, **new})
+            if old.get(key) != new.get(key)
+        )
+        if differences:
+            shown = "; ".join([*differences][:_SHOWN])
+            more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+            raise ConfigurationError(
+                f"{self._shown} holds a comparison with other settings: {shown}{more}; "
+                "give another --output, or the same settings to continue it"
+            )
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """The data set and, for every model, all parameters that do not differ from run to run."""
+    models = {}
+    for twin in request.twins:
+        for run in (Run(host_of(twin), None, request.seeds[0]), Run(twin, 32, request.seeds[0])):
+            config = request.config(run).to_plain()
+            if config.get("compress_seed") == config["seed"]:
+                del config["compress_seed"]
+            models[run.model] = {k: v for k, v in config.items() if k not in _PER_RUN}
+    plain = {"dataset": request.dataset, "models": models}
+    return json.loads(json.dumps(plain))  # tuples are lists, as in the file

@@ -1,0 +1,180 @@
+"""What a comparison says: per model, bit width and quantity, the twin beside its host.
+
+Runs are paired by seed: a pair has the same splits, initial weights and batches, so that what the
+two runs share cancels in their difference. For n pairs with differences d (twin − host)::
+
+    interval   mean(d) ± t(0.975, n−1) · s(d) / √n       Student's t
+    p (t)      two-sided paired t-test                   n ≥ 2, differences that differ
+    p (W)      two-sided Wilcoxon signed-rank test       n ≥ 6: with fewer it cannot get below 0.05
+
+Metrics are those of the test set at the best epoch. Bytes are those of one training step, ratios
+host / twin: how many times less the twin needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from recbole_tinykg.commands.compare.folder import Line
+from recbole_tinykg.commands.compare.runs import Request, Run, host_of
+
+CONFIDENCE = 0.95
+WILCOXON_PAIRS = 6
+_DECIMALS = 12  # beyond them is only what subtracting floats leaves: 0.1235 − 0.1234 is not 0.0001
+PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
+
+Runs = Mapping[Run, Line]
+Quantity = Callable[[Line], float | None]
+"""From a finished run to a number; None if it was not measured."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantity of a twin at a bit width, beside its host's.
+
+    Attributes:
+        model: The twin.
+        host: What it is compared with.
+        dataset: Name of the data set.
+        bits: Bit width of the twin.
+        kind: ``metric``, ``bytes``, ``seconds`` or ``epochs``.
+        metric: Name of the quantity, such as ``recall@10``.
+        seeds: Those with a finished run of both; means are over them.
+        stock: Mean of the host.
+        tiny: Mean of the twin.
+        difference: tiny − stock, and ``difference_low``, ``difference_high``: its 95 % interval;
+            None with one seed.
+        difference_percent: The same in per cent of ``stock``, and its interval; None if that is 0.
+        p_value: Of the paired t-test; None with one seed, or if no two differences differ.
+        wilcoxon_p_value: None with fewer than six seeds, or if all differences are 0.
+        ratio: stock / tiny; None if ``tiny`` is 0.
+    """
+
+    model: str
+    host: str
+    dataset: str
+    bits: int
+    kind: str
+    metric: str
+    seeds: tuple[int, ...]
+    stock: float
+    tiny: float
+    difference: float
+    difference_low: float | None
+    difference_high: float | None
+    difference_percent: float | None
+    difference_percent_low: float | None
+    difference_percent_high: float | None
+    p_value: float | None
+    wilcoxon_p_value: float | None
+    ratio: float | None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns a dictionary, as a line of ``comparison.jsonl``."""
+        return dataclasses.asdict(self)
+
+
+def rows(request: Request, runs: Runs) -> Iterator[Row]:
+    """Compares every twin at every bit width that has a pair of finished runs."""
+    for twin in request.twins:
+        for bits in request.bits:
+            seeds, pairs = _pairs(twin, bits, request.seeds, runs)
+            for kind, metric, value in quantities([line for pair in pairs for line in pair]):
+                values = [(value(stock), value(tiny)) for stock, tiny in pairs]
+                known = [(a, b) for a, b in values if a is not None and b is not None]
+                if len(known) == len(values):
+                    names = (twin, host_of(twin), request.dataset, bits, kind, metric, seeds)
+                    yield Row(*names, **compared(*zip(*known, strict=True)))
+
+
+def compared(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, Any]:
+    """Compares paired values: the numbers of a ``Row``."""
+    differences = np.round(np.subtract(tiny, stock), _DECIMALS)
+    mean, base = float(differences.mean()), float(np.mean(stock))
+    low, high = _interval(differences)
+    percent = [None if base == 0 or d is None else 100 * d / base for d in (mean, low, high)]
+    return {
+        "stock": base,
+        "tiny": float(np.mean(tiny)),
+        "difference": mean,
+        "difference_low": low,
+        "difference_high": high,
+        "difference_percent": percent[0],
+        "difference_percent_low": percent[1],
+        "difference_percent_high": percent[2],
+        "p_value": _t_test(differences),
+        "wilcoxon_p_value": _wilcoxon(differences),
+        "ratio": base / float(np.mean(tiny)) if np.mean(tiny) else None,
+    }
+
+
+def _interval(differences: np.ndarray) -> tuple[float | None, float | None]:
+    n = len(differences)
+    if n < 2:
+        return None, None
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(differences)
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def _t_test(differences: np.ndarray) -> float | None:
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return None
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _wilcoxon(differences: np.ndarray) -> float | None:
+    if len(differences) < WILCOXON_PAIRS or not differences.any():
+        return None
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def _pairs(
+    twin: str, bits: int, seeds: Sequence[int], runs: Runs
+) -> tuple[tuple[int, ...], list[tuple[Line, Line]]]:
+    host = host_of(twin)
+    keys = {seed: (Run(host, None, seed), Run(twin, bits, seed)) for seed in seeds}
+    both = {seed: pair for seed, pair in keys.items() if set(pair) <= runs.keys()}
+    return tuple(both), [(runs[stock], runs[tiny]) for stock, tiny in both.values()]
+
+
+def quantities(lines: Sequence[Line]) -> Iterator[tuple[str, str, Quantity]]:
+    """Yields kind and name of what all runs have, and where a run has it."""
+    if not lines:
+        return
+    for name in lines[0]["test"] or ():
+        yield "metric", name, _at("test", name)
+    phases = [phase for phase in PHASES if all(phase in line["memory"] for line in lines)]
+    for quantity in ("saved_activation_bytes", "peak_bytes"):
+        steps = [_at("memory", phase, quantity) for phase in phases]
+        for phase, step in zip(phases, steps, strict=True):
+            yield "bytes", f"{phase}_{quantity}", step
+        yield "bytes", f"largest_{quantity}", _largest(steps)
+    yield "bytes", "process_peak_bytes", _at("process_peak_bytes")
+    for name in ("epoch_seconds", "evaluation_seconds", "run_seconds"):
+        yield "seconds", name, _at(name)
+    yield "epochs", "epochs", _at("epochs")
+
+
+def _at(*keys: str) -> Quantity:
+    def at(line: Line) -> float | None:
+        value: Any = line
+        for key in keys:
+            value = value[key]
+        return value
+
+    return at
+
+
+def _largest(steps: Sequence[Quantity]) -> Quantity:
+    def largest(line: Line) -> float | None:
+        values = [step(line) for step in steps]
+        known = [value for value in values if value is not None]
+        return max(known) if known and len(known) == len(values) else None
+
+    return largest

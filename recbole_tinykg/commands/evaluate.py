@@ -1,0 +1,47 @@
+"""``recbole-tinykg evaluate``: validation and test metrics of a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_tinykg.commands.flags import checkpoint_changes
+from recbole_tinykg.commands.report import metrics_table
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.quick_start import load_data_and_model
+from recbole_tinykg.quick_start.results import plain_metrics
+from recbole_tinykg.trainer import get_trainer
+
+
+def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
+    """Prints the metrics of ``--checkpoint``; parameters win over those it was trained with."""
+    if "checkpoint" not in flags:
+        raise ConfigurationError("--checkpoint must name a file; got none")
+    print(metrics_table(evaluate(flags["checkpoint"], checkpoint_changes(parameters))))
+
+
+def evaluate(
+    checkpoint: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint on the splits of its run.
+
+    Args:
+        checkpoint: File that a run of ours wrote.
+        changes: Parameters that win over the checkpoint's, such as ``topk``.
+
+    Returns:
+        Metrics of ``valid`` and of ``test``.
+    """
+    config, model, _, train_data, valid_data, test_data = load_data_and_model(
+        checkpoint, config_dict=changes
+    )
+    trainer = get_trainer(config, model)
+    trainer.eval_collector.data_collect(train_data)  # some metrics ask how popular items are
+    results = {}
+    for split, data in (("valid", valid_data), ("test", test_data)):
+        metrics = trainer.evaluate(
+            data, load_best_model=False, show_progress=config["show_progress"]
+        )
+        results[split] = plain_metrics(metrics) or {}
+    return results

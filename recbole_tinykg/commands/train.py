@@ -1,0 +1,37 @@
+"""``recbole-tinykg train``: trains one model, or several in turn, and prints the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from recbole_tinykg.commands.flags import chosen_models, chosen_name, meant_for, refuse_conflicts
+from recbole_tinykg.commands.report import table
+from recbole_tinykg.config import Config
+from recbole_tinykg.quick_start import run_recbole_tinykg
+
+
+def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
+    """Trains what the flags name.
+
+    Args:
+        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``resume``.
+        parameters: ``--key=value`` of everything else.
+    """
+    refuse_conflicts(flags, parameters)
+    files = flags.get("config_files", "").split()
+    if "resume" in flags:
+        names = (flags.get("model"), flags.get("dataset"))
+        results = [run_recbole_tinykg(*names, files, argv=parameters, resume=flags["resume"])]
+    else:
+        dataset = chosen_name("dataset", flags, files)
+        several = "model_list" in flags
+        runs = [
+            (model, meant_for(model, parameters) if several else parameters)
+            for model in chosen_models(flags, files)
+        ]
+        for model, arguments in runs:  # so that no error waits behind hours of training
+            Config(model, dataset, files, argv=arguments)
+        results = [run_recbole_tinykg(model, dataset, files, argv=argv) for model, argv in runs]
+    print(f"\n{table(results)}\n")
+    for result in results:
+        print(f"{result['model']}: {result['files']['best']}, {result['files']['result']}")

@@ -1,0 +1,221 @@
+"""Ray Tune: searcher, scheduler and the callback that writes down what became of each trial.
+
+Random and grid searches know their trials beforehand and hand them to Ray as a list. Optuna is
+asked for one after the other, through Ray's ``OptunaSearch``; it hears of the default, trial 0,
+as far as the default lies in the searched space.
+
+Ray keeps its state in ``<output>/ray``. It may be seconds old when a search is killed: a trial that
+it believes to be running, but that has ended, says so from its own ``trial.json``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
+
+from recbole_tinykg.commands.tune import records, spaces
+from recbole_tinykg.commands.tune.objectives import modes
+from recbole_tinykg.commands.tune.report import trial_line
+from recbole_tinykg.commands.tune.search_files import space_of
+from recbole_tinykg.commands.tune.study import Study
+from recbole_tinykg.commands.tune.trial import TrialPlan, train_trial
+from recbole_tinykg.errors import UserError
+
+_WORKER_DEATHS = 2  # that a trial survives
+_HALVING = 3  # of the trials that reach a rung, one in three goes on
+_RUNGS = 3  # below the last epoch
+
+
+def execute(study: Study, output: Path, out: TextIO | None) -> None:
+    """Runs the trials that have not ended yet; returns early when interrupted.
+
+    Args:
+        study: The search.
+        output: Its folder, absolute.
+        out: Takes a line per trial; None: nobody does.
+
+    Raises:
+        UserError: Ray gave up.
+    """
+    plan = TrialPlan(str(output), study.base, study.cpus, study.gpus)
+    resources = {"cpu": study.cpus, "gpu": study.gpus}
+    trainable = tune.with_resources(functools.partial(train_trial, plan=plan), resources)
+    folder = output / "ray"
+    try:
+        if tune.Tuner.can_restore(folder):
+            tuner = tune.Tuner.restore(str(folder), trainable)
+            _refuse_ended(tuner, study, output)
+        else:
+            tuner = _new_tuner(study, trainable, folder)
+        _Journal.out = out
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"optuna|ray")
+            tuner.fit()
+    except (RayError, tune.TuneError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"Ray ended the search: {reason}; go on with tune --continue --output={output}"
+        ) from error
+
+
+def _refuse_ended(tuner: tune.Tuner, study: Study, output: Path) -> None:
+    """Ray has no trial left, and yet some left no record: somebody removed it."""
+    results = tuner.get_results()
+    if results.num_terminated + results.num_errors >= study.num_trials:
+        raise UserError(
+            f"{output}/trials must hold trial.json of all {study.num_trials} trials, which Ray "
+            f"has ended; got {len(records.read_trials(output))}: begin a new search"
+        )
+
+
+def _new_tuner(study: Study, trainable: Any, folder: Path) -> tune.Tuner:
+    if study.searcher == "optuna":
+        searcher: Any = _Optuna.of(study)
+        space: dict[str, Any] = {}
+    else:
+        searcher = BasicVariantGenerator()
+        points = enumerate(study.points())
+        trials = [{"number": number, "parameters": point} for number, point in points]
+        space = {"trial": tune.grid_search(trials)}
+    return tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_scheduler(study),
+            num_samples=study.trials if study.searcher == "optuna" else 1,
+            max_concurrent_trials=study.concurrent,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
+            callbacks=[_Journal()],
+        ),
+    )
+
+
+def _scheduler(study: Study) -> TrialScheduler:
+    if study.scheduler == "none":
+        return FIFOScheduler()
+    (mode,) = modes(("valid",), study.metric_bigger)
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="valid",
+        mode=mode,
+        max_t=study.epochs,
+        grace_period=max(1, study.epochs // _HALVING**_RUNGS),
+        reduction_factor=_HALVING,
+        stop_last_trials=False,  # whoever reaches the last epoch has finished
+    )
+
+
+def _name(trial: Any) -> str:
+    return f"{trial.config['trial']['number']:03d}"
+
+
+class _Suggestion:
+    """Parameters of the next trial, asked of Optuna; the first trial is the default."""
+
+    def __init__(self, study: Study) -> None:
+        self._search, self._default = study.search, study.default
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        space = space_of(self._search)
+        if trial.number == 0:
+            for name in spaces.encoded(space, self._default):  # Optuna knows what to answer
+                space[name].suggest(name, trial)
+            parameters = self._default
+        else:
+            parameters = {name: domain.suggest(name, trial) for name, domain in space.items()}
+        return {"trial": {"number": trial.number, "parameters": parameters}}
+
+
+class _Optuna(OptunaSearch):
+    """Ray's searcher, with trials that failed told to Optuna as such."""
+
+    @classmethod
+    def of(cls, study: Study) -> _Optuna:
+        directions = modes(study.objectives, study.metric_bigger)
+        several = len(study.objectives) > 1
+        return cls(
+            space=_Suggestion(study),
+            metric=list(study.objectives) if several else study.objectives[0],
+            mode=directions if several else directions[0],
+            points_to_evaluate=[spaces.encoded(study.space, study.default)],
+            seed=study.seed,
+        )
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if result is not None and result.get("error"):
+            result, error = None, True
+        super().on_trial_complete(trial_id, result, error)
+
+
+class _Journal(tune.Callback):
+    """Writes a trial down when it has ended, and says so; keeps nothing, so Ray may pickle it."""
+
+    out: TextIO | None = None
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, (trial.last_result or {}).get("error"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, f"its worker died {trial.num_failures} times: killed, or out of memory")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say(
+            f"trial {trial.config['trial']['number']}: its worker died; it goes on in another"
+        )
+
+    def _end(self, trial: Any, error: str | None) -> None:
+        output = Path(trial.storage.experiment_fs_path).parent
+        number = trial.config["trial"]["number"]
+        folder = records.folder_of(output, number)
+        if records.read_trial(folder) is None:
+            study = Study.load(output)
+            ended = _ended(trial, study, error)
+            records.write_trial(output, ended)
+            (folder / "saved" / f"trial-{number:03d}-last.pth").unlink(missing_ok=True)
+            self._say(trial_line(ended, study.metric))
+
+    def _say(self, line: str) -> None:
+        if _Journal.out is not None:
+            print(line, file=_Journal.out, flush=True)
+
+
+def _ended(trial: Any, study: Study, error: str | None) -> records.Trial:
+    """What Ray knows of a trial, as a record."""
+    row: Mapping[str, Any] = trial.last_result or {}
+    measured = {name: _number(row.get(name)) for name in ("valid", "saved", "peak", "seconds")}
+    complete = row.get("finished") or row.get("epoch", 0) >= study.epochs
+    return records.Trial(
+        number=trial.config["trial"]["number"],
+        parameters=trial.config["trial"]["parameters"],
+        status="failed" if error else "finished" if complete else "stopped",
+        metrics=row.get("metrics") or {},
+        epochs=row.get("epoch", 0),
+        best_epoch=row.get("best_epoch"),
+        error=error,
+        worker_deaths=trial.num_failures,
+        **measured,
+    )
+
+
+def _number(value: Any) -> Any:
+    return None if value is None or math.isnan(value) else value

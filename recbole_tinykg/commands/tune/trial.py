@@ -1,0 +1,201 @@
+"""What a worker runs: one trial, from data to its last epoch, with a report after every epoch.
+
+The report holds the validation metric; trials never see test data. Whatever goes wrong inside a
+trial (a parameter that cannot be, memory, NaN) is its result, reported like one. A worker that
+dies is another matter: Ray starts the trial again, which goes on from ``<run>-last.pth``.
+
+Everything a trial writes is in its folder: ``parameters.yaml``, ``history.jsonl``, ``log``,
+``log_tensorboard``, ``saved``; ``error.txt`` if it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from recbole_tinykg.checkpoint.safe_write import write_whole
+from recbole_tinykg.commands.tune.records import folder_of, read_trial
+
+Row = dict[str, Any]
+_NOTHING: Row = {
+    "valid": math.nan,
+    "saved": math.nan,
+    "peak": math.nan,
+    "seconds": math.nan,
+    "metrics": {},
+    "best_epoch": None,
+    "finished": False,
+    "error": None,
+}
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What all trials of a search share.
+
+    Attributes:
+        output: Folder of the search, absolute.
+        base: Configuration, as ``Config.from_plain`` reads it.
+        cpus: Of a trial.
+        gpus: Of a trial.
+    """
+
+    output: str
+    base: dict[str, Any]
+    cpus: float
+    gpus: float
+
+
+def train_trial(config: Mapping[str, Any], plan: TrialPlan) -> None:
+    """Ray's trainable: ``config["trial"]`` holds the number of the trial and its parameters."""
+    from ray import tune
+
+    if plan.gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported
+    run_trial(config["trial"]["number"], config["trial"]["parameters"], plan, tune.report)
+
+
+def run_trial(
+    number: int, parameters: Mapping[str, Any], plan: TrialPlan, report: Callable[[Row], None]
+) -> None:
+    """Trains a trial, or goes on with it, or repeats the report of one that has ended.
+
+    Args:
+        number: Of the trial.
+        parameters: That win over the shared ones.
+        plan: What it shares with other trials.
+        report: Takes a row after every epoch, and one with ``error`` if the trial fails.
+    """
+    folder = folder_of(plan.output, number)
+    _claim(folder, parameters)
+    os.chdir(folder)
+    ended = read_trial(folder)
+    if ended is not None:
+        measured = {name: getattr(ended, name) for name in ("valid", "saved", "peak", "seconds")}
+        known = {name: value for name, value in measured.items() if value is not None}
+        epoch = {"epoch": ended.epochs} if ended.epochs else {}
+        report({**_NOTHING, **known, **epoch, "finished": True, "error": ended.error})
+        return
+    try:
+        _train(number, parameters, plan, _written(folder, report))
+    except Exception as error:  # whatever it is, it is the result of this trial
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        text = " ".join(str(error).split())
+        report({**_last_row(folder), "error": f"{type(error).__name__}: {text}"})
+
+
+def _claim(folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Makes the folder the trial's own: what a trial with other parameters left there goes.
+
+    A search that dies may have begun trials that it does not remember.
+    """
+    file = folder / "parameters.yaml"
+    text = yaml.safe_dump(dict(parameters), sort_keys=False)
+    if file.is_file() and file.read_text(encoding="utf-8") == text:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_whole(file, text)
+
+
+def _train(
+    number: int, parameters: Mapping[str, Any], plan: TrialPlan, report: Callable[[Row], None]
+) -> None:
+    import torch
+
+    from recbole_tinykg.config import Config
+    from recbole_tinykg.quick_start import run_log
+    from recbole_tinykg.quick_start.experiment import build_data_and_model
+    from recbole_tinykg.trainer import get_trainer
+
+    torch.set_num_threads(max(1, int(plan.cpus)))
+    run_name = f"trial-{number:03d}"
+    changes = {**parameters, "run_name": run_name, "checkpoint_dir": str(Path("saved").absolute())}
+    config = Config.from_plain(plan.base, changes)
+    run_log.start(config)
+    _, (train_data, valid_data, _), model = build_data_and_model(config)
+    trainer = get_trainer(config, model)
+    if not _resumed(trainer, train_data, config, report):
+        return
+
+    def after_epoch(epoch: int, score: float) -> None:
+        report(_row(trainer, epoch, score, config["eval_step"]))
+
+    trainer.fit(train_data, valid_data, verbose=True, saved=True, callback_fn=after_epoch)
+    report({**_last_row(Path.cwd()), "finished": True})
+
+
+def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row], None]) -> bool:
+    """Takes up a trial whose worker died; returns whether there is anything left to train."""
+    from recbole_tinykg import checkpoint
+    from recbole_tinykg.errors import CheckpointError
+
+    best = Path(trainer.saved_model_file)
+    last = best.with_name(f"{best.stem}-last.pth")
+    if not last.is_file():
+        return True
+    state = checkpoint.load(last)
+    row = {
+        **_last_row(Path.cwd()),
+        "epoch": state["epoch"] + 1,
+        "valid": float(state["best_valid_score"]),
+        "metrics": _floats(state["best_valid_result"]),
+    }
+    try:
+        checkpoint.check_unfinished(
+            state, epochs=config["epochs"], stopping_step=config["stopping_step"]
+        )
+    except CheckpointError:
+        report({**row, "finished": True})
+        return False
+    trainer.resume_checkpoint(last, train_data)
+    report(row)
+    return True
+
+
+def _row(trainer: Any, epoch: int, score: float, eval_step: int) -> Row:
+    memory = trainer.memory()
+    phases = [memory[phase] for phase in ("rs", "kg") if phase in memory]
+    peaks = [phase["peak_bytes"] for phase in phases if phase["peak_bytes"] is not None]
+    return {
+        **_NOTHING,
+        "epoch": epoch + 1,
+        "score": float(score),
+        "valid": float(trainer.best_valid_score),
+        "metrics": _floats(trainer.best_valid_result),
+        "best_epoch": epoch + 1 - trainer.cur_step * eval_step,
+        "saved": max(phase["saved_activation_bytes"] for phase in phases),
+        "peak": max(peaks, default=math.nan),
+        "seconds": round(median(epoch["total"] for epoch in trainer.epoch_seconds), 4),
+    }
+
+
+def _floats(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in (metrics or {}).items()}
+
+
+def _written(folder: Path, report: Callable[[Row], None]) -> Callable[[Row], None]:
+    """Appends a row to ``history.jsonl`` before it is reported."""
+
+    def write_and_report(row: Row) -> None:
+        with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        report(row)
+
+    return write_and_report
+
+
+def _last_row(folder: Path) -> Row:
+    file = folder / "history.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return {**_NOTHING, **(json.loads(lines[-1]) if lines else {})}

@@ -1,0 +1,41 @@
+"""Which models have attention over the knowledge graph, and what finds paths by it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.serving.paths.attention import GraphAttention, NeighborAttention
+from recbole_tinykg.serving.paths.knowledge import FoundPaths, KnowledgeGraph
+from recbole_tinykg.serving.paths.ripples import RippleAttention
+
+
+class PathFinder(Protocol):
+    """A model's attention, ready for searches."""
+
+    def find(self, user: int, history: np.ndarray, items: np.ndarray, num_paths: int) -> FoundPaths:
+        """The paths of highest score from a user's known items (H,) to items (I,)."""
+
+
+def path_finder(model: Any, graph: KnowledgeGraph) -> PathFinder:
+    """What finds paths by the attention of a model, a twin or RecBole's own."""
+    host = host_of(model)
+    if host == "KGAT":
+        return GraphAttention(model)
+    return RippleAttention(model, graph) if host == "RippleNet" else NeighborAttention(model)
+
+
+def check_attention(model: Any) -> None:
+    """Raises ConfigurationError if a model has no attention over the graph."""
+    if host_of(model) not in ("KGAT", "KGCN", "KGNNLS", "RippleNet"):
+        raise ConfigurationError(
+            f"paths must be 0 for {type(model).__name__}, which has no attention over the "
+            "knowledge graph; KGAT, KGCN, KGNNLS, RippleNet and their twins have"
+        )
+
+
+def host_of(model: Any) -> str:
+    """Name of a model of RecBole's, or of the one that a twin replaces."""
+    return getattr(model, "host", type(model).__name__)

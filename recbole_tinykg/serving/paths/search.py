@@ -1,0 +1,141 @@
+r"""The best paths between a recommended item and a user's history, where nodes read each other.
+
+In KGAT and KGCN a node's vector is a weighted sum of its neighbours' vectors; let :math:`w(a, b)`
+be the weight by which a reads b. A path connects a known item h and a recommended item i if what
+one node holds is read, step by step, by both of them: it goes from h along reads to a meeting node,
+and from there against reads to i. With at most two steps, these are
+
+    h reads i:  w(h, i)              h reads e, e reads i:  w(h, e) w(e, i)
+    i reads h:  w(i, h)              i reads e, e reads h:  w(i, e) w(e, h)
+    h and i both read e:  w(h, e) w(i, e)
+
+and each is multiplied by the weight of h for the user (KGAT: how the user reads h; KGCN: 1). Such a
+product is the share that the meeting node's vector has in both ends: the coefficient of its inner
+product with itself in the product of the two vectors, nonlinearities and weight matrices left out.
+Where reads ignore the direction of triples, as KGCN's do, one path can be read in several of these
+ways; it has the highest of their products.
+
+The search is exact. All paths over a meeting node e share the item's half, so that of the history's
+halves that end in e only the best N can be among the best N paths: they are cut down to these
+before they are joined with the item's. No loop runs over edges.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from recbole_tinykg.serving.paths.knowledge import AGAINST, ALONG, ANY, EITHER, FoundPaths, slices
+
+
+class Reads(NamedTuple):
+    """Reads that some nodes take part in: (M,) each."""
+
+    place: np.ndarray  # of the node among those asked for
+    entity: np.ndarray  # at the other end
+    relation: np.ndarray  # between them, or ANY
+    weight: np.ndarray  # float64
+
+    def kept(self, which: np.ndarray) -> Reads:
+        """Those at the given places, or where a mask is true."""
+        return Reads(*(column[which] for column in self))
+
+
+class UserAttention(Protocol):
+    """What one user's attention is, as the search wants it.
+
+    Attributes:
+        history: (H,) items that the user knows.
+        start: (H,) weight of each.
+        num_hops: How many reads follow each other in the model; paths of more are left out.
+        has_direction: Whether a read goes along its triple; else the triple is to be looked up.
+    """
+
+    history: np.ndarray
+    start: np.ndarray
+    num_hops: int
+    has_direction: bool
+
+    def read_by(self, entities: np.ndarray) -> Reads:
+        """What each of the entities reads."""
+
+    def readers_of(self, entities: np.ndarray) -> Reads:
+        """What reads each of the entities."""
+
+
+def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> FoundPaths:
+    """The paths of highest score to each of some items.
+
+    Args:
+        attention: Of one user.
+        items: (I,) recommended items.
+        num_paths: N, at most, for each item.
+    """
+    overlap = np.isin(items, attention.history).any()  # an item then must not meet itself
+    limit = np.iinfo(np.int64).max if overlap else num_paths
+    ways = (ALONG, AGAINST) if attention.has_direction else (EITHER, EITHER)
+    known = _halves(attention, attention.history, ways, attention.start)
+    asked = _halves(attention, items, ways[::-1], np.ones(len(items)))
+    own = np.full(len(attention.history), ANY)
+    here = _Half(Reads(np.arange(len(own)), attention.history, own, attention.start), None)
+    pairs = [(here, asked.read), (here, asked.readers), (known.read, asked.read)]
+    if attention.num_hops > 1:
+        pairs += [(known.read, asked.readers), (known.readers, asked.read)]
+    parts = [_join(first, last, attention.history, items, limit) for first, last in pairs]
+    return FoundPaths.joined(parts).best(num_paths)
+
+
+class _Half(NamedTuple):
+    """Reads at one end of a path, and the direction in which the path takes them."""
+
+    reads: Reads
+    direction: int | None  # None: no step
+
+
+class _Halves(NamedTuple):
+    read: _Half
+    readers: _Half
+
+
+def _halves(
+    attention: UserAttention, nodes: np.ndarray, ways: tuple[int, int], start: np.ndarray
+) -> _Halves:
+    """What nodes read and what reads them, times each node's weight; no node reads itself here."""
+    halves = []
+    for reads, way in zip(
+        (attention.read_by(nodes), attention.readers_of(nodes)), ways, strict=True
+    ):
+        weighted = reads._replace(weight=reads.weight * start[reads.place])
+        halves.append(_Half(weighted.kept(nodes[reads.place] != reads.entity), way))
+    return _Halves(*halves)
+
+
+def _join(
+    first: _Half, last: _Half, history: np.ndarray, items: np.ndarray, limit: int
+) -> FoundPaths:
+    """Paths over the entities where two halves meet, the best ``limit`` of each entity's first."""
+    begin = _best_per_entity(first.reads, limit)
+    end = last.reads
+    which, found = slices(begin.entity, end.entity)
+    begin, end = begin.kept(found), end.kept(which)
+    known, item = history[begin.place], items[end.place]
+    apart = known != item
+    score = (begin.weight * end.weight)[apart]
+    steps = [(end.relation, last.direction)]
+    nodes = [known, item]
+    if first.direction is not None:
+        steps.insert(0, (begin.relation, first.direction))
+        nodes.insert(1, end.entity)
+    relations = np.stack([relation for relation, _ in steps], axis=1)[apart]
+    directions = np.broadcast_to([way for _, way in steps], relations.shape)
+    return FoundPaths(
+        end.place[apart], score, np.stack(nodes, axis=1)[apart], relations, directions
+    )
+
+
+def _best_per_entity(reads: Reads, limit: int) -> Reads:
+    """Sorted by entity; of each only the ``limit`` of highest weight."""
+    ordered = reads.kept(np.lexsort([reads.relation, reads.place, -reads.weight, reads.entity]))
+    first = np.searchsorted(ordered.entity, ordered.entity)
+    return ordered.kept(np.arange(len(ordered.entity)) - first < limit)
