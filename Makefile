@@ -29,13 +29,15 @@ test: setup $(VENV)/.dev  ## run the tests; ARGS='-k quantizer' adds pytest flag
 # A copy of the package whose CPU library has AddressSanitizer and UndefinedBehaviorSanitizer; PyTorch
 # and Python have neither, so the sanitizers come in by LD_PRELOAD and leaks are not looked for.
 SANITIZERS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+# `-o pythonpath=tests` leaves out this folder, whose library has no sanitizers.
+SANITIZED := $(addprefix tests/ops/test_,activation.py arguments.py normalize.py properties.py \
+  quantize.py spmm.py spmm_backward.py instruction_sets.py)
 sanitize: setup $(VENV)/.dev  ## run the operators' tests on a library with ASan and UBSan (GCC)
 	CXX=g++ CXXFLAGS="$(SANITIZERS)" RECBOLE_TINYKG_CUDA=0 $(BIN)/python setup.py -q build \
 	  --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/lib OPERATOR_EXAMPLES=15 OMP_NUM_THREADS=2 \
-	  $(BIN)/pytest -q -k "not two_to_the_31" tests/test_ops_*.py tests/test_spmm*.py \
-	  tests/test_instruction_sets.py
+	  $(BIN)/pytest -q -o pythonpath=tests -k "not two_to_the_31" $(SANITIZED)
 
 lint: setup $(VENV)/.dev  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .
@@ -49,7 +51,7 @@ format: $(VENV)/.dev  ## let ruff and clang-format rewrite the sources
 	$(if $(CPP),$(BIN)/clang-format -i $(CPP))
 
 bench: setup $(VENV)/.dev  ## bytes and seconds against stock (25 minutes); ARGS='--models TinyKGCN'
-	$(BIN)/python benchmarks/suite.py $(ARGS)
+	$(BIN)/python -m benchmarks.suite.run $(ARGS)
 
 wheel: setup $(VENV)/.dev  ## build dist/*.tar.gz, and from it dist/*.whl
 	rm -rf dist

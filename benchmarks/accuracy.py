@@ -6,8 +6,8 @@ the twin at low bits, with RecBole's defaults and early stopping, and tested at 
 table shows means, and for each variant the paired difference to stock in per cent with its 95 %
 interval (Student's t).
 
-    python benchmarks/accuracy.py --model TinyKGAT --dataset ml-100k --seeds 2020:2028
-    python benchmarks/accuracy.py --model TinyRippleNet --embedding_size=16 --n_memory=8
+    python -m benchmarks.accuracy --model TinyKGAT --dataset ml-100k --seeds 2020:2028
+    python -m benchmarks.accuracy --model TinyRippleNet --embedding_size=16 --n_memory=8
 
 Other RecBole parameters may follow; they become a part of the results file's name. The variant
 `scored`, which needs the runs of `stock` in the same `--scratch`, trains nothing: the twin scores
@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import RESULTS
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 
 METRICS = ("recall@10", "ndcg@10", "mrr@10")
@@ -76,7 +77,7 @@ def parse_args() -> argparse.Namespace:
             *(f"{key}{value}" for key, value in sorted(args.parameters.items())),
         ]
     )
-    default = Path(__file__).parent / "results" / f"{name}.jsonl"
+    default = RESULTS / f"{name}.jsonl"
     args.results = (args.results or default).resolve()
     args.scratch = (args.scratch or Path(tempfile.mkdtemp(prefix="accuracy-"))).resolve()
     return args

@@ -1,6 +1,6 @@
 """Is the gradient less noisy if bits are chosen per map than at one width, for equal bytes?
 
-    python benchmarks/allocation.py --output benchmarks/results/allocation
+    python -m benchmarks.allocation --output benchmarks/results/allocation
 
 Each twin trains two epochs on ml-100k under a seed. Bits are chosen from two batches, for exactly
 the bytes that a uniform width takes; then the gradients of other batches are drawn several times
@@ -57,7 +57,7 @@ def main() -> None:
     print(table)
     print(json.dumps(rows))
     if args.output:
-        about = f"`python benchmarks/allocation.py --seeds {args.seeds} --draws {args.draws}`"
+        about = f"`python -m benchmarks.allocation --seeds {args.seeds} --draws {args.draws}`"
         text = f"{__doc__.splitlines()[0]}\n\n{about}, PyTorch {torch.__version__}.\n\n{table}\n"
         args.output.with_suffix(".md").write_text(text)
         args.output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Seconds of what surrounds the step: batches, whole epoch, evaluation; ours against RecBole's.
 
-    python benchmarks/batches.py --models TinyKGCN,TinyKGAT --repeats 5
+    python -m benchmarks.batches --models TinyKGCN,TinyKGAT --repeats 5
 
 Each twin is built three times: as it is; with `skip_unread_kg_batches`; and with RecBole's loaders,
 loop and evaluation in place of ours. The first and the last train on the same batches to the same

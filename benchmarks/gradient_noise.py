@@ -1,6 +1,6 @@
 """How noisy is the gradient of a BPR step on compressed activations?
 
-    python benchmarks/gradient_noise.py --gradient_bits 2,8
+    python -m benchmarks.gradient_noise --gradient_bits 2,8
 
 TinyKGAT trains three epochs on ml-100k; then one batch's gradient is drawn several times and
 compared with the exact one: the mean of |drawn - exact|^2 / |exact|^2, per parameter. Settings

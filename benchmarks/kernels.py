@@ -1,7 +1,7 @@
 """Time and bandwidth of every operator against `copy_` of the same tensor, in the same run.
 
-    python benchmarks/kernels.py
-    python benchmarks/kernels.py --shapes 184000x64 --bits 2 --dtypes float32,float64
+    python -m benchmarks.kernels
+    python -m benchmarks.kernels --shapes 184000x64 --bits 2 --dtypes float32,float64
 
 Each operator and `copy_` run in turn, call by call, after three calls each that are not counted;
 the table has medians of `--repeats` calls. Bandwidth counts the bytes that the operator must move

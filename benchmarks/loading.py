@@ -1,7 +1,7 @@
 """Where the wait before the first step goes, and its memory: reading, splitting, building a model.
 
-    python benchmarks/synthetic.py --size amazon-book --output DIR
-    python benchmarks/loading.py --dataset amazon-book-synthetic --data_path DIR
+    python -m benchmarks.synthetic_data.synthetic --size amazon-book --output DIR
+    python -m benchmarks.loading --dataset amazon-book-synthetic --data_path DIR
 
 For each model, in a process of its own, with RecBole's defaults and reverse relations:
 
@@ -23,9 +23,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from growth_point import peak_rss, reset_peak_rss
 from recbole.utils import init_seed
 
+from benchmarks.growth.point import peak_rss, reset_peak_rss
+from benchmarks.processes import environment
 from recbole_tinykg.config import Config
 from recbole_tinykg.data import atomic_files
 
@@ -48,8 +49,18 @@ def main() -> None:
     rows = []
     for model in args.models.split(","):
         given = ["--dataset", args.dataset, "--data_path", args.data_path, "--models", model]
-        command = [sys.executable, __file__, "--one", "--threads", str(args.threads), *given]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.loading",
+            "--one",
+            "--threads",
+            str(args.threads),
+            *given,
+        ]
+        output = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment()
+        ).stdout
         rows.append({"name": model, **json.loads(output.splitlines()[-1])})
     print(table(rows))
     print(json.dumps({"torch": torch.__version__, "threads": args.threads, "rows": rows}))

@@ -1,7 +1,7 @@
 """One CPU library for many versions of PyTorch: built once, tested with each as it is.
 
-    python benchmarks/one_binary.py
-    python benchmarks/one_binary.py 2.10.0 2.12.1
+    python -m benchmarks.one_binary
+    python -m benchmarks.one_binary 2.10.0 2.12.1
 
 For every version (by default the oldest supported and the newest that pip finds) a fresh
 environment gets that PyTorch from the package index, a copy of this package with the library that

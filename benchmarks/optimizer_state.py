@@ -1,7 +1,7 @@
 """8-bit Adam of two libraries against PyTorch's: bytes of state, seconds of a step, and accuracy.
 
-    python benchmarks/optimizer_state.py                              # bytes and seconds
-    python benchmarks/optimizer_state.py --seeds 2020:2023 --rounds 0  # accuracy, in other columns
+    python -m benchmarks.optimizer_state                              # bytes and seconds
+    python -m benchmarks.optimizer_state --seeds 2020:2023 --rounds 0  # accuracy, in other columns
 
 Needs `pip install bitsandbytes torchao`; what is not installed is left out. Steps: Adam on a table
 of 184,000 x 64 floats (Amazon-Book's users and entities) with a dense gradient, the optimizers in

@@ -1,6 +1,6 @@
 """How far the predictions of ``plan`` are from one real step: five twins and hosts, two data sets.
 
-    python benchmarks/plan.py --data_path DIR [--output results/plan]
+    python -m benchmarks.plan --data_path DIR [--output results/plan]
 
 Each configuration is predicted without training, then one step of each phase runs in a process of
 its own under the package's meter. Writes ``<output>.md`` and ``<output>.json``; configurations that
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.processes import RESULTS
 from recbole_tinykg import plan
 
 BITS = (32, 8, 4, 2, 1)
@@ -81,7 +82,7 @@ def write(output: Path, rows: list[dict[str, Any]]) -> None:
     every = ", ".join(f"{quantity} {largest(rows, quantity)}" for quantity in QUANTITIES)
     text = f"""# Predicted against measured memory
 
-`python benchmarks/plan.py`: {len(rows)} configurations, each predicted without training and then
+`python -m benchmarks.plan`: {len(rows)} configurations, each predicted without training and then
 measured on one real step of each phase (`meter`'s saved tensors and peak) in a process of its own.
 Python {versions["python"]}, PyTorch {versions["torch"]}, CPU. The largest deviations of all:
 {every}; without a number: {len(problems)}.
@@ -98,10 +99,9 @@ Cells: the deviation of the prediction that is farthest from zero, over the bits
 
 def main() -> None:
     """Runs what is missing."""
-    here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", required=True, help="folder with lastfm-kg")
-    parser.add_argument("--output", type=Path, default=here / "results" / "plan")
+    parser.add_argument("--output", type=Path, default=RESULTS / "plan")
     arguments = parser.parse_args()
     done = arguments.output.with_suffix(".json")
     rows = json.loads(done.read_text())["rows"] if done.is_file() else []

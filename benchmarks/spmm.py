@@ -1,6 +1,6 @@
 """The sparse product: our CPU kernel against the library's (MKL through PyTorch's sparse CSR).
 
-    python benchmarks/spmm.py
+    python -m benchmarks.spmm
 
 Two matrices: ml-100k's collaborative graph as TinyKGAT stores it, and a seeded power-law graph of
 184,000 nodes and 6.5 million entries (Amazon-Book's size). Four products, each added to a matrix

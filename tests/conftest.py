@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import TINY_RUN, write_tiny_dataset
 
 import recbole_tinykg  # loads RecBole when a fixture first uses it
+from helpers.datasets import TINY_RUN, write_tiny_dataset
 
 RECBOLES_WARNINGS = [
     # RecBole hands tensors to NumPy functions, and PyTorch's __array_wrap__ predates NumPy 2

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from troubled import write_troubled_folder
 
+from helpers.troubled import write_troubled_folder
 from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.catalogue import COMMANDS
 

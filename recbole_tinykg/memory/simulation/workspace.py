@@ -1,7 +1,8 @@
 """Memory that kernels take and give back inside one call, where a dispatch mode cannot look.
 
 Each rule is what PyTorch's CPU kernels, and ours, were seen to allocate beyond their results when
-single operators ran under the profiler; `tests/test_simulation.py` repeats that for each rule:
+single operators ran under the profiler; `tests/memory/test_simulation.py` repeats that for each
+rule:
 
 * an elementwise operator copies arguments of another type than it computes in;
 * so does a sum or running sum into another type;

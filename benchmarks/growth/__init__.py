@@ -1,0 +1,1 @@
+"""Growth with the graph: `run` measures each `point` in its process, `charts` draws the series."""

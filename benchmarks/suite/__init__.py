@@ -1,0 +1,5 @@
+"""The suite: every twin against its stock model, and against what a user would try instead.
+
+`run` measures `cases` in `variants` (`memory`, `timing`), one process each; `comparison` makes
+ratios of the files that they leave, `tables` and `charts` show them.
+"""

@@ -1,0 +1,262 @@
+"""The CUDA kernels without a GPU: their source, run on the CPU, gives the bits of the reference.
+
+``cuda_emulation`` runs the 32 lanes of a warp as coroutines. Kernels, launch shapes and argument
+checks are those of ``csrc/cuda``; streams and devices need a GPU (``test_cuda_kernels.py``). With
+``CXXFLAGS="-fsanitize=address,undefined"`` and the sanitizers preloaded, memory is checked too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_normalize import EPS
+from test_normalize import rows as rows_to_normalize
+
+from helpers.operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
+from recbole_tinykg.ops import reference, registration
+from recbole_tinykg.quantization import stream
+
+ROOT = Path(__file__).parents[2]
+TORCH = Path(torch.__file__).parent
+CXX = shlex.split(os.environ.get("CXX", "g++"))
+FLAGS = [
+    *("-x", "c++", "-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
+    *("-include", "cuda_emulation.h", f"-I{ROOT}/tests/ops/cuda_emulation", f"-I{ROOT}/csrc"),
+    *("-isystem", f"{TORCH}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+]
+NAMESPACE = "recbole_tinykg_emulated"
+COLUMNS = [1, 7, 8, 12, 16, 24, 33, 64, 100, 176, 255, 256, 257, 520, 600]
+SLOPE = 0.2
+NOISE = stream(-7, 2**35)
+
+pytestmark = pytest.mark.skipif(shutil.which(CXX[0]) is None, reason="no C++ compiler")
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """The operators of `csrc/cuda`, running on CPU tensors."""
+    folder = tmp_path_factory.mktemp("cuda_emulation")
+    extra = shlex.split(os.environ.get("CXXFLAGS", ""))
+    compilers = [
+        subprocess.Popen([*CXX, *FLAGS, *extra, "-c", source, "-o", folder / f"{source.stem}.o"])
+        for source in sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    ]
+    assert [compiler.wait() for compiler in compilers] == [0] * len(compilers)
+    libraries = [f"-L{TORCH}/lib", "-ltorch_cpu", "-lc10"]
+    objects = sorted(folder.glob("*.o"))
+    library = folder / "emulated.so"
+    subprocess.run([*CXX, *extra, "-shared", *objects, "-o", library, *libraries], check=True)
+    definitions = torch.library.Library(NAMESPACE, "DEF")
+    for schema in registration._SCHEMAS:
+        definitions.define(schema)
+    torch.ops.load_library(str(library))
+    yield getattr(torch.ops, NAMESPACE)
+    definitions._destroy()
+
+
+def inside(x, margin=3):
+    """The same numbers as a window of a larger matrix, and that matrix."""
+    num_rows, num_columns = x.shape
+    around = torch.full((num_rows + 2, num_columns + 2 * margin), 7.0, dtype=x.dtype)
+    window = around[1:-1, margin:-margin]
+    window.copy_(x)
+    return window, around
+
+
+def assert_quantizers_agree(emulated, x, noise=NOISE, first_row=0, bits=BITS):
+    for num_bits, stochastic in itertools.product(bits, (True, False)):
+        options = {"bits": num_bits, "stochastic": stochastic, "first_row": first_row}
+        kept = reference.quantize(x, noise, **options)
+        assert_same_bits(emulated.quantize(x, noise, **options), kept)
+        options = {"bits": num_bits, "num_columns": x.shape[1], "dtype": x.dtype}
+        back = reference.dequantize(*kept, **options)
+        assert_same_bits(emulated.dequantize(*kept, **options), back)
+
+
+def assert_activations_agree(emulated, x, addend, noise=NOISE, first_row=0):
+    mask = reference.sign_mask(x)
+    assert_same_bits(emulated.sign_mask(x), mask)
+    slope = {"negative_slope": SLOPE}
+    expected = reference.leaky_relu_backward(x, mask, **slope)
+    assert_same_bits(emulated.leaky_relu_backward(x, mask, **slope), expected)
+    for probability in (0.0, 0.3, 1.0):
+        options = {"probability": probability, "first_row": first_row}
+        expected = reference.dropout(x, noise, **options)
+        assert_same_bits(emulated.dropout(x, noise, **options), expected)
+        backward = reference.leaky_relu_dropout_backward(x, mask, noise, **slope, **options)
+        got = emulated.leaky_relu_dropout_backward(x, mask, noise, **slope, **options)
+        assert_same_bits(got, backward)
+        for added in (None, addend):
+            (left, all_left), (right, all_right) = inside(x), inside(x)
+            expected = reference.leaky_relu_dropout_(left, noise, added, **slope, **options)
+            got = emulated.leaky_relu_dropout_(right, noise, added, **slope, **options)
+            assert_same_bits((got, all_right), (expected, all_left))
+
+
+def assert_in_place_forms_agree(emulated, x, bits, transposed=False):
+    """Also around `out`, where nothing may be touched."""
+    kept = reference.quantize(x, NOISE, bits=bits)
+    index = torch.randperm(x.shape[0] + 4, generator=torch.Generator().manual_seed(0))
+    index = index[: x.shape[0]]
+    before = torch.ones(x.shape[0] + 4, x.shape[1], dtype=x.dtype)
+    for name, out, *more in (
+        ("dequantize_", x),
+        ("dequantize_add_", x),
+        ("dequantize_add_", before, index),
+        ("dequantize_add_", before, torch.stack((index, index), dim=1)[:, 0]),
+    ):
+        (left, all_left), (right, all_right) = inside(out), inside(out)
+        if transposed:
+            all_left, all_right = left.t().contiguous(), right.t().contiguous()
+            left, right = all_left.t(), all_right.t()
+        getattr(reference, name)(left, *kept, *more, bits=bits)
+        getattr(emulated, name)(right, *kept, *more, bits=bits)
+        assert_same_bits(all_right, all_left)
+
+
+@pytest.mark.parametrize("num_columns", COLUMNS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quantizers_equal_the_reference(emulated, dtype, num_columns):
+    for x in layouts(difficult_rows(dtype, num_columns)):
+        assert_quantizers_agree(emulated, x, first_row=2**33)
+
+
+@pytest.mark.parametrize("num_columns", COLUMNS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_activations_equal_the_reference(emulated, dtype, num_columns):
+    x = difficult_rows(dtype, num_columns)
+    for view in layouts(x):
+        assert_activations_agree(emulated, view, x.flip(0), first_row=2**33)
+
+
+@pytest.mark.parametrize("num_columns", COLUMNS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_in_place_forms_equal_the_reference_and_touch_nothing_else(emulated, dtype, num_columns):
+    x = difficult_rows(dtype, num_columns)
+    for bits, transposed in itertools.product(BITS, (False, True)):
+        assert_in_place_forms_agree(emulated, x, bits, transposed)
+
+
+@pytest.mark.parametrize("num_columns", [*COLUMNS, 1000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_normalization_equals_the_reference_to_rounding(emulated, dtype, num_columns):
+    """The bound of test_ops_normalization, against the reference in float64."""
+    parts = grad, x, shrink = rows_to_normalize(num_columns, dtype)
+    wide = [part.double() for part in parts]
+    expected = reference.normalize_backward(*wide, eps=EPS)
+    size = (wide[0].norm(dim=1) + wide[2]) / wide[1].norm(dim=1).clamp_min(EPS)
+    work = torch.finfo(reference.compute_dtype(dtype)).eps * (num_columns / 16 + 14)
+    tolerance = size * (work + torch.finfo(dtype).eps)
+    finite = tolerance < torch.finfo(dtype).max
+    for matrix in layouts(x):
+        if matrix.equal(x):
+            got = emulated.normalize_backward(grad, matrix, shrink, eps=EPS)
+            error = (got.double() - expected).norm(dim=1)
+            assert (error <= tolerance)[finite].all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_empty_matrices_pass_through(emulated, dtype, shape):
+    x = torch.empty(shape, dtype=dtype)
+    assert_quantizers_agree(emulated, x)
+    assert_activations_agree(emulated, x, x)
+
+
+@pytest.mark.parametrize("num_columns", [1, 40, 300])
+def test_more_rows_than_a_launch_has_blocks(emulated, num_columns):
+    x = torch.randn(70_000 // num_columns + 1, num_columns)
+    assert_quantizers_agree(emulated, x, bits=[2])
+    assert_activations_agree(emulated, x, x)
+
+
+def test_largest_value_never_rounds_past_the_last_code(emulated):
+    """15 of these million draws would; see the test of that name in test_ops."""
+    x = torch.full((4000, 256), 255 * (1 + 39 / 128))
+    x[:, 0] = 0
+    codes = emulated.quantize(x, stream(0, 0), bits=8)[0]
+    assert (codes[:, 1:] == 255).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_million_draws_round_as_the_reference(emulated, bits):
+    """Some of them meet a threshold to the last bit."""
+    x = torch.rand(4000, 256, generator=torch.Generator().manual_seed(bits))
+    expected = reference.quantize(x, NOISE, bits=bits)
+    assert_same_bits(emulated.quantize(x, NOISE, bits=bits), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    num_rows=st.integers(0, 70),
+    num_columns=st.integers(1, 600),
+    offset=st.integers(0, 9),
+    gap=st.integers(0, 9),
+    bits=st.sampled_from(BITS),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**31),
+)
+def test_any_alignment_equals_the_reference(
+    emulated, num_rows, num_columns, offset, gap, bits, dtype, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    storage = torch.randn(offset + num_rows * (num_columns + gap), generator=generator).to(dtype)
+    x = storage.as_strided((num_rows, num_columns), (num_columns + gap, 1), offset)
+    assert_quantizers_agree(emulated, x, stream(-seed, seed), seed, [bits])
+    assert_activations_agree(emulated, x, x, stream(-seed, seed), seed)
+    assert_in_place_forms_agree(emulated, x, bits)
+
+
+def test_kept_parts_may_be_slices_at_any_address(emulated):
+    x = torch.randn(9, 21)
+    for bits in BITS:
+        options = {"bits": bits, "num_columns": 16, "dtype": x.dtype}
+        kept = reference.quantize(x[:, :16], NOISE, bits=bits)
+        shifted = torch.empty(kept[0].numel() + 1, dtype=torch.uint8)[1:].view_as(kept[0])
+        kept = (shifted.copy_(kept[0]), kept[1], kept[2])
+        parts = [part[2:7] for part in kept]
+        expected = reference.dequantize(*parts, **options)
+        assert_same_bits(emulated.dequantize(*parts, **options), expected)
+        parts = [part[::2] for part in kept]
+        expected = reference.dequantize(*parts, **options)
+        assert_same_bits(emulated.dequantize(*parts, **options), expected)
+
+
+X = torch.zeros(4, 9)
+KEPT = reference.quantize(X, NOISE, bits=2)
+SIZES = {"num_columns": 9, "bits": 2, "dtype": torch.float32}
+REFUSED = {
+    "x must be a matrix": lambda ops: ops.quantize(X[0], NOISE, bits=2),
+    "bits must be 1, 2, 4 or 8": lambda ops: ops.quantize(X, NOISE, bits=3),
+    "stream must have shape": lambda ops: ops.quantize(X, NOISE[:1], bits=2),
+    "stream must be int64": lambda ops: ops.dropout(X, NOISE.int(), probability=0.5),
+    "floating-point dtype": lambda ops: ops.sign_mask(X.int()),
+    "probability must be in": lambda ops: ops.dropout(X, NOISE, probability=-1),
+    "mask must be uint8": lambda ops: ops.leaky_relu_backward(X, KEPT[0][:3], negative_slope=0.1),
+    "addend must have the shape": lambda ops: ops.leaky_relu_dropout_(
+        X.clone(), NOISE, X[1:], negative_slope=0.1, probability=0.5
+    ),
+    "must fit the number of columns": lambda ops: ops.dequantize(*KEPT, **SIZES | {"bits": 4}),
+    "metadata double if and only": lambda ops: ops.dequantize(
+        *KEPT, **SIZES | {"dtype": torch.float64}
+    ),
+    "a row per row of out": lambda ops: ops.dequantize_(X[1:].clone(), *KEPT, bits=2),
+    "index must be int64": lambda ops: ops.dequantize_add_(
+        X.clone(), *KEPT, torch.arange(4).int(), bits=2
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_would_corrupt_memory_is_refused(emulated, message):
+    with pytest.raises(RuntimeError, match=message):
+        REFUSED[message](emulated)
