@@ -1,6 +1,6 @@
-"""Trains TinyKGAT on ml-100k, or what the arguments say; see ``--help``.
+"""Trains TinyKGAT on ml-100k, or what the arguments say; see `--help`.
 
-The counterpart of RecBole's ``run_recbole.py``, for a checkout of the sources.
+The counterpart of RecBole's `run_recbole.py`, for a checkout of the sources.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Does training on compressed activations cost accuracy? Twin against host, paired by seed.
+"""Does training on compressed activations cost accuracy? Twin against stock, paired by seed.
 
 Every seed fixes the split, the initial weights and the negatives; each is trained with the stock
 model, with the twin at 32 bits (the noise control: same mathematics, another dropout mask) and with
@@ -55,7 +55,9 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="TinyKGAT", help="the twin; its host is the baseline")
+    parser.add_argument(
+        "--model", default="TinyKGAT", help="the twin; its stock model is the baseline"
+    )
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--data_path", default=None, help="folder of data sets other than ml-100k")
     parser.add_argument(
@@ -171,7 +173,7 @@ def configuration(args: argparse.Namespace, variant: str, seed: int) -> tuple[st
     if args.data_path:
         settings["data_path"] = os.path.abspath(args.data_path)
     if variant == STOCK:
-        return get_model(args.model).host, {**settings, "detect_anomaly": False}
+        return get_model(args.model).stock_name, {**settings, "detect_anomaly": False}
     return args.model, {**settings, "compress_bits": int(variant)}
 
 

@@ -83,12 +83,12 @@ def build(model: str, kind: str, args: argparse.Namespace) -> Experiment:
 
 def runs(experiment: Experiment, kind: str, epoch: int) -> dict[str, Callable[[], Any]]:
     """What is timed."""
-    host, data = experiment.trainer, experiment.train_data
+    stepper, data = experiment.trainer, experiment.train_data
 
     def batches() -> None:
         joint = KGDataLoaderState.RS if kind == KINDS[2] else KGDataLoaderState.RSKG
         apart = (KGDataLoaderState.RS, KGDataLoaderState.KG)
-        for state in apart if experiment.model.host in ("KGAT", "MKR") else (joint,):
+        for state in apart if experiment.model.stock_name in ("KGAT", "MKR") else (joint,):
             data.set_mode(state)
             for _ in data:
                 pass
@@ -96,10 +96,14 @@ def runs(experiment: Experiment, kind: str, epoch: int) -> dict[str, Callable[[]
     def train() -> None:
         one_pass = Trainer._train_epoch if kind == KINDS[0] else trainer.train_pass
         with patch.object(trainer, "train_pass", one_pass):
-            host._train_epoch(data, epoch)
+            stepper._train_epoch(data, epoch)
 
     return dict(
-        zip(PARTS, (batches, train, lambda: host._valid_epoch(experiment.valid_data)), strict=True)
+        zip(
+            PARTS,
+            (batches, train, lambda: stepper._valid_epoch(experiment.valid_data)),
+            strict=True,
+        )
     )
 
 

@@ -1,9 +1,9 @@
-"""How far the predictions of ``plan`` are from one real step: five twins and hosts, two data sets.
+"""How far the predictions of `plan` are from one real step: five models, two data sets.
 
     python -m benchmarks.plan --data_path DIR [--output results/plan]
 
 Each configuration is predicted without training, then one step of each phase runs in a process of
-its own under the package's meter. Writes ``<output>.md`` and ``<output>.json``; configurations that
+its own under the package's meter. Writes `<output>.md` and `<output>.json`; configurations that
 are in the JSON file already are not run again, so that an interrupted benchmark continues.
 """
 
@@ -75,7 +75,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def write(output: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes both files, whole or not at all."""
+    """Write both files, whole or not at all."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     machine = {**versions, "machine": f"{platform.system()} {platform.machine()}, CPU"}
     problems = [row["problem"] for row in rows if row["problem"]]
@@ -98,7 +98,7 @@ Cells: the deviation of the prediction that is farthest from zero, over the bits
 
 
 def main() -> None:
-    """Runs what is missing."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", required=True, help="folder with lastfm-kg")
     parser.add_argument("--output", type=Path, default=RESULTS / "plan")

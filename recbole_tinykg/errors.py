@@ -25,5 +25,5 @@ class DivergenceError(UserError, ValueError):
     """Training has left the numbers: a loss is NaN."""
 
     def __init__(self) -> None:
-        """Says what helps."""
+        """Say what helps."""
         super().__init__("Training loss is nan: the run diverged; try a smaller learning_rate")

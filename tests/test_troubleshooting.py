@@ -26,7 +26,7 @@ class Example(NamedTuple):
 
 
 def examples(page: str) -> list[Example]:
-    """Commands of the page's ``console`` blocks, each with the line below it."""
+    """Commands of the page's `console` blocks, each with the line below it."""
     blocks = re.findall(r"^```console\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     found = []
     for block in blocks:

@@ -19,9 +19,9 @@ PANELS = {
 
 
 def draw(rows: list[dict[str, Any]], models: list[str], file: Path) -> None:
-    """Four panels; hosts dashed, twins solid, a colour for both; grey: proportional to edges."""
+    """Draw four panels; stock models dashed, twins solid; grey: proportional to edges."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    hosts = list(dict.fromkeys(model.removeprefix("Tiny") for model in models))
+    stock_names = list(dict.fromkeys(model.removeprefix("Tiny") for model in models))
     for axis, (title, (path, unit)) in zip(axes.flat, PANELS.items(), strict=True):
         for model in models:
             own = [row for row in rows if row["model"] == model and row["fits"]]
@@ -32,7 +32,7 @@ def draw(rows: list[dict[str, Any]], models: list[str], file: Path) -> None:
                 edges,
                 values,
                 "o-" if is_twin else "s--",
-                color=f"C{hosts.index(model.removeprefix('Tiny'))}",
+                color=f"C{stock_names.index(model.removeprefix('Tiny'))}",
                 label=model,
             )
             if is_twin and edges:

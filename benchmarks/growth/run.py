@@ -5,8 +5,9 @@
     python -m benchmarks.growth.run --largest
 
 Two series of synthetic data (`synthetic_data`): ml-100k's sizes times 1 to 16 through RecBole's
-loader, for every hand-made twin at INT2 and its host; and Amazon-Book's sizes times 1 to 16 with
-graphs built from arrays, for KGAT and its twin, with reverse relations and layers [64, 32, 16].
+loader, for every hand-written twin at INT2 and its stock model; and Amazon-Book's sizes times 1 to
+16 with graphs built from arrays, for KGAT and its twin, with reverse relations and layers
+[64, 32, 16].
 `point.py` measures each point in a process of its own. It is ended, and the row says so, as
 soon as its resident memory exceeds the limit. Points in `growth.jsonl` are not measured again.
 
@@ -64,7 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--series", default=",".join(TWINS))
     parser.add_argument("--scales", default=",".join(map(str, SCALES)))
-    parser.add_argument("--models", default="", help="hosts and twins; empty: all of a series")
+    parser.add_argument(
+        "--models", default="", help="stock models and twins; empty: all of a series"
+    )
     parser.add_argument("--bits", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--largest", action="store_true", help="also search the largest that fits")
@@ -88,7 +91,7 @@ def main() -> None:
 
 
 def pairs(series: str) -> list[str]:
-    """Hosts and twins of a series, each twin behind its host."""
+    """Stock models and twins of a series, each twin behind its stock model."""
     return [name for twin in TWINS[series] for name in (twin.removeprefix("Tiny"), twin)]
 
 
@@ -96,7 +99,7 @@ class Points:
     """Rows in a file of JSON lines; one is measured when it is asked for and not there."""
 
     def __init__(self, file: Path, common: dict[str, Any]) -> None:
-        """Reads the rows that are there."""
+        """Read the rows that are there."""
         self._file, self._common = file, common
         lines = file.read_text().splitlines() if file.exists() else []
         self.rows: list[Row] = [json.loads(line) for line in lines]

@@ -24,7 +24,7 @@ RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSK
 
 @dataclass(frozen=True)
 class Case:
-    """A twin and its host, on data, with settings."""
+    """A twin and its stock model, on data, with settings."""
 
     name: str  # of the results' files
     twin: str
@@ -34,7 +34,7 @@ class Case:
     note: str = ""
     phases: dict[str, tuple[Any, str]] = field(
         default_factory=lambda: {"rs": (RS, "calculate_loss"), "kg": (KG, "calculate_kg_loss")}
-    )  # the loader's state and the loss that a trainer asks for; a host may lack the second loss
+    )  # the loader's state and the loss that a trainer asks for; some models have one loss
     epochs: tuple[int, ...] = (0,)  # the epochs that make a whole of all phases
     batches: int | None = None  # of a phase that are timed; None: a whole epoch
     rounds: int = 3  # timed, after a warm-up
@@ -42,16 +42,16 @@ class Case:
     extra_variants: tuple[str, ...] = ()
 
     @property
-    def host(self) -> str:
+    def stock_name(self) -> str:
         """Name of the stock model."""
-        return get_model(self.twin).host
+        return get_model(self.twin).stock_name
 
     def given(self, variant: Variant, device: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and parameters of a variant's model."""
         given = {**self.settings, **variant.settings, **device}
         given |= {"state": "ERROR", "show_progress": False}
         if variant.bits is None:
-            return self.host, given
+            return self.stock_name, given
         return self.twin, {**given, "compress_bits": variant.bits}
 
 
@@ -63,7 +63,7 @@ class Models:
     """
 
     def __init__(self, case: Case, device: dict[str, Any]) -> None:
-        """Builds nothing yet."""
+        """Build nothing yet."""
         self._case, self._device = case, device
         self._first: dict[bool, Experiment] = {}  # of stock, of the twin
         self._built: dict[str, Experiment] = {}

@@ -41,7 +41,7 @@ class Result:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What both files tell of the case: twin, host, data, machine."""
+        """What both files tell of the case: twin, stock model, data, machine."""
         return self.time or self.memory
 
     @property

@@ -41,7 +41,7 @@ def measure(case: Case, variants: list[Variant], device: dict[str, Any]) -> dict
         try:
             with variant.applied(experiment.model):
                 rows += measure_phases(case, variant, experiment)
-        except Exception as error:  # an alternative that the host cannot take is a result
+        except Exception as error:  # an alternative that the stock model cannot take is a result
             errors[variant.key] = first_line(error)
         drop_leftovers(experiment.model)
         resident[variant.key] = {

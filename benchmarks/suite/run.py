@@ -1,4 +1,4 @@
-"""The benchmark suite: every twin against its host and against what a user would try instead.
+"""The benchmark suite: every twin against its stock model and what a user would try instead.
 
     python -m benchmarks.suite.run                            # everything: memory, time, charts
     python -m benchmarks.suite.run --models TinyKGCN --parts memory
@@ -153,7 +153,12 @@ def measure_one(args: argparse.Namespace, name: str, part: str) -> None:
     measured = {"memory": memory, "time": timing}[part].measure(
         case, variants, {"gpu_id": args.gpu_id}
     )
-    about = {"case": case.name, "host": case.host, "twin": case.twin, "dataset": case.dataset}
+    about = {
+        "case": case.name,
+        "stock": case.stock_name,
+        "twin": case.twin,
+        "dataset": case.dataset,
+    }
     about |= {"note": case.note, "request": asked, "where": where(args)}
     about |= {"measured_for_seconds": round(time.perf_counter() - start)}
     write_whole(path_of(args, name, part), {**about, **measured})

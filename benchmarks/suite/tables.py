@@ -17,7 +17,7 @@ from benchmarks.suite.variants import VARIANTS
 MB = 10**6
 INTRODUCTION = """# The benchmark suite
 
-Twins against their hosts and against what a user would try with a host, made by
+Twins against their stock models and against what a user would try with a stock model, made by
 
     python -m benchmarks.suite.run
 
@@ -47,7 +47,7 @@ def page(results: dict[str, Result]) -> str:
 
 def label(result: Result, variant: str) -> str:
     """A row's name."""
-    names = {"host": result.about["host"], "twin": result.about["twin"]}
+    names = {"stock": result.about["stock"], "twin": result.about["twin"]}
     return VARIANTS[variant].label.format(**names)
 
 

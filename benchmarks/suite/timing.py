@@ -25,7 +25,7 @@ from benchmarks.suite.variants import Variant, replaced
 
 WARM_UP_BATCHES = 2
 PHASES = ("rs", "kg", "refresh")
-EPOCH_PERIOD = 30  # a multiple of what hosts alternate their epochs by
+EPOCH_PERIOD = 30  # a multiple of what stock models alternate their epochs by
 
 
 def measure(case: Case, variants: list[Variant], device: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def measure(case: Case, variants: list[Variant], device: dict[str, Any]) -> dict
             warm_up = min(case.batches or WARM_UP_BATCHES, WARM_UP_BATCHES)
             train(case, variant, experiments[variant.key], 0, warm_up)
             seconds[variant.key] = []
-        except Exception as error:  # an alternative that the host cannot take is a result
+        except Exception as error:  # an alternative that the stock model cannot take is a result
             errors[variant.key] = first_line(error)
     steps: dict[str, list[int]] = {}
     for number in range(1, case.rounds + 1):

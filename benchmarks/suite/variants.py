@@ -4,9 +4,9 @@ A variant is a key, a label for people, and either the bits of a twin or a chang
 model: a context manager, inside which the model's losses are computed in the variant's way. All
 stock variants thus run on one model, and nothing of RecBole's code is copied:
 
-* `checkpoint`: `torch.utils.checkpoint` around the host's expensive blocks (`BLOCKS`): a layer of
-  KGAT, KGIN or MCCLK, `aggregate` of KGCN and KGNNLS, ...; of RippleNet and CFKG, whose loss reads
-  what their blocks leave behind, around the loss;
+* `checkpoint`: `torch.utils.checkpoint` around a stock model's expensive blocks (`BLOCKS`): a layer
+  of KGAT, KGIN or MCCLK, `aggregate` of KGCN and KGNNLS, ...; of RippleNet and CFKG, whose loss
+  reads what their blocks leave behind, around the loss;
 * `bf16`: `torch.autocast` around the loss;
 * `offload`: `save_on_cpu(pin_memory=True)` around the loss; on a GPU only;
 * `compressed`: this package's generic `compressed_saves` at 2 bits around the loss;
@@ -40,7 +40,7 @@ class Variant:
     """A row of the tables."""
 
     key: str
-    label: str  # {host} and {twin} stand for the names
+    label: str  # {stock} and {twin} stand for the names
     bits: int | None = None  # of the twin; None: the stock model
     settings: dict[str, Any] = field(default_factory=dict)  # parameters besides the case's
     applied: Callable[[Any], AbstractContextManager[Any]] = lambda model: nullcontext()
@@ -108,7 +108,7 @@ BLOCKS: dict[str, Callable[[Any], Methods]] = {
         (m, "global_level_loss_2"),
     ],
 }
-"""Methods to checkpoint, by host; of a host that is not here, its losses."""
+"""Methods to checkpoint, by stock model; of one that is not here, its losses."""
 
 
 def checkpointed(model: Any) -> AbstractContextManager[None]:
@@ -138,23 +138,23 @@ SKIP = {"skip_unread_kg_batches": True}
 VARIANTS = {
     variant.key: variant
     for variant in [
-        Variant("stock", "{host}"),
-        Variant("checkpoint", "{host} + checkpointing", applied=checkpointed, hidden_saves=True),
-        Variant("bf16", "{host} + bf16 autocast", applied=in_bfloat16),
+        Variant("stock", "{stock}"),
+        Variant("checkpoint", "{stock} + checkpointing", applied=checkpointed, hidden_saves=True),
+        Variant("bf16", "{stock} + bf16 autocast", applied=in_bfloat16),
         Variant(
             "offload",
-            "{host} + offload of saves",
+            "{stock} + offload of saves",
             applied=around_losses(lambda: torch.autograd.graph.save_on_cpu(pin_memory=True)),
             needs_cuda=True,
             hidden_saves=True,
         ),
-        Variant("compressed", "{host} + compressed_saves, INT2", applied=compressed),
+        Variant("compressed", "{stock} + compressed_saves, INT2", applied=compressed),
         Variant(
             "anomaly",
-            "{host} as shipped (anomaly detection)",
+            "{stock} as shipped (anomaly detection)",
             applied=lambda model: torch.autograd.set_detect_anomaly(True),
         ),
-        Variant("skip", "{host}, no unread triples", settings=SKIP),
+        Variant("skip", "{stock}, no unread triples", settings=SKIP),
         *(Variant(f"tiny{bits}", f"{{twin}}, {bits} bits", bits) for bits in (32, 8, 4, 2, 1)),
         Variant("tiny2-skip", "{twin}, 2 bits, no unread triples", 2, settings=SKIP),
     ]

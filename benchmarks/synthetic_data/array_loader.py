@@ -26,13 +26,13 @@ class ArrayLoader:
     shuffle = False
 
     def __init__(self, dataset: ArrayDataset) -> None:
-        """Draws a batch of interactions and one of triples."""
+        """Draw a batch of interactions and one of triples."""
         self._dataset = dataset
         self._pairs, self._triples = dataset.pairs(BATCH, seed=1), dataset.triples(BATCH, seed=1)
         self.set_mode(KGDataLoaderState.RS)
 
     def set_mode(self, state: KGDataLoaderState) -> None:
-        """Chooses interactions or triples; joint batches are not needed so far."""
+        """Choose interactions or triples; joint batches are not needed so far."""
         assert state in (KGDataLoaderState.RS, KGDataLoaderState.KG)
         self.state = state
 

@@ -1,10 +1,10 @@
 """Checkpoint files that are safe to open, whole or absent, and checked before they are used.
 
-*Safe*: a file holds tensors, numbers, text and plain containers only, so ``torch.load`` reads it
-with ``weights_only=True`` and runs no code. (RecBole pickles its ``Config``;
-``recbole-tinykg convert`` turns such a file into ours.)
+*Safe*: a file holds tensors, numbers, text and plain containers only, so `torch.load` reads it
+with `weights_only=True` and runs no code. (RecBole pickles its `Config`;
+`recbole-tinykg convert` turns such a file into ours.)
 
-*Whole*: the bytes go to ``<file>.tmp``, reach the disk, and only then take the file's name, in one
+*Whole*: the bytes go to `<file>.tmp`, reach the disk, and only then take the file's name, in one
 step: a process killed at any moment leaves the previous file. Reading verifies every entry's
 checksum, which PyTorch omits.
 
@@ -30,7 +30,7 @@ from recbole_tinykg.checkpoint.plain import plain, revived
 from recbole_tinykg.errors import CheckpointError
 
 FORMAT = 1
-"""Version of the layout, under the key ``recbole_tinykg`` of every checkpoint."""
+"""Version of the layout, under the key `recbole_tinykg` of every checkpoint."""
 
 _FORMAT_KEY = "recbole_tinykg"
 _UNSAVED = {"KGAT": ("A_in",)}  # what RecBole trains with but does not save
@@ -46,11 +46,11 @@ FilePath = str | os.PathLike[str]
 
 
 def save(path: FilePath, state: Mapping[str, Any]) -> None:
-    """Writes ``state`` to ``path``, whole or not at all.
+    """Write `state` to `path`, whole or not at all.
 
     Args:
         path: The file, replaced if it is there; its folder is created.
-        state: Tensors, arrays and numbers in any containers that ``plain`` takes.
+        state: Tensors, arrays and numbers in any containers that `plain` takes.
 
     Raises:
         CheckpointError: Folder or disk do not take it; the previous file is still there.
@@ -63,7 +63,7 @@ def save(path: FilePath, state: Mapping[str, Any]) -> None:
 
 
 def duplicate(source: FilePath, target: FilePath) -> bool:
-    """Makes ``target`` the same file as ``source``; False on a disk that has no hard links."""
+    """Make `target` the same file as `source`; False on a disk that has no hard links."""
     try:
         with _replacing(Path(target)) as temporary:
             temporary.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ def duplicate(source: FilePath, target: FilePath) -> bool:
 
 
 def check_writable(path: FilePath) -> None:
-    """Creates the folder of ``path`` and a file in it, and removes the file.
+    """Create the folder of `path` and a file in it, and removes the file.
 
     Raises:
         CheckpointError: It cannot be done: better before an epoch is trained than after.
@@ -85,7 +85,7 @@ def check_writable(path: FilePath) -> None:
 
 
 def load(path: FilePath) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, RecBole pickled it, or something else
@@ -112,20 +112,20 @@ def load(path: FilePath) -> dict[str, Any]:
 
 
 def model_state(model: Any) -> dict[str, Any]:
-    """Returns the names of a model and its host, and all that it scores and trains with."""
+    """Return the names of a model and its stock model, and all that it scores and trains with."""
     name = type(model).__name__
     other = {k: v for k, v in model.other_parameter().items() if not k.startswith(_CACHE)}
     unsaved = {key: getattr(model, key) for key in _UNSAVED.get(name, ())}
     return {
         "model": name,
-        "host": getattr(model, "host", name),
+        "host": getattr(model, "stock_name", name),  # the entry's name since the first format
         "state_dict": dict(model.state_dict()),
         "other_parameter": {**other, **unsaved},
     }
 
 
 def restore_model(model: Any, state: Mapping[str, Any]) -> None:
-    """Gives a model the weights, and the attention matrix or tables beside them, of a checkpoint.
+    """Give a model the weights, and the attention matrix or tables beside them, of a checkpoint.
 
     What the model cached for evaluation belongs to other weights and is dropped.
 
@@ -145,7 +145,7 @@ def restore_model(model: Any, state: Mapping[str, Any]) -> None:
 
 
 def check_model(model: Any, state: Mapping[str, Any]) -> None:
-    """Raises CheckpointError unless the checkpoint is of this class with these parameter shapes."""
+    """Raise CheckpointError unless the checkpoint is of this class with these parameter shapes."""
     name = type(model).__name__
     if state["model"] != name:
         raise CheckpointError(f"checkpoint is of model {state['model']}; got {name}")
@@ -155,7 +155,7 @@ def check_model(model: Any, state: Mapping[str, Any]) -> None:
 
 
 def check_config(config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raises CheckpointError if training would not continue as it began.
+    """Raise CheckpointError if training would not continue as it began.
 
     Args:
         config: Plain configuration of the run that wants to continue.
@@ -170,7 +170,7 @@ def check_config(config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
 
 def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
-    """Returns name, sizes and checksums of a training split and of its knowledge graph, if any."""
+    """Return name, sizes and checksums of a training split and of its knowledge graph, if any."""
     triples = getattr(dataset, "kg_feat", None)
     return {
         "name": dataset.dataset_name,
@@ -186,12 +186,12 @@ def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
 
 
 def check_dataset(fingerprint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raises CheckpointError if the data set is not the one that the checkpoint was trained on."""
+    """Raise CheckpointError if the data set is not the one that the checkpoint was trained on."""
     _refuse_differences("data set", state["dataset"], fingerprint)
 
 
 def check_unfinished(state: Mapping[str, Any], *, epochs: int, stopping_step: int) -> None:
-    """Raises CheckpointError if there is nothing left to train."""
+    """Raise CheckpointError if there is nothing left to train."""
     if "random_state" not in state:
         raise CheckpointError(
             "checkpoint holds no random state, so training cannot continue from it: "
@@ -242,7 +242,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _foreign(path: Path) -> str:
-    """Says what a readable archive is that is no checkpoint of ours; reads bytes, runs nothing."""
+    """Say what a readable archive is that is no checkpoint of ours; reads bytes, runs nothing."""
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if any(b"recbole.model." in archive.read(name) for name in pickles):
@@ -256,7 +256,7 @@ def _foreign(path: Path) -> str:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary file that takes the name ``path`` when the block has succeeded."""
+    """Yield a temporary file that takes the name `path` when the block has succeeded."""
     with _write_errors(path) as temporary:
         yield temporary
         os.replace(temporary, path)
@@ -264,7 +264,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new name last through a power cut, on file systems that can."""
+    """Make a new name last through a power cut, on file systems that can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

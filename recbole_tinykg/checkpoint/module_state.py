@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Puts buffers and attributes of all modules back as they are now, tensors in place."""
+    """Put buffers and attributes of all modules back as they are now, tensors in place."""
     namespaces = [part for m in model.modules() for part in (vars(m), m._buffers)]
     kept = [dict(namespace) for namespace in namespaces]
     tensors = {id(t): (t, t._version, t.clone()) for names in kept for t in _dense(names)}

@@ -1,6 +1,6 @@
 """Any state of a model in plain containers, tensors and numbers, and back.
 
-``torch.load(weights_only=True)`` takes tensors, numbers, text, dict, list, tuple and little else.
+`torch.load(weights_only=True)` takes tensors, numbers, text, dict, list, tuple and little else.
 What is none of these but can be said with them becomes a dict with a tag, a key that is reserved::
 
     NumPy array    {"__kind__": "ndarray", "data": tensor}
@@ -25,7 +25,7 @@ _KIND = "__kind__"
 
 
 def plain(value: Any) -> Any:
-    """Returns ``value`` without classes: any mapping a dict, NumPy scalars numbers, CPU tensors.
+    """Return `value` without classes: any mapping a dict, NumPy scalars numbers, CPU tensors.
 
     Raises:
         TypeError: There is no plain form.
@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
 
 
 def revived(value: Any, device: torch.device | str = "cpu") -> Any:
-    """Undoes ``plain``, with tensors on ``device``; a mapping stays a dict, a scalar a number."""
+    """Undoes `plain`, with tensors on `device`; a mapping stays a dict, a scalar a number."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):

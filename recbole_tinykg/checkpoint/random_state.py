@@ -16,7 +16,7 @@ import torch
 
 
 def capture() -> dict[str, Any]:
-    """Returns the states of Python, NumPy, PyTorch and, once CUDA is in use, of its devices."""
+    """Return the states of Python, NumPy, PyTorch and, once CUDA is in use, of its devices."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -27,7 +27,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Puts the states of ``capture`` back; those of CUDA devices that are not here are left out."""
+    """Put the states of `capture` back; those of CUDA devices that are not here are left out."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -47,13 +47,13 @@ def preserved() -> Iterator[None]:
 
 
 def generators(**loaders: Any) -> dict[str, torch.Generator]:
-    """Finds the generators of data loaders, those inside RecBole's knowledge-graph loader too.
+    """Find the generators of data loaders, those inside RecBole's knowledge-graph loader too.
 
     Args:
         loaders: Loaders by name; None has no generator.
 
     Returns:
-        Generators by name, such as ``valid`` or ``train.kg_dataloader``.
+        Generators by name, such as `valid` or `train.kg_dataloader`.
     """
     parts = {
         f"{name}.{part}".removesuffix("."): getattr(loader, part) if part else loader

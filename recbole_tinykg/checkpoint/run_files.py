@@ -1,4 +1,4 @@
-"""The two checkpoints of a run: ``<run>.pth``, its best epoch, and ``<run>-last.pth``, its last.
+"""The two checkpoints of a run: `<run>.pth`, its best epoch, and `<run>-last.pth`, its last.
 
 Both hold everything, so training can continue from either. When the last epoch is the best, the
 two names share one file: files are replaced, never changed, so neither disturbs the other.
@@ -23,8 +23,8 @@ class RunFiles:
     """Where a run keeps its best and its last epoch.
 
     Attributes:
-        best: ``<folder>/<run>.pth``.
-        last: ``<folder>/<run>-last.pth``.
+        best: `<folder>/<run>.pth`.
+        last: `<folder>/<run>-last.pth`.
     """
 
     def __init__(self, best: Path) -> None:
@@ -35,7 +35,7 @@ class RunFiles:
 
     @classmethod
     def around(cls, path: str | os.PathLike[str], state: State) -> RunFiles:
-        """Returns the files of the run that wrote a checkpoint.
+        """Return the files of the run that wrote a checkpoint.
 
         Args:
             path: The checkpoint, of the best epoch or of the last.
@@ -60,13 +60,13 @@ class RunFiles:
         return files
 
     def save_best(self, state: State) -> None:
-        """Writes an epoch that is the best so far, and thereby the last."""
+        """Write an epoch that is the best so far, and thereby the last."""
         checkpoint.save(self.best, state)
         if checkpoint.duplicate(self.best, self.last):
             self._last_epoch = state["epoch"]
 
     def save_last(self, epoch: int, state: Callable[[], State]) -> None:
-        """Writes the last epoch, unless ``save_best`` has just done it."""
+        """Write the last epoch, unless `save_best` has just done it."""
         if self._last_epoch != epoch:
             checkpoint.save(self.last, state())
             self._last_epoch = epoch

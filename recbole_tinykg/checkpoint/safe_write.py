@@ -12,7 +12,7 @@ from recbole_tinykg.errors import UserError
 
 
 def write_whole(path: Path, text: str, what: str = "") -> None:
-    """Writes a file in UTF-8, replacing it if it is there.
+    """Write a file in UTF-8, replacing it if it is there.
 
     Args:
         path: The file; its folder exists.

@@ -1,7 +1,7 @@
 """What the command line offers: each command's module, its own flags, and its help.
 
-Flags belong to the command and never reach RecBole's configuration; every other ``--key=value``
-is a parameter of RecBole's or ours. Nothing here imports a command: ``--help`` answers at once.
+Flags belong to the command and never reach RecBole's configuration; every other `--key=value`
+is a parameter of RecBole's or ours. Nothing here imports a command: `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """A command: ``recbole_tinykg.commands.<module>.run(flags, parameters)``.
+    """A command: `recbole_tinykg.commands.<module>.run(flags, parameters)`.
 
     Attributes:
-        module: Module under ``recbole_tinykg.commands``, imported when the command is asked for.
-        flags: Its own flags that take a value, ``--name=value``.
-        help: What ``--help`` prints; fits a screen of 24 lines of 80 characters.
-        switches: Its own flags that may stand alone: ``--name`` is ``--name=True``.
+        module: Module under `recbole_tinykg.commands`, imported when the command is asked for.
+        flags: Its own flags that take a value, `--name=value`.
+        help: What `--help` prints; fits a screen of 24 lines of 80 characters.
+        switches: Its own flags that may stand alone: `--name` is `--name=True`.
     """
 
     module: str

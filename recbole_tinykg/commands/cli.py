@@ -1,7 +1,7 @@
-"""The command ``recbole-tinykg``: finds the sub-command; an error becomes a line and a status.
+"""The command `recbole-tinykg`: finds the sub-command; an error becomes a line and a status.
 
-Arguments are RecBole's: ``--key=value`` for every parameter, and ``--model KGAT`` or ``-m KGAT``
-for the flags of RecBole's ``run_recbole.py``. Anything else is refused.
+Arguments are RecBole's: `--key=value` for every parameter, and `--model KGAT` or `-m KGAT`
+for the flags of RecBole's `run_recbole.py`. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SHORT = {"-m": "--model", "-d": "--dataset", "-n": "--nproc"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         argv: Arguments; None: those of the process.
@@ -58,7 +58,7 @@ def _command(name: str) -> Command:
 
 
 def _use_huge_pages() -> None:
-    """Lets PyTorch ask Linux for pages of 2 MB, unless the user has said otherwise.
+    """Let PyTorch ask Linux for pages of 2 MB, unless the user has said otherwise.
 
     Maps of all nodes are tens of MB, taken and given back in every step; with pages of 4 KB their
     faults cost as much as their arithmetic. No number depends on it.
@@ -67,7 +67,7 @@ def _use_huge_pages() -> None:
 
 
 def _joined(command: Command, argv: Sequence[str]) -> list[str]:
-    """Writes ``-m KGAT`` and ``--model KGAT`` as ``--model=KGAT``, ``--switch`` with ``=True``."""
+    """Write `-m KGAT` and `--model KGAT` as `--model=KGAT`, `--switch` with `=True`."""
     spaced = {"--nproc", *(f"--{flag}" for flag in command.flags)}
     switches = {f"--{switch}" for switch in command.switches}
     arguments: list[str] = []
@@ -86,7 +86,7 @@ def _joined(command: Command, argv: Sequence[str]) -> list[str]:
 
 
 def _split(command: Command, argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Separates the flags of a command from parameters, which stay ``--key=value``."""
+    """Separate the flags of a command from parameters, which stay `--key=value`."""
     own = {*command.flags, *command.switches}
     flags: dict[str, str] = {}
     parameters = []
@@ -103,7 +103,7 @@ def _split(command: Command, argv: Sequence[str]) -> tuple[dict[str, str], list[
 
 
 def _runner(command: Command) -> Callable[[Mapping[str, str], Sequence[str]], None]:
-    """Imports a command when it is asked for: ``--help`` and typing errors answer at once."""
+    """Import a command when it is asked for: `--help` and typing errors answer at once."""
     return importlib.import_module(f"recbole_tinykg.commands.{command.module}").run
 
 

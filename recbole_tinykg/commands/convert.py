@@ -1,4 +1,4 @@
-"""``recbole-tinykg convert``: turns a checkpoint that RecBole saved into one of ours.
+"""`recbole-tinykg convert`: turns a checkpoint that RecBole saved into one of ours.
 
 RecBole pickles its whole configuration into the file, so reading it runs whatever code the file
 holds. Here, and nowhere else, that is done, because the user vouches for the file; what comes out
@@ -34,7 +34,7 @@ FilePath = str | os.PathLike[str]
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Converts ``--checkpoint`` to ``--output``; parameters win over those it was trained with."""
+    """Convert `--checkpoint` to `--output`; parameters win over those it was trained with."""
     for flag in ("checkpoint", "output"):
         if flag not in flags:
             raise ConfigurationError(f"--{flag} must name a file; got none")
@@ -51,14 +51,14 @@ def convert(
     model: str | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> str:
-    """Converts a trusted RecBole checkpoint. Reading ``source`` runs the code that is in it.
+    """Convert a trusted RecBole checkpoint. Reading `source` runs the code that is in it.
 
     Args:
         source: Checkpoint that RecBole saved.
         target: File to write, for evaluation and prediction. Training does not continue from it:
             RecBole keeps no random state.
         model: Class name to load it as; None: the twin of its model, or else its own model.
-        changes: Parameters that win over those it was trained with, such as ``data_path``.
+        changes: Parameters that win over those it was trained with, such as `data_path`.
 
     Returns:
         Class name of the converted model.
@@ -107,7 +107,7 @@ def _read_trusted(path: FilePath) -> dict[str, Any]:
 
 
 def _fill(model: Any, stock: Mapping[str, Any], source: FilePath) -> None:
-    """Gives the model RecBole's weights, other state but cached scores, and attention from both."""
+    """Give the model RecBole's weights, other state but cached scores, and attention from both."""
     try:
         model.load_state_dict(stock["state_dict"])
     except RuntimeError as error:

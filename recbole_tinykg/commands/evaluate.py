@@ -1,4 +1,4 @@
-"""``recbole-tinykg evaluate``: validation and test metrics of a checkpoint."""
+"""`recbole-tinykg evaluate`: validation and test metrics of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recbole_tinykg.trainer import get_trainer
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Prints the metrics of ``--checkpoint``; parameters win over those it was trained with."""
+    """Print the metrics of `--checkpoint`; parameters win over those it was trained with."""
     if "checkpoint" not in flags:
         raise ConfigurationError("--checkpoint must name a file; got none")
     print(metrics_table(evaluate(flags["checkpoint"], checkpoint_changes(parameters))))
@@ -24,14 +24,14 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
 def evaluate(
     checkpoint: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Evaluates a checkpoint on the splits of its run.
+    """Evaluate a checkpoint on the splits of its run.
 
     Args:
         checkpoint: File that a run of ours wrote.
-        changes: Parameters that win over the checkpoint's, such as ``topk``.
+        changes: Parameters that win over the checkpoint's, such as `topk`.
 
     Returns:
-        Metrics of ``valid`` and of ``test``.
+        Metrics of `valid` and of `test`.
     """
     config, model, _, train_data, valid_data, test_data = load_data_and_model(
         checkpoint, config_dict=changes

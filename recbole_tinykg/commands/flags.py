@@ -16,7 +16,7 @@ _STOCK_ONLY = ("--detect_anomaly", "--compressed_saves")
 
 
 def refuse_conflicts(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Refuses what several models do not have: one name, one run, one checkpoint."""
+    """Refuse what several models do not have: one name, one run, one checkpoint."""
     given = {*flags, *(argument.removeprefix("--").partition("=")[0] for argument in parameters)}
     for other in ("model", "resume", "run_name"):
         if {"model_list", other} <= given:
@@ -24,16 +24,16 @@ def refuse_conflicts(flags: Mapping[str, str], parameters: Sequence[str]) -> Non
 
 
 def chosen_models(flags: Mapping[str, str], files: Sequence[str]) -> list[str]:
-    """Names in ``--model_list``, or the one of ``--model``, files or default."""
+    """Names in `--model_list`, or the one of `--model`, files or default."""
     if "model_list" not in flags:
         return [chosen_name("model", flags, files)]
     return [model.strip() for model in flags["model_list"].split(",")]
 
 
 def meant_for(model: str, parameters: Sequence[str]) -> list[str]:
-    """Returns the parameters for one of several models: ``compress_*`` goes to twins only.
+    """Return the parameters for one of several models: `compress_*` goes to twins only.
 
-    ``detect_anomaly`` goes to stock models only. With ``compressed_saves`` they read the keys of
+    `detect_anomaly` goes to stock models only. With `compressed_saves` they read the keys of
     the twins, too.
     """
     saves = read_literal(read_arguments(parameters).get("compressed_saves", "False")) is True
@@ -42,7 +42,7 @@ def meant_for(model: str, parameters: Sequence[str]) -> list[str]:
 
 
 def checkpoint_changes(parameters: Sequence[str]) -> dict[str, Any]:
-    """Reads parameters that win over a checkpoint's; model and data set are the checkpoint's.
+    """Read parameters that win over a checkpoint's; model and data set are the checkpoint's.
 
     Raises:
         ConfigurationError: Model or data set is among them, or a key that nothing reads.
@@ -56,7 +56,7 @@ def checkpoint_changes(parameters: Sequence[str]) -> dict[str, Any]:
 
 
 def chosen_name(key: str, flags: Mapping[str, str], files: Sequence[str]) -> str:
-    """Returns ``model`` or ``dataset`` from the flags, the last file with it or the default."""
+    """Return `model` or `dataset` from the flags, the last file with it or the default."""
     name = flags.get(key)
     for file in reversed(files):
         if name is None:

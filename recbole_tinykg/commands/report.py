@@ -22,7 +22,7 @@ RESIDENT = {
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Lays out the results of runs, as ``run_recbole_tinykg`` returns them, side by side."""
+    """Lays out the results of runs, as `run_recbole_tinykg` returns them, side by side."""
     columns = [
         {**_metric_cells(result), **_memory_cells(result["memory"]), **_time_cells(result)}
         for result in results
@@ -72,7 +72,7 @@ def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def align(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """Columns to the right, those in ``left`` to the left, a rule below the first row."""
+    """Columns to the right, those in `left` to the left, a rule below the first row."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -1,4 +1,4 @@
-"""``recbole-tinykg train``: trains one model, or several in turn, and prints the table."""
+"""`recbole-tinykg train`: trains one model, or several in turn, and prints the table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from recbole_tinykg.quick_start import run_recbole_tinykg
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Trains what the flags name.
+    """Train what the flags name.
 
     Args:
-        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``resume``.
-        parameters: ``--key=value`` of everything else.
+        flags: `model`, `model_list`, `dataset`, `config_files`, `resume`.
+        parameters: `--key=value` of everything else.
     """
     refuse_conflicts(flags, parameters)
     files = flags.get("config_files", "").split()

@@ -4,17 +4,17 @@ RecBole's last release predates NumPy 2, SciPy 1.14 and PyTorch 2.6, and some of
 DGL or torch_scatter. Each shim repairs one break, is applied once, only where the break exists, and
 computes the same numbers as what it stands in for:
 
-* any ``Config``: ``np.float_``, ``np.complex_``, ``np.unicode_`` left NumPy 2; put back.
+* any `Config`: `np.float_`, `np.complex_`, `np.unicode_` left NumPy 2; put back.
 * KGAT: the DGL functions that it calls left DGL 1.0, and there is no older DGL for Python 3.11; its
   first attention matrix comes from SciPy.
-* KGIN, MCCLK and others: ``dok_matrix._update`` left SciPy 1.14; updates the dictionary behind it.
-* KGIN, MCCLK without torch_scatter: ``scatter_mean`` and ``scatter_softmax`` in plain torch, which
+* KGIN, MCCLK and others: `dok_matrix._update` left SciPy 1.14; updates the dictionary behind it.
+* KGIN, MCCLK without torch_scatter: `scatter_mean` and `scatter_softmax` in plain torch, which
   only their aggregators see, and only while they run.
 * all models: importing RecBole's SINE switches autograd's anomaly mode on for the whole process;
-  ``get_stock_model`` leaves the mode as it was.
+  `get_stock_model` leaves the mode as it was.
 
-``torch.load`` is left alone: our checkpoints load under its safe default, and checkpoints that
-RecBole pickled are opened only by ``convert``.
+`torch.load` is left alone: our checkpoints load under its safe default, and checkpoints that
+RecBole pickled are opened only by `convert`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _KNOWLEDGE_MODELS = tuple("CFKG CKE KGAT KGCN KGIN KGNNLS KTUP MCCLK MKR RippleN
 
 @functools.cache
 def apply() -> None:
-    """Applies every shim that this installation needs; calling it again does nothing."""
+    """Applie every shim that this installation needs; calling it again does nothing."""
     _restore_numpy_aliases()
     _restore_dok_update()
     with _anomaly_mode_kept():
@@ -58,10 +58,10 @@ def apply() -> None:
 
 
 def get_stock_model(name: str) -> type:
-    """Returns RecBole's own model class, leaving autograd's anomaly mode as it was.
+    """Return RecBole's own model class, leaving autograd's anomaly mode as it was.
 
     Args:
-        name: Class name as RecBole spells it, such as ``KGAT``.
+        name: Class name as RecBole spells it, such as `KGAT`.
 
     Raises:
         ConfigurationError: RecBole has no such model.
@@ -78,7 +78,7 @@ def get_stock_model(name: str) -> type:
 
 
 def unknown_model_message(name: str, tiny_names: tuple[str, ...] = ()) -> str:
-    """Says that a model does not exist, what does, and which name was probably meant."""
+    """Say that a model does not exist, what does, and which name was probably meant."""
     known = (*tiny_names, *_KNOWLEDGE_MODELS)
     by_lower_name = {known_name.lower(): known_name for known_name in known}
     near = difflib.get_close_matches(name.lower(), by_lower_name, n=1)
@@ -99,7 +99,7 @@ def _anomaly_mode_kept() -> Iterator[None]:
 
 
 def _restore_numpy_aliases() -> None:
-    """``Config.compatibility_settings`` reads aliases that NumPy 2 removed."""
+    """`Config.compatibility_settings` reads aliases that NumPy 2 removed."""
     for alias, scalar in (
         ("float_", np.float64),
         ("complex_", np.complex128),
@@ -110,7 +110,7 @@ def _restore_numpy_aliases() -> None:
 
 
 def _restore_dok_update() -> None:
-    """``A._update(entries)`` filled a ``dok_matrix`` without index checks until SciPy 1.14."""
+    """`A._update(entries)` filled a `dok_matrix` without index checks until SciPy 1.14."""
     if not hasattr(sp.dok_matrix, "_update"):
         sp.dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
 
@@ -165,7 +165,7 @@ def _row_normalised(row: np.ndarray, col: np.ndarray, size: tuple[int, ...]) -> 
 
 
 def scatter_mean(src: Tensor, index: Tensor, dim: int, dim_size: int) -> Tensor:  # (dim_size, D)
-    """Mean of the rows of ``src`` (E, D) that share an ``index`` (E,); 0 where there are none."""
+    """Mean of the rows of `src` (E, D) that share an `index` (E,); 0 where there are none."""
     assert dim == 0, "RecBole aggregates along rows only"
     total = src.new_zeros(dim_size, *src.shape[1:]).index_add_(0, index, src)
     count = torch.bincount(index, minlength=dim_size).clamp_(min=1).to(src.dtype)
@@ -173,7 +173,7 @@ def scatter_mean(src: Tensor, index: Tensor, dim: int, dim_size: int) -> Tensor:
 
 
 def scatter_softmax(src: Tensor, index: Tensor, dim: int) -> Tensor:  # (E, D)
-    """Softmax over the rows of ``src`` (E, D) that share an ``index`` (E,), column by column."""
+    """Softmax over the rows of `src` (E, D) that share an `index` (E,), column by column."""
     assert dim == 0, "RecBole normalises along rows only"
     num_groups = int(index.max()) + 1 if index.numel() else 0
     rows = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
@@ -185,7 +185,7 @@ def scatter_softmax(src: Tensor, index: Tensor, dim: int) -> Tensor:  # (E, D)
 
 
 def _lend_scatter(module_name: str) -> None:
-    """Lets the aggregator of a RecBole module, and nobody else, find ``torch_scatter``."""
+    """Let the aggregator of a RecBole module, and nobody else, find `torch_scatter`."""
     aggregator = importlib.import_module(module_name).Aggregator
     original_forward: Callable[..., Any] = aggregator.forward
     stand_in = ModuleType("torch_scatter", "The two functions RecBole's aggregators import.")

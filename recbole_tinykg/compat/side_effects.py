@@ -33,7 +33,7 @@ def no_files() -> Iterator[None]:
 
 @contextmanager
 def recboles_deprecations_ignored() -> Iterator[None]:
-    """Calls of replaced PyTorch functions by RecBole's loop and models go unremarked."""
+    """Call of replaced PyTorch functions by RecBole's loop and models go unremarked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*deprecated", module=r"recbole\.")
         yield

@@ -1,8 +1,8 @@
-"""RecBole's ``Config`` plus the ``compress_*`` keys, checked before anything is loaded.
+"""RecBole's `Config` plus the `compress_*` keys, checked before anything is loaded.
 
-A twin is configured like its host. The layers, later ones winning::
+A twin is configured like its stock model. The layers, later ones winning::
 
-    RecBole's properties of the host (KGAT)
+    RecBole's properties of the stock model (KGAT)
     properties/overall.yaml, properties/model/TinyKGAT.yaml    (ours)
     config files, config_dict, argv                            (the user's)
 """
@@ -24,7 +24,7 @@ from recbole_tinykg.config import parameters
 from recbole_tinykg.config.own_keys import finish, refuse_bits_beside_budget, refuse_unknown
 from recbole_tinykg.config.recbole_keys import check_negatives, check_valid_metric, check_values
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model import get_model, is_tiny
+from recbole_tinykg.model import get_model, is_tiny, stock_name_of
 
 _INHERITED_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # RecBole overwrites it with gpu_id
 
@@ -41,7 +41,7 @@ class _Typed(dict):
 
 
 class Config(RecBoleConfig):
-    """All parameters of a run, RecBole's and ours; ``config["key"]`` as in RecBole."""
+    """All parameters of a run, RecBole's and ours; `config["key"]` as in RecBole."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Config(RecBoleConfig):
         config_dict: Mapping[str, Any] | None = None,
         argv: Sequence[str] = (),
     ) -> None:
-        """Merges and checks all layers.
+        """Merge and checks all layers.
 
         Args:
-            model: Class name (``TinyKGAT``, or any model of RecBole's), or the class itself. None:
-                as the key ``model`` of the files, dictionary or arguments says.
+            model: Class name (`TinyKGAT`, or any model of RecBole's), or the class itself. None:
+                as the key `model` of the files, dictionary or arguments says.
             dataset: Name of the data set; None likewise.
             config_file_list: YAML files.
             config_dict: Parameters that win over the files; left unchanged.
-            argv: Arguments ``--key=value`` that win over all else. ``sys.argv`` is never read.
+            argv: Arguments `--key=value` that win over all else. `sys.argv` is never read.
 
         Raises:
             ConfigurationError: A key, value, model name or file that cannot be used.
@@ -80,14 +80,14 @@ class Config(RecBoleConfig):
     def from_plain(
         cls, kept: Mapping[str, Any], changes: Mapping[str, Any] | None = None
     ) -> Config:
-        """Rebuilds a configuration from ``to_plain``; ``changes`` win over what was kept."""
+        """Rebuild a configuration from `to_plain`; `changes` win over what was kept."""
         kept = _Typed({**kept, **(changes or {})})
         return cls(kept["model"], kept["dataset"], config_dict=kept)
 
     def to_plain(self) -> dict[str, Any]:
         """Everything needed to rebuild this configuration, in plain containers and scalars.
 
-        Left out are values that have no plain form, such as a function, and ``gpu_id`` unless the
+        Left out are values that have no plain form, such as a function, and `gpu_id` unless the
         user gave it: which GPU there is belongs to the machine.
         """
         return to_plain(self)
@@ -133,7 +133,7 @@ class Config(RecBoleConfig):
         check_negatives(self)
 
     def _init_device(self) -> None:
-        """As RecBole, but GPUs chosen from outside stay chosen, and no ``use_gpu`` means CPU."""
+        """As RecBole, but GPUs chosen from outside stay chosen, and no `use_gpu` means CPU."""
         if _INHERITED_GPUS is not None and "gpu_id" not in self.external_config_dict:
             self.final_config_dict["gpu_id"] = _INHERITED_GPUS
         super()._init_device()
@@ -142,7 +142,7 @@ class Config(RecBoleConfig):
 
 
 def read_files(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
-    """Merges YAML files of parameters, later ones winning, as RecBole reads their numbers."""
+    """Merge YAML files of parameters, later ones winning, as RecBole reads their numbers."""
     loader = RecBoleConfig._build_yaml_loader(None)
     merged: dict[str, Any] = {}
     for file in files:
@@ -157,18 +157,18 @@ def load_properties(
     model_class: type,
     dataset: str,
 ) -> None:
-    """Fills ``internal_config_dict``: a twin takes its host's properties, then ours.
+    """Fill `internal_config_dict`: a twin takes its stock model's properties, then ours.
 
-    A stock model takes our general ones if it is to train with ``compressed_saves``.
+    A stock model takes our general ones if it is to train with `compressed_saves`.
 
     Args:
         config: The configuration under construction.
-        load: RecBole's own ``_load_internal_config_dict``, bound to it.
+        load: RecBole's own `_load_internal_config_dict`, bound to it.
         model: Class name.
         model_class: Twin or stock class.
         dataset: Name of the data set.
     """
-    load(getattr(model_class, "host", model), model_class, dataset)
+    load(stock_name_of(model_class), model_class, dataset)
     if is_tiny(model_class) or config.external_config_dict.get("compressed_saves"):
         for file in ("overall.yaml", f"model/{model}.yaml"):
             if (properties() / file).is_file():
@@ -176,7 +176,7 @@ def load_properties(
 
 
 def to_plain(config: RecBoleConfig) -> dict[str, Any]:
-    """As ``Config.to_plain``, for RecBole's own ``Config`` too."""
+    """As `Config.to_plain`, for RecBole's own `Config` too."""
     given = {**config.internal_config_dict, **config.external_config_dict}
     if "gpu_id" not in config.external_config_dict:
         del given["gpu_id"]

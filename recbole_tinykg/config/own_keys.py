@@ -1,8 +1,8 @@
-"""What our keys may say, whichever ``Config`` they come in: RecBole's or ours.
+"""What our keys may say, whichever `Config` they come in: RecBole's or ours.
 
 RecBole lets unknown keys pass and reads missing ones as None, so a misspelt key trains the wrong
-model in silence. Keys that begin with ``compress`` are therefore strict here: unknown names and
-values out of range raise ``ConfigurationError``.
+model in silence. Keys that begin with `compress` are therefore strict here: unknown names and
+values out of range raise `ConfigurationError`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RUN_NAME = re.compile(r"[\w+-][\w.+-]*")
 
 
 def finish(config: RecBoleConfig) -> None:
-    """Checks our keys in ``final_config_dict`` and fills in run name and compression seed.
+    """Check our keys in `final_config_dict` and fills in run name and compression seed.
 
     Raises:
         ConfigurationError: With the key, what it may be and what it is.
@@ -83,7 +83,7 @@ def _check_single_process(final: Mapping[str, Any]) -> None:
 
 
 def refuse_unknown(arguments: Mapping[str, Any], final: Mapping[str, Any]) -> None:
-    """Refuses command-line keys that nothing reads, such as misspelt ones; RecBole ignores them.
+    """Refuse command-line keys that nothing reads, such as misspelt ones; RecBole ignores them.
 
     Args:
         arguments: Parameters of the command line.
@@ -124,7 +124,7 @@ def _top_level_keys(file: Path) -> list[str]:
 
 
 def refuse_saves(config: RecBoleConfig) -> None:
-    """Checks the keys of a stock model that RecBole's own trainer is going to train.
+    """Check the keys of a stock model that RecBole's own trainer is going to train.
 
     Raises:
         ConfigurationError: One of our keys was given, which that trainer would not read.
@@ -196,10 +196,10 @@ def _check_budget(config: RecBoleConfig) -> None:
 
 
 def refuse_bits_beside_budget(config: RecBoleConfig) -> None:
-    """Refuses bits from the user where a budget chooses them; a checkpoint's parameters have both.
+    """Refuse bits from the user where a budget chooses them; a checkpoint's parameters have both.
 
     Raises:
-        ConfigurationError: ``compress_bits`` was given with ``compress_budget``.
+        ConfigurationError: `compress_bits` was given with `compress_budget`.
     """
     given = config.external_config_dict
     if given.get("compress_budget") is not None and given.get("compress_bits") is not None:
@@ -213,10 +213,10 @@ def _twins_that_choose() -> list[str]:
 
 
 def check_dataset(config: RecBoleConfig) -> None:
-    """Refuses a data set whose files are not there.
+    """Refuse a data set whose files are not there.
 
     Raises:
-        ConfigurationError: The folder, ``.inter``, or a knowledge model's ``.kg`` or ``.link`` is
+        ConfigurationError: The folder, `.inter`, or a knowledge model's `.kg` or `.link` is
             missing.
     """
     folder, name = Path(config["data_path"]), config["dataset"]

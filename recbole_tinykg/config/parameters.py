@@ -1,7 +1,7 @@
 """Parameters as people write them on a command line and in files.
 
-A text becomes a value by reading it as a Python literal (``2``, ``1e-3``, ``[64,32]``, ``true``) or
-stays what it is (``RO``): as in RecBole, except that RecBole calls ``eval`` and would run it.
+A text becomes a value by reading it as a Python literal (`2`, `1e-3`, `[64,32]`, `true`) or
+stays what it is (`RO`): as in RecBole, except that RecBole calls `eval` and would run it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_tinykg.errors import ConfigurationError
 
 
 def read_arguments(argv: Sequence[str]) -> dict[str, str]:
-    """Reads ``--key=value`` arguments; anything else is refused, where RecBole ignores it.
+    """Read `--key=value` arguments; anything else is refused, where RecBole ignores it.
 
     Raises:
         ConfigurationError: An argument of another form, or one key with two values.
@@ -36,7 +36,7 @@ def read_arguments(argv: Sequence[str]) -> dict[str, str]:
 
 
 def read_literal(value: Any) -> Any:
-    """The value that a text stands for: a Python literal, ``true``, ``false``, or the text itself.
+    """The value that a text stands for: a Python literal, `true`, `false`, or the text itself.
 
     Values that are no text are returned as they are.
     """
@@ -53,7 +53,7 @@ def read_literal(value: Any) -> Any:
 
 
 def read_file(file: str | os.PathLike[str], loader: type = yaml.SafeLoader) -> dict[str, Any]:
-    """Reads a YAML file of parameters; an empty one has none.
+    """Read a YAML file of parameters; an empty one has none.
 
     Args:
         file: Its path.

@@ -1,8 +1,8 @@
 """What RecBole's own keys may say, checked before data are read and hours are spent.
 
 RecBole checks few of them. A text where a number belongs ends in a traceback, after the data set
-has been read; an unknown ``learner`` becomes Adam, a text where True or False belongs is true, and
-a ``valid_metric`` that is not computed stops the run when the first epoch has been trained.
+has been read; an unknown `learner` becomes Adam, a text where True or False belongs is true, and
+a `valid_metric` that is not computed stops the run when the first epoch has been trained.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WITHOUT_CUTOFF = ("auc", "gauc", "mae", "rmse", "logloss")  # named without @k
 
 
 def check_values(config: RecBoleConfig) -> None:
-    """Checks ``final_config_dict`` before RecBole derives other keys from it.
+    """Check `final_config_dict` before RecBole derives other keys from it.
 
     Raises:
         ConfigurationError: With the key, what it may be and what it is.
@@ -92,7 +92,7 @@ def _check_encoding(encoding: Any) -> None:
 
 
 def check_valid_metric(config: RecBoleConfig) -> None:
-    """Raises ConfigurationError unless training will compute the metric that it is judged by."""
+    """Raise ConfigurationError unless training will compute the metric that it is judged by."""
     final = config.final_config_dict
     metrics = [str(name).lower() for name in final["metrics"]]
     names = [name for name in metrics if name in _WITHOUT_CUTOFF]
@@ -105,7 +105,7 @@ def check_valid_metric(config: RecBoleConfig) -> None:
 
 
 def check_negatives(config: RecBoleConfig) -> None:
-    """Raises ConfigurationError if a model that compares with negatives is to get none."""
+    """Raise ConfigurationError if a model that compares with negatives is to get none."""
     given = config.final_config_dict["train_neg_sample_args"]
     kind = (getattr(config.model_class, key, None) for key in ("type", "input_type"))
     if tuple(kind) != (ModelType.KNOWLEDGE, InputType.PAIRWISE):

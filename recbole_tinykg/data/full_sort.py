@@ -1,15 +1,15 @@
 """Evaluation over all items, many users at a time, in bounded memory.
 
-RecBole scores ``eval_batch_size // n_items`` users at once, which is two on ml-100k and one with
+RecBole scores `eval_batch_size // n_items` users at once, which is two on ml-100k and one with
 more than 2,048 items, keeps two tensors per user, and marks the held-out items in a matrix of
 users × items. Here:
 
-* a batch holds as many users as make ``PAIRS_PER_BATCH`` scores, or RecBole's number if larger;
+* a batch holds as many users as make `PAIRS_PER_BATCH` scores, or RecBole's number if larger;
   models that RecBole scores pair by pair keep RecBole's number;
 * what a user knows and what is held out are two sorted arrays of pairs for all users;
 * which of the k best items are held out is looked up in the pairs, k per user.
 
-The scores go through RecBole's own masking and metrics, and ``torch.topk`` works row by row, so
+The scores go through RecBole's own masking and metrics, and `torch.topk` works row by row, so
 that equal scores are ranked as RecBole ranks them.
 """
 
@@ -33,10 +33,10 @@ PAIRS_PER_BATCH = 2**22  # 16 MiB of scores
 
 
 class FullSortLoader(IndexTensors, FullSortEvalDataLoader):
-    """RecBole's ``FullSortEvalDataLoader``: each user of a split once, in batches of many."""
+    """RecBole's `FullSortEvalDataLoader`: each user of a split once, in batches of many."""
 
     def __init__(self, config: Any, dataset: Any, sampler: Any) -> None:
-        """Sorts the split by user, as RecBole does, and splits known items into two sets."""
+        """Sort the split by user, as RecBole does, and splits known items into two sets."""
         self.logger = logging.getLogger()
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         dataset.sort(by=self.uid_field, ascending=True)

@@ -1,8 +1,8 @@
 """How the twins' data loaders walk through rows: in tensors of row numbers.
 
-RecBole's loaders are PyTorch's ``DataLoader`` over ``list(range(N))``: a Python number for each row
+RecBole's loaders are PyTorch's `DataLoader` over `list(range(N))`: a Python number for each row
 of the data, and again for each row of every epoch. What decides the batches is only the loader's
-generator, and what ``DataLoader`` and ``RandomSampler`` draw from it: a seed for worker processes
+generator, and what `DataLoader` and `RandomSampler` draw from it: a seed for worker processes
 when an epoch begins, a permutation, and, once the rows are used up, a permutation of which nothing
 is taken.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class IndexTensors:
-    """Goes before a loader class of RecBole's; ``collate_fn`` then gets a tensor of rows, (B,)."""
+    """Goes before a loader class of RecBole's; `collate_fn` then gets a tensor of rows, (B,)."""
 
     generator: torch.Generator
     shuffle: bool
@@ -28,7 +28,7 @@ class IndexTensors:
     collate_fn: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Builds RecBole's loader, and lets its list of all row numbers go."""
+        """Build RecBole's loader, and lets its list of all row numbers go."""
         super().__init__(*args, **kwargs)
         self._let_rows_go()
 

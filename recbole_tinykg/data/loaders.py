@@ -33,7 +33,7 @@ _PHASES = ("train", "valid", "test")
 
 
 def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
-    """Splits a data set and builds its loaders, as RecBole's function of this name does.
+    """Split a data set and builds its loaders, as RecBole's function of this name does.
 
     Returns:
         Loaders of the training, validation and test split; RecBole's own for a stock model.
@@ -104,7 +104,7 @@ def _log(config: Any) -> None:
 
 
 class InteractionLoader(IndexTensors, TrainDataLoader):
-    """RecBole's ``TrainDataLoader``: interactions, each with its negatives."""
+    """RecBole's `TrainDataLoader`: interactions, each with its negatives."""
 
     def collate_fn(self, index: Tensor) -> Interaction:  # (B,)
         """The batch of the given rows."""
@@ -113,7 +113,7 @@ class InteractionLoader(IndexTensors, TrainDataLoader):
 
 
 class TripleLoader(IndexTensors, KGDataLoader):
-    """RecBole's ``KGDataLoader``: triples, each with a tail that is none of its head's."""
+    """RecBole's `KGDataLoader`: triples, each with a tail that is none of its head's."""
 
     def collate_fn(self, index: Tensor) -> Interaction:  # (B,)
         """The batch of the given rows."""
@@ -124,10 +124,10 @@ class TripleLoader(IndexTensors, KGDataLoader):
 
 
 class KnowledgeLoader(KnowledgeBasedDataLoader):
-    """RecBole's ``KnowledgeBasedDataLoader``: interactions, triples, or both, as its state says."""
+    """RecBole's `KnowledgeBasedDataLoader`: interactions, triples, or both, as its state says."""
 
     def __init__(self, config: Any, dataset: Any, sampler: Any, kg_sampler: Any) -> None:
-        """Builds the two loaders; both shuffle."""
+        """Build the two loaders; both shuffle."""
         self.logger = logging.getLogger()
         self.general_dataloader = InteractionLoader(config, dataset, sampler, shuffle=True)
         self.kg_dataloader = TripleLoader(config, dataset, kg_sampler, shuffle=True)

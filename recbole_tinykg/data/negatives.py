@@ -31,8 +31,8 @@ class Pairs:
     """A set of pairs (key, value), sorted by key and then by value.
 
     Args:
-        keys: (P,) integers from 0 to ``num_keys - 1``.
-        values: (P,) integers from 0 to ``num_values - 1``; pairs may come twice.
+        keys: (P,) integers from 0 to `num_keys - 1`.
+        values: (P,) integers from 0 to `num_values - 1`; pairs may come twice.
         num_keys: how many keys there may be.
         num_values: how many values there may be.
     """
@@ -40,13 +40,13 @@ class Pairs:
     def __init__(
         self, keys: np.ndarray, values: np.ndarray, num_keys: int, num_values: int
     ) -> None:
-        """Sorts the pairs and drops repetitions."""
+        """Sort the pairs and drops repetitions."""
         self.num_keys, self.num_values = num_keys, num_values
         codes = np.sort(keys.astype(np.int64) * num_values + values)  # np.unique takes 100 times it
         self._hold(codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes)
 
     def _hold(self, codes: np.ndarray) -> None:
-        """Keeps sorted codes, with one beyond so that every search ends inside, and their bits."""
+        """Keep sorted codes, with one beyond so that every search ends inside, and their bits."""
         self._codes = np.append(codes, _BEYOND)
         num_bits = (_BITS_PER_PAIR * len(codes) + 7).bit_length()
         self._shift = np.uint64(64 - num_bits)
@@ -64,7 +64,7 @@ class Pairs:
         return len(self._codes) - 1
 
     def __contains__(self, pair: tuple[int, int]) -> bool:
-        """Whether ``(key, value)`` is one of them."""
+        """Whether `(key, value)` is one of them."""
         return bool(self.contains(np.array([pair[0]]), np.array([pair[1]])).all())
 
     def __getitem__(self, key: int) -> set[int]:
@@ -72,7 +72,7 @@ class Pairs:
         return set(self.rows(np.array([key]))[1].tolist())
 
     def contains(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:  # (M,) -> (M,) bool
-        """Which of the pairs ``(keys[i], values[i])`` are in the set."""
+        """Which of the pairs `(keys[i], values[i])` are in the set."""
         codes = keys * self.num_values + values
         byte, bit = self._places(codes)
         marked = np.flatnonzero(self._marks[byte] & bit)
@@ -85,7 +85,7 @@ class Pairs:
         return np.bincount(self._codes[:-1] // self.num_values, minlength=self.num_keys)
 
     def without(self, other: Pairs) -> Pairs:
-        """The pairs that are not in ``other``."""
+        """The pairs that are not in `other`."""
         left = object.__new__(Pairs)
         left.num_keys, left.num_values = self.num_keys, self.num_values
         kept = ~np.isin(self._codes[:-1], other._codes[:-1], assume_unique=True)
@@ -93,7 +93,7 @@ class Pairs:
         return left
 
     def rows(self, keys: np.ndarray) -> tuple[Tensor, Tensor]:  # (B,) -> (P',), (P',)
-        """For every pair of the given keys: the place of its key in ``keys``, and its value."""
+        """For every pair of the given keys: the place of its key in `keys`, and its value."""
         starts = np.searchsorted(self._codes, keys * self.num_values)
         lengths = np.searchsorted(self._codes, (keys + 1) * self.num_values) - starts
         row = np.repeat(np.arange(len(keys)), lengths)
@@ -108,7 +108,7 @@ class _Vectorised:
     used_ids: Any
 
     def sample_by_key_ids(self, key_ids: Any, num: int) -> Tensor:  # (B,) -> (num · B,)
-        """Draws ``num`` unknown values per key, ordered as RecBole's ``sample_by_key_ids`` does.
+        """Draw `num` unknown values per key, ordered as RecBole's `sample_by_key_ids` does.
 
         Raises:
             IndexError: There is no such key.
@@ -128,7 +128,7 @@ class _Vectorised:
 
 
 class ItemSampler(_Vectorised, Sampler):
-    """RecBole's ``Sampler``: items that a user has not met up to and in a phase."""
+    """RecBole's `Sampler`: items that a user has not met up to and in a phase."""
 
     def get_used_ids(self) -> dict[str, Pairs]:
         """The pairs (user, item) known in each phase.
@@ -148,7 +148,7 @@ class ItemSampler(_Vectorised, Sampler):
 
 
 class TailSampler(_Vectorised, KGSampler):
-    """RecBole's ``KGSampler``: entities that are no tail of a head, by whatever relation."""
+    """RecBole's `KGSampler`: entities that are no tail of a head, by whatever relation."""
 
     def get_used_ids(self) -> Pairs:
         """The pairs (head, tail) of the graph.
@@ -162,7 +162,7 @@ class TailSampler(_Vectorised, KGSampler):
 
 
 def _check_unknown(used: Pairs, key: str, values: str, remedy: str) -> None:
-    """Raises if the values that one key knows are all there are, but for the padding's."""
+    """Raise if the values that one key knows are all there are, but for the padding's."""
     full = np.flatnonzero(used.counts() + 1 >= used.num_values)
     if len(full):
         raise ConfigurationError(

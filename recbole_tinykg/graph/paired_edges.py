@@ -113,7 +113,7 @@ class PairedEdges(nn.Module):
         return len(self.col)
 
     def degrees(self, values: Tensor) -> Tensor:
-        """Sums (M,) of the values (E,) of each row's edges, in the order of `col`."""
+        """Sum (M,) of the values (E,) of each row's edges, in the order of `col`."""
         total = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
         torch.cumsum(values, 0, dtype=torch.float64, out=total[1:])
         ends = total.index_select(0, self.pair_crow.index_select(0, self.row_crow))
@@ -155,7 +155,7 @@ class PairedEdges(nn.Module):
         relations: Tensor,  # (num_relations, D)
         places: Tensor | None = None,  # (K,) int32, as in `ops.spmm`
     ) -> Tensor:
-        """Sums (R, D) of the rows `rows` alone."""
+        """Sum (R, D) of the rows `rows` alone."""
         out = dense.new_zeros(len(rows), dense.shape[1])
         pairs, crow, row = self._pairs_of(rows)
         first_rows = row[::PAIR_BLOCK].tolist()

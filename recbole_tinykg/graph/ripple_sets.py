@@ -196,7 +196,7 @@ def _sample_block(
     shape: tuple[int, int],
     generator: torch.Generator,
 ) -> Triples:
-    """Sets (U, n_hop, n_memory) of a block of users."""
+    """Set (U, n_hop, n_memory) of a block of users."""
     num_hops, num_memory = shape
     hops: list[Triples] = []
     previous = Triples(*torch.zeros(3, len(counts), num_memory, dtype=torch.int64))

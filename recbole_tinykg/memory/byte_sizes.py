@@ -17,7 +17,7 @@ _LIMIT = 2**63  # a number of bytes travels as int64
 
 
 def read_bytes(value: Any, name: str = "size") -> int:
-    """A number of bytes from ``268435456``, ``256MiB`` or ``1.5 GB``.
+    """A number of bytes from `268435456`, `256MiB` or `1.5 GB`.
 
     Args:
         value: An integer from 1 to 2^63 - 1, or text: a number and B, KB, KiB, MB, MiB, GB, GiB, TB
@@ -45,7 +45,7 @@ def _size_of(value: Any) -> float:
 
 
 def format_bytes(num_bytes: int | None) -> str:
-    """Bytes in MiB, KiB or B; ``-`` if they are not known."""
+    """Bytes in MiB, KiB or B; `-` if they are not known."""
     if num_bytes is None:
         return "-"
     for unit, num_unit_bytes in (("MiB", 2**20), ("KiB", 2**10)):

@@ -52,7 +52,7 @@ class SavedTensor:
 
 @dataclasses.dataclass
 class SavedTensors:
-    """What ``saved_tensors`` found, one entry per storage; filled when its block ends."""
+    """What `saved_tensors` found, one entry per storage; filled when its block ends."""
 
     tensors: list[SavedTensor] = dataclasses.field(default_factory=list)
 
@@ -64,7 +64,7 @@ class SavedTensors:
 
 @dataclasses.dataclass
 class PeakBytes:
-    """What ``peak_bytes`` found; filled when its block ends."""
+    """What `peak_bytes` found; filled when its block ends."""
 
     num_bytes: int | None = None  # None: another profiler was running, or PyTorch has none
 
@@ -73,7 +73,7 @@ class PeakBytes:
 def saved_tensors(
     model: nn.Module | None = None, inputs: Any = (), *, keep: bool = True
 ) -> Iterator[SavedTensors]:
-    """Counts the storages that autograd keeps alive when the block ends.
+    """Count the storages that autograd keeps alive when the block ends.
 
     Hold the loss until then, or the graph and everything in it is gone before it is counted::
 
@@ -84,7 +84,7 @@ def saved_tensors(
     Args:
         model: Its parameters, buffers and tensor attributes, as they are when the block begins, are
             not counted.
-        inputs: Tensors, or containers of tensors such as RecBole's ``Interaction``, that are not
+        inputs: Tensors, or containers of tensors such as RecBole's `Interaction`, that are not
             counted either.
         keep: False counts without keeping anything: the forward needs no more memory than it would
             without gradients, and no backward can follow.
@@ -108,7 +108,7 @@ def saved_tensors(
 
 @contextmanager
 def peak_bytes(device: torch.device | str = "cpu") -> Iterator[PeakBytes]:
-    """Measures the highest sum of bytes allocated on ``device`` above that at the block's begin.
+    """Measure the highest sum of bytes allocated on `device` above that at the block's begin.
 
     On a CPU, releasing a tensor older than the block does not lower the sum; on CUDA it does.
     """
@@ -123,7 +123,7 @@ def peak_bytes(device: torch.device | str = "cpu") -> Iterator[PeakBytes]:
 
 
 def resident_bytes(model: nn.Module) -> dict[str, int]:
-    """Returns the bytes a model holds between steps: its parameters', and all other tensors'."""
+    """Return the bytes a model holds between steps: its parameters', and all other tensors'."""
     parameters = _total_bytes(model.parameters())
     return {
         "parameter_bytes": parameters,
@@ -132,7 +132,7 @@ def resident_bytes(model: nn.Module) -> dict[str, int]:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Returns the bytes of an optimizer's state, such as Adam's moments; 0 before a first step."""
+    """Return the bytes of an optimizer's state, such as Adam's moments; 0 before a first step."""
     return _total_bytes(_tensors_in(optimizer.state))
 
 
@@ -140,14 +140,14 @@ class _Kept:
     """What autograd owns in place of a saved tensor, so that its life can be watched."""
 
     def __init__(self, tensor: Tensor, keep: bool) -> None:
-        """Describes ``tensor`` and holds it, detached: an output must not hold its own graph."""
+        """Describe `tensor` and holds it, detached: an output must not hold its own graph."""
         self.described = tuple(tensor.shape), tensor.dtype
         self.storages = {StorageWeakRef(s): s.nbytes() for s in _storages(tensor)}
         self.where = _caller()
         self._tensor = tensor.detach() if keep else None
 
     def unpack(self) -> Tensor:
-        """Hands the tensor back to autograd."""
+        """Hand the tensor back to autograd."""
         if self._tensor is None:
             raise RuntimeError("saved_tensors(keep=False) keeps nothing that backward could use")
         return self._tensor
@@ -171,7 +171,7 @@ def _cuda_peak(device: torch.device, result: PeakBytes) -> Iterator[PeakBytes]:
 
 
 def _warm_up_matmul(device: torch.device) -> None:
-    """Makes cuBLAS take its workspaces, tens of MB that stay, for forward and for backward."""
+    """Make cuBLAS take its workspaces, tens of MB that stay, for forward and for backward."""
     with torch.enable_grad():
         x = torch.ones(1, 1, device=device, requires_grad=True)
         torch.nn.functional.linear(x, x, x[0]).sum().backward()
@@ -201,7 +201,7 @@ def _quiet_kineto() -> Iterator[None]:
 
 
 def _cpu_allocations(profiler: torch.autograd.profiler.profile) -> list[int]:
-    """Returns the bytes of each allocation, negative for a release, in the order of time."""
+    """Return the bytes of each allocation, negative for a release, in the order of time."""
     assert profiler.kineto_results is not None
     events: list[Any] = profiler.kineto_results.events()
     cpu = torch.autograd.DeviceType.CPU
@@ -215,7 +215,7 @@ def _total_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
-    """Yields the storages behind a dense or sparse tensor."""
+    """Yield the storages behind a dense or sparse tensor."""
     if tensor.layout is torch.sparse_coo:
         parts: tuple[Tensor, ...] = tensor._indices(), tensor._values()
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -228,13 +228,13 @@ def _storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
 
 
 def _module_tensors(model: nn.Module | None) -> Iterator[Tensor]:
-    """Yields parameters, buffers and every tensor held as an attribute of the model's modules."""
+    """Yield parameters, buffers and every tensor held as an attribute of the model's modules."""
     for module in model.modules() if model is not None else ():
         yield from _tensors_in(vars(module))
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors in nested containers, data classes and RecBole's ``Interaction``."""
+    """Yield the tensors in nested containers, data classes and RecBole's `Interaction`."""
     if isinstance(value, Tensor):
         yield value
         return

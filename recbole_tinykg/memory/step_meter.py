@@ -16,7 +16,7 @@ LossFunction = Callable[[Any], Any]
 
 
 class StepMeter:
-    """Measures the first training step that goes through ``loss_func``, then steps aside.
+    """Measures the first training step that goes through `loss_func`, then steps aside.
 
     The step begins when the loss function is called and ends when the optimizer is about to step::
 
@@ -24,7 +24,7 @@ class StepMeter:
             train_epoch(meter.loss_func)
         meter.result
 
-    With ``compression(bits)``, the model's or the argument, the forward runs once more at 32 bits,
+    With `compression(bits)`, the model's or the argument, the forward runs once more at 32 bits,
     keeping nothing and with the random state and the model's own put back, so that its saved bytes
     can be compared with float32's.
     """
@@ -37,7 +37,7 @@ class StepMeter:
         loss_func: LossFunction,
         compression: Callable[[int], AbstractContextManager[None]] | None = None,
     ) -> None:
-        """Wraps ``loss_func``; the other arguments are those of the training loop."""
+        """Wrap `loss_func`; the other arguments are those of the training loop."""
         self._compression = compression or getattr(model, "compression", None)
         self._model, self._optimizer, self._device = model, optimizer, device
         self._loss_func = loss_func
@@ -47,12 +47,12 @@ class StepMeter:
         self._peak = PeakBytes()
 
     def __enter__(self) -> StepMeter:
-        """Watches the optimizer."""
+        """Watch the optimizer."""
         self._hook = self._optimizer.register_step_pre_hook(lambda *_: self._region.close())
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the optimizer alone, and ends a step that failed."""
+        """Leave the optimizer alone, and ends a step that failed."""
         self._region.close()
         self._hook.remove()
 
@@ -60,8 +60,8 @@ class StepMeter:
     def result(self) -> dict[str, int | None]:
         """Bytes of the step, empty before it.
 
-        ``saved_activation_bytes``; ``float32_saved_activation_bytes``, the same number for a stock
-        model; ``peak_bytes``, None if another profiler was running.
+        `saved_activation_bytes`; `float32_saved_activation_bytes`, the same number for a stock
+        model; `peak_bytes`, None if another profiler was running.
         """
         if self._saved is None:
             return {}
@@ -72,7 +72,7 @@ class StepMeter:
         }
 
     def loss_func(self, interaction: Any) -> Any:
-        """Calls the wrapped loss function; measures the first call."""
+        """Call the wrapped loss function; measures the first call."""
         self._region.close()  # open only if a gradient scaler skipped the optimizer's first step
         if self._saved is not None:
             return self._loss_func(interaction)

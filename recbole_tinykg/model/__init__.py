@@ -26,7 +26,7 @@ MODELS = {
 
 
 def get_model(name: str) -> type:
-    """Returns a twin, or one of RecBole's own models, by its class name.
+    """Return a twin, or one of RecBole's own models, by its class name.
 
     Raises:
         ConfigurationError: Neither we nor RecBole have a model of this name.
@@ -38,13 +38,18 @@ def get_model(name: str) -> type:
 
 
 def get_stock_model(name: str) -> type:
-    """As ``compat.get_stock_model``; an unknown name is answered with the twins listed too."""
+    """As `compat.get_stock_model`; an unknown name is answered with the twins listed too."""
     try:
         return compat.get_stock_model(name)
     except ConfigurationError:
         raise ConfigurationError(compat.unknown_model_message(name, tuple(MODELS))) from None
 
 
+def stock_name_of(model_class: type) -> str:
+    """Name of the RecBole model that a twin replaces; a stock model's own name."""
+    return getattr(model_class, "stock_name", model_class.__name__)
+
+
 def is_tiny(model_class: type) -> bool:
     """Whether a model class is a twin, that is, names the RecBole model it replaces."""
-    return hasattr(model_class, "host")
+    return hasattr(model_class, "stock_name")

@@ -1,9 +1,9 @@
 """Twins by compressed_saves: RecBole's own class, whose losses run in a block that keeps codes.
 
-TinyMCCLK, TinyCKE, TinyCFKG, TinyKTUP and TinyMKR compute what their hosts compute, with the host's
-code: parameters, losses, scores and the random numbers of training are the host's. What autograd
-keeps is packed by `saves.compressed_saves`. Their gradients are not proved unbiased, as those of
-the hand-made twins are; `saves.measure_bias` measures them.
+TinyMCCLK, TinyCKE, TinyCFKG, TinyKTUP and TinyMKR compute what MCCLK, CKE, CFKG, KTUP and MKR
+compute, with RecBole's code: parameters, losses, scores and the random numbers of training are
+stock's. What autograd keeps is packed by `saved_tensors.compressed_saves`. Their gradients are not
+proved unbiased, as those of the hand-written twins are; `saved_tensors.measure_bias` measures them.
 
 Mended, because it does not touch training: evaluation draws no random numbers, and what it caches
 is dropped when training goes on or other weights are loaded. Left alone, because it would: KTUP
@@ -41,19 +41,19 @@ LOSSES = ("calculate_loss", "calculate_kg_loss", "calculate_rs_loss")
 
 
 class GenericTwin(Twin):
-    """Base of the twins whose other base is their host."""
+    """Base of the twins whose other base is their stock model."""
 
     chooses_bits = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Run the losses that the host has in `compressed_saves`."""
+        """Run the losses that the stock model has in `compressed_saves`."""
         super().__init_subclass__(**kwargs)
         if GenericTwin in cls.__bases__:
             for name in set(LOSSES) & set(dir(cls)):
                 setattr(cls, name, _compressed(getattr(cls, name)))
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """Build the host, then give its tables one gradient map each."""
+        """Build the stock model, then give its tables one gradient map each."""
         super().__init__(config, dataset)
         for name, module in list(self.named_children()):
             if TableEmbedding.fits(module):
@@ -65,7 +65,7 @@ class GenericTwin(Twin):
         return 1
 
     def _forget(self) -> None:
-        """Drop what the host's evaluation cached, too."""
+        """Drop what the stock model's evaluation cached, too."""
         super()._forget()
         self._drop_restored()
 
@@ -74,7 +74,7 @@ class GenericTwin(Twin):
             setattr(self, name, None)
 
     def _drop_graph(self) -> None:
-        """Some hosts leave intermediate results on themselves, and all that led to them."""
+        """Some stock models leave intermediate results on themselves, and all that led to them."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 delattr(self, name)
@@ -104,7 +104,7 @@ def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 class TinyCFKG(GenericTwin, CFKG):
     """CFKG's twin."""
 
-    host = "CFKG"
+    stock_name = "CFKG"
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -117,7 +117,7 @@ class TinyCFKG(GenericTwin, CFKG):
 class TinyCKE(GenericTwin, CKE):
     """CKE's twin."""
 
-    host = "CKE"
+    stock_name = "CKE"
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -148,7 +148,7 @@ class TinyCKE(GenericTwin, CKE):
 class TinyKTUP(GenericTwin, KTUP):
     """KTUP's twin; trains items and knowledge in turn with RecBole's `KGTrainer`."""
 
-    host = "KTUP"
+    stock_name = "KTUP"
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -167,10 +167,10 @@ class TinyKTUP(GenericTwin, KTUP):
 class TinyMCCLK(GenericTwin, MCCLK):
     """MCCLK's twin; evaluates on the whole graph, where MCCLK takes a sample of its edges."""
 
-    host = "MCCLK"
+    stock_name = "MCCLK"
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """Build the host."""
+        """Build the stock model."""
         super().__init__(config, dataset)
         self.node_dropout_rate = config["node_dropout_rate"]
 
@@ -186,7 +186,7 @@ class TinyMCCLK(GenericTwin, MCCLK):
         _check_flag(config, "build_graph_separately")
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """The host's; what it caches is of the weights of the moment."""
+        """The stock model's; what it caches is of the weights of the moment."""
         self._cached(self._drop_restored)
         return super().full_sort_predict(interaction)
 
@@ -199,10 +199,10 @@ class TinyMCCLK(GenericTwin, MCCLK):
 class TinyMKR(GenericTwin, MKR):
     """MKR's twin; trains with RecBole's `MKRTrainer`."""
 
-    host = "MKR"
+    stock_name = "MKR"
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """Build the host, then take the product of rows out of its cross & compress units."""
+        """Build the model, then take the product of rows out of its cross & compress units."""
         super().__init__(config, dataset)
         units = ((name, CrossCompress(unit)) for name, unit in self.cc_unit.named_children())
         self.cc_unit: nn.Module = nn.Sequential(OrderedDict(units))

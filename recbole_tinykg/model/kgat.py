@@ -65,7 +65,7 @@ class GraphLayer(nn.Module):
 class TinyKGAT(Twin):
     """KGAT's twin; trains with RecBole's `KGATTrainer`."""
 
-    host = "KGAT"
+    stock_name = "KGAT"
     input_type = InputType.PAIRWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -44,7 +44,7 @@ from recbole_tinykg.model.twin import Twin
 class TinyKGCN(Twin):
     """KGCN's twin."""
 
-    host = "KGCN"
+    stock_name = "KGCN"
     input_type = InputType.PAIRWISE
     num_norms = 2  # RecBole's EmbLoss takes positive and negative items apart
     adj_entity: Tensor  # (n_entities, K) int32

@@ -57,7 +57,7 @@ class IntentLayers(nn.Module):
 class TinyKGIN(Twin):
     """KGIN's twin; trains with RecBole's `KGTrainer`."""
 
-    host = "KGIN"
+    stock_name = "KGIN"
     input_type = InputType.PAIRWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:

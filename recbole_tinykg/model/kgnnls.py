@@ -25,7 +25,7 @@ from recbole_tinykg.model.kgcn import TinyKGCN
 class TinyKGNNLS(TinyKGCN):
     """KGNN-LS' twin."""
 
-    host = "KGNNLS"
+    stock_name = "KGNNLS"
     num_norms = 1  # RecBole's EmbLoss takes positive and negative items together
     label_keys: Tensor  # (L,) int64, sorted: user * n_entities + item
     label_values: Tensor  # (L,) uint8: twice the label

@@ -33,7 +33,7 @@ from recbole_tinykg.model.twin import Twin
 class TinyRippleNet(Twin):
     """RippleNet's twin; trains with RecBole's `KGTrainer`."""
 
-    host = "RippleNet"
+    stock_name = "RippleNet"
     input_type = InputType.POINTWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:

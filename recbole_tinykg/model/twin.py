@@ -1,8 +1,8 @@
-"""What every hand-made twin has: a quantizer, a noise stream, and a cache that evaluation fills.
+"""What every twin has: a quantizer, a noise stream, and a cache that evaluation fills.
 
-A twin is a `KnowledgeRecommender` with the parameters of its host: same names, same shapes, same
-initial values for a seed, so that weights go back and forth. `docs/adding_a_model.md` shows how one
-is written.
+A twin is a `KnowledgeRecommender` with the parameters of its stock model: same names, same shapes,
+same initial values for a seed, so that weights go back and forth. `docs/adding_a_model.md` shows
+how one is written.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 class Twin(KnowledgeRecommender):
-    """Base of the twins; a subclass names its host and creates its parameters in the host's order.
+    """Base of the twins; a subclass names its stock model and creates parameters in its order.
 
     Args:
-        config: RecBole configuration of the host plus the `compress_*` keys.
+        config: RecBole configuration of the stock model plus the `compress_*` keys.
         dataset: training split of a RecBole knowledge-based dataset.
     """
 
-    host: ClassVar[str]
+    stock_name: ClassVar[str]
     chooses_bits: ClassVar[bool] = True  # whether `stored_maps` names what a step keeps
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -49,7 +49,7 @@ class Twin(KnowledgeRecommender):
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raise ConfigurationError for values that cannot describe the host."""
+        """Raise ConfigurationError for values that cannot describe the stock model."""
         raise NotImplementedError
 
     @classmethod
@@ -99,7 +99,7 @@ class Twin(KnowledgeRecommender):
         return {"compression_step": self.streams.step, "map_bits": self.map_bits}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take the state of `other_parameter`, the host's or ours."""
+        """Take the state of `other_parameter`, the stock model's or ours."""
         self._forget()
         if para and "compression_step" in para:
             self.streams.step = para["compression_step"]

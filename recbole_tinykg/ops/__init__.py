@@ -2,11 +2,11 @@
 
 Kernels trust what they are given, so every argument is checked here, once, and cheaply: a training
 step makes some tens of these calls. This is the only place that writes
-``torch.ops.recbole_tinykg``. A function whose name ends with an underscore changes its first
+`torch.ops.recbole_tinykg`. A function whose name ends with an underscore changes its first
 argument, as in PyTorch.
 
-Random operators take ``stream``, an int64 tensor [seed, position] on the device of the data, and
-have no other state: the same stream draws the same noise, whatever ran before. ``first_row`` says
+Random operators take `stream`, an int64 tensor [seed, position] on the device of the data, and
+have no other state: the same stream draws the same noise, whatever ran before. `first_row` says
 which row of a larger matrix the first row of the argument is, so that a matrix treated in row
 blocks draws the noise it would draw whole.
 """

@@ -22,11 +22,11 @@ _leaky_relu_dropout_backward = torch.ops.recbole_tinykg.leaky_relu_dropout_backw
 
 
 def sign_mask(x: Tensor) -> Tensor:  # (N, D) -> (N, ceil(D / 8)) uint8
-    """Keep one bit per element: bit ``j % 8`` of byte ``j // 8`` is ``x[:, j] > 0``.
+    """Keep one bit per element: bit `j % 8` of byte `j // 8` is `x[:, j] > 0`.
 
     Raises:
-        TypeError: ``x`` is not floating point.
-        ValueError: ``x`` is not a matrix.
+        TypeError: `x` is not floating point.
+        ValueError: `x` is not a matrix.
     """
     check_matrix("x", x)
     return _sign_mask(x)
@@ -38,9 +38,9 @@ def leaky_relu_backward(
     *,
     negative_slope: float,
 ) -> Tensor:  # (N, D)
-    """Multiply ``grad`` by 1 where ``mask`` has a bit and by ``negative_slope`` elsewhere.
+    """Multiply `grad` by 1 where `mask` has a bit and by `negative_slope` elsewhere.
 
-    With ``mask = sign_mask(x)`` this is the derivative of LeakyReLU at x; ReLU is slope 0.
+    With `mask = sign_mask(x)` this is the derivative of LeakyReLU at x; ReLU is slope 0.
 
     Raises:
         TypeError: A tensor has the wrong dtype.
@@ -66,13 +66,13 @@ def dropout(
 
     Args:
         x: Matrix.
-        stream: Seed and position of the random stream, on the device of ``x``.
+        stream: Seed and position of the random stream, on the device of `x`.
         probability: Chance of an element to be zeroed, in [0, 1].
-        first_row: Row of the random stream that the first row of ``x`` takes.
+        first_row: Row of the random stream that the first row of `x` takes.
 
     Raises:
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device, ``probability`` or ``first_row`` is wrong.
+        ValueError: A shape, a device, `probability` or `first_row` is wrong.
     """
     check_matrix("x", x)
     check_stream(stream, x, first_row)
@@ -89,14 +89,14 @@ def leaky_relu_dropout_(
     probability: float,
     first_row: int = 0,
 ) -> Tensor:  # (N, ceil(D / 8)) uint8
-    """Replace x by ``dropout(leaky_relu(x) + addend)`` in one sweep; give its old ``sign_mask``.
+    """Replace x by `dropout(leaky_relu(x) + addend)` in one sweep; give its old `sign_mask`.
 
-    The dropout is that of ``dropout``; with probability 0 there is none and no noise is drawn.
+    The dropout is that of `dropout`; with probability 0 there is none and no noise is drawn.
 
     Raises:
-        RuntimeError: ``x`` requires a gradient and autograd is on.
+        RuntimeError: `x` requires a gradient and autograd is on.
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device, ``probability`` or ``first_row`` is wrong.
+        ValueError: A shape, a device, `probability` or `first_row` is wrong.
     """
     check_written("x", x)
     check_stream(stream, x, first_row)
@@ -122,11 +122,11 @@ def leaky_relu_dropout_backward(
     probability: float,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
-    """Gradients of x and of the addend of ``leaky_relu_dropout_``, in one sweep.
+    """Gradients of x and of the addend of `leaky_relu_dropout_`, in one sweep.
 
     Raises:
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device, ``probability`` or ``first_row`` is wrong.
+        ValueError: A shape, a device, `probability` or `first_row` is wrong.
     """
     check_matrix("grad", grad)
     _check_mask(mask, grad)

@@ -59,7 +59,7 @@ def check_index(name: str, index: Tensor, device: torch.device) -> int:
 
 
 def check_stream(stream: Tensor, x: Tensor, first_row: int) -> None:
-    """A stream for ``x``, and a row of it."""
+    """A stream for `x`, and a row of it."""
     check_tensor("stream", stream, (2,), torch.int64, x.device)
     if first_row < 0:
         raise ValueError(f"first_row must be at least 0; got {first_row}")
@@ -91,7 +91,7 @@ def _check_strided(name: str, tensor: Tensor) -> None:
 
 
 def check_csr(crow: Tensor, col: Tensor, values: Tensor, dense: Tensor) -> None:
-    """A CSR matrix whose product with ``dense`` exists, as far as shapes tell."""
+    """A CSR matrix whose product with `dense` exists, as far as shapes tell."""
     check_matrix("dense", dense)
     if crow.dim() != 1 or crow.shape[0] == 0:
         raise ValueError(f"crow must have shape (M + 1,); got {tuple(crow.shape)}")

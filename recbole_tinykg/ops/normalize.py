@@ -17,10 +17,10 @@ def normalize_backward(
     *,
     eps: float,
 ) -> Tensor:  # (N, D)
-    """Gradient of x through ``y = x / max(|x|, eps)``, row by row.
+    """Gradient of x through `y = x / max(|x|, eps)`, row by row.
 
-    With ``length = max(|x|, eps)`` it is ``(grad - (grad . y) y) / length``. Rows shorter than
-    ``eps``, through which y is linear, take ``(grad + shrink * y) / length``: `shrink` is what a
+    With `length = max(|x|, eps)` it is `(grad - (grad . y) y) / length`. Rows shorter than
+    `eps`, through which y is linear, take `(grad + shrink * y) / length`: `shrink` is what a
     regulariser of y adds there (0 if there is none); through longer rows that part is zero.
 
     Raises:

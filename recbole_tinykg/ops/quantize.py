@@ -30,24 +30,24 @@ def quantize(
     stochastic: bool = True,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # codes (N, ceil(D * bits / 8)), minimum (N, G), step (N, G)
-    """Quantize every group (256 columns of a row) of a matrix to ``bits`` per element.
+    """Quantize every group (256 columns of a row) of a matrix to `bits` per element.
 
-    ``code = round((x - minimum) / step)``, packed from the low bits of each byte upwards.
+    `code = round((x - minimum) / step)`, packed from the low bits of each byte upwards.
 
     Args:
         x: Matrix to quantize.
-        stream: Seed and position of the random stream, on the device of ``x``.
+        stream: Seed and position of the random stream, on the device of `x`.
         bits: 1, 2, 4 or 8.
         stochastic: Round at random so that the mean is exact; otherwise to the nearest code.
-        first_row: Row of the random stream that the first row of ``x`` takes.
+        first_row: Row of the random stream that the first row of `x` takes.
 
     Returns:
         Codes (uint8), minimum (float32) and step (bfloat16) of the G = ceil(D / 256) groups of each
-        row; minimum and step are float64 for float64 ``x``.
+        row; minimum and step are float64 for float64 `x`.
 
     Raises:
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device, ``bits`` or ``first_row`` is wrong.
+        ValueError: A shape, a device, `bits` or `first_row` is wrong.
     """
     check_matrix("x", x)
     check_stream(stream, x, first_row)
@@ -64,19 +64,19 @@ def dequantize(
     bits: int,
     dtype: torch.dtype,
 ) -> Tensor:  # (N, D) of dtype
-    """Give back ``minimum + code * step``: the inverse of ``quantize`` up to its noise.
+    """Give back `minimum + code * step`: the inverse of `quantize` up to its noise.
 
     Args:
         codes: Packed codes.
-        minimum: Smallest value of each group, as ``quantize`` stored it.
-        step: Signed step of each group, as ``quantize`` stored it.
+        minimum: Smallest value of each group, as `quantize` stored it.
+        step: Signed step of each group, as `quantize` stored it.
         num_columns: D, which the padding of a row hides.
         bits: 1, 2, 4 or 8.
         dtype: Type of the result; float64 if and only if float64 was quantized.
 
     Raises:
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device or ``bits`` is wrong.
+        ValueError: A shape, a device or `bits` is wrong.
     """
     check_bits(bits)
     check_float("dtype", dtype)
@@ -96,12 +96,12 @@ def dequantize_(
     *,
     bits: int,
 ) -> Tensor:  # out
-    """Write what ``dequantize`` gives into ``out``: memory that is there already costs no faults.
+    """Write what `dequantize` gives into `out`: memory that is there already costs no faults.
 
     Raises:
-        RuntimeError: ``out`` requires a gradient and autograd is on.
+        RuntimeError: `out` requires a gradient and autograd is on.
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device or ``bits`` is wrong.
+        ValueError: A shape, a device or `bits` is wrong.
     """
     check_bits(bits)
     check_written("out", out)
@@ -119,17 +119,17 @@ def dequantize_add_(
     *,
     bits: int,
 ) -> Tensor:  # out
-    """Add what ``dequantize`` gives to rows of ``out``, without a tensor in between.
+    """Add what `dequantize` gives to rows of `out`, without a tensor in between.
 
-    That the numbers of ``index`` differ is not checked. On a GPU one that is no row of ``out`` ends
+    That the numbers of `index` differ is not checked. On a GPU one that is no row of `out` ends
     the process' use of the device by an assertion, as an index does in PyTorch: to look before
     would wait for the device.
 
     Raises:
-        RuntimeError: On a CPU, ``index`` holds a number that is no row of ``out``; or ``out``
+        RuntimeError: On a CPU, `index` holds a number that is no row of `out`; or `out`
             requires a gradient and autograd is on.
         TypeError: A tensor has the wrong dtype.
-        ValueError: A shape, a device or ``bits`` is wrong.
+        ValueError: A shape, a device or `bits` is wrong.
     """
     check_bits(bits)
     check_written("out", out)

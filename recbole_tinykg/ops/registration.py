@@ -1,7 +1,7 @@
 """Declares the operators to PyTorch and loads the native kernels.
 
-Every operator gets a schema, the plain-torch implementation of ``reference`` on every device,
-and a shape rule for tracing (fake tensors). Importing this module does all of it; ``ops`` holds the
+Every operator gets a schema, the plain-torch implementation of `reference` on every device,
+and a shape rule for tracing (fake tensors). Importing this module does all of it; `ops` holds the
 functions that people call.
 
 The native libraries, where they are there, register faster kernels for the CPU and for CUDA on top:
@@ -250,7 +250,7 @@ def _spmm_backward__shape(
 
 
 def _in_place(name: str) -> Callable[..., None | Tensor]:
-    """Tells autograd that an operator writes its first argument, as PyTorch's own in-place do."""
+    """Tell autograd that an operator writes its first argument, as PyTorch's own in-place do."""
 
     def write(keys: Any, target: Tensor, *others: Any, **options: Any) -> Any:
         operator = getattr(getattr(torch.ops, NAMESPACE), name).default

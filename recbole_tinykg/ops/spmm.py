@@ -20,7 +20,7 @@ def spmm(
     rows: Tensor | None = None,  # (R,) int64
     places: Tensor | None = None,  # (K,) int32
 ) -> Tensor:  # (M, D), or (R, D) with rows
-    """Multiply the CSR matrix A = (crow, col, values) by ``dense``.
+    """Multiply the CSR matrix A = (crow, col, values) by `dense`.
 
     Args:
         crow: Where each row's entries begin, and the number of entries.
@@ -28,13 +28,13 @@ def spmm(
         values: Value of each entry.
         dense: The right-hand side.
         rows: The rows of A to compute, all if None; -1 is a row without entries.
-        places: Where a column's row lies in ``dense``, -1 if it is absent and its entries count
-            for nothing; if None, column k is row k. So ``dense`` may hold a few rows of a large
+        places: Where a column's row lies in `dense`, -1 if it is absent and its entries count
+            for nothing; if None, column k is row k. So `dense` may hold a few rows of a large
             matrix.
 
     On a CPU the sums are in the order of the entries, so they do not depend on the threads, and
     16-bit types are summed in float32. On a GPU the numbers in crow, col, rows and places are not
-    checked: it would have to be waited for. There only ``rows`` waits, for the number of entries.
+    checked: it would have to be waited for. There only `rows` waits, for the number of entries.
 
     Raises:
         RuntimeError: On a CPU, an index is out of range.
@@ -54,11 +54,11 @@ def spmm_add_(
     rows: Tensor | None = None,  # (R,) int64
     places: Tensor | None = None,  # (K,) int32
 ) -> Tensor:  # out
-    """Add the product that ``spmm`` gives to ``out``, in place.
+    """Add the product that `spmm` gives to `out`, in place.
 
     Raises:
-        RuntimeError: On a CPU, an index is out of range (rows of ``out`` may have been added to);
-            or ``out`` requires a gradient and autograd is on.
+        RuntimeError: On a CPU, an index is out of range (rows of `out` may have been added to);
+            or `out` requires a gradient and autograd is on.
         TypeError: Index types differ or are no integers, or value types differ.
         ValueError: A shape or a device is wrong.
     """
@@ -77,18 +77,18 @@ def spmm_backward_(
     col: Tensor,  # (E,) same type
     values: Tensor,  # (E,)
     dense: Tensor,  # (N, D)
-    grad: Tensor,  # (M, D) gradient of ``spmm(crow, col, values, dense)``
+    grad: Tensor,  # (M, D) gradient of `spmm(crow, col, values, dense)`
 ) -> Tensor:  # (E,)
-    """Add the gradient of ``dense`` to ``out``, in place, and give that of the values.
+    """Add the gradient of `dense` to `out`, in place, and give that of the values.
 
-    Entry (i, j) adds ``value * grad[i]`` to ``out[j]``, and its gradient is ``grad[i] @ dense[j]``:
+    Entry (i, j) adds `value * grad[i]` to `out[j]`, and its gradient is `grad[i] @ dense[j]`:
     one sweep over the entries that needs no transpose of A. On a CPU nothing of E x D is built, and
-    the sums are in the order of the entries, rounded to ``out``'s type one by one. On a GPU, where
+    the sums are in the order of the entries, rounded to `out`'s type one by one. On a GPU, where
     the numbers are not checked, it is PyTorch's gathers and atomic additions.
 
     Raises:
         RuntimeError: On a CPU, an index is out of range, or crow does not cover the entries; or
-            ``out`` requires a gradient and autograd is on.
+            `out` requires a gradient and autograd is on.
         TypeError: Index types differ or are no integers, or value types differ.
         ValueError: A shape or a device is wrong.
     """

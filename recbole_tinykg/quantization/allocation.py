@@ -42,7 +42,7 @@ def fewest_bytes(maps: Sequence[Sequence[Option]]) -> int:
 
 
 def choose_options(maps: Sequence[Sequence[Option]], budget: int) -> list[int] | None:
-    """Picks an option for each map: least variance together, within a number of bytes.
+    """Pick an option for each map: least variance together, within a number of bytes.
 
     Args:
         maps: Options of each map, at least one each.

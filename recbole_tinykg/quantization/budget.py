@@ -88,7 +88,7 @@ class Allocation:
 def allocate_bits(
     model: Any, loss_func: LossFunction, batches: list[Any], budget: int
 ) -> Allocation:
-    """Chooses bits for a twin's stored maps; does not apply them.
+    """Choose bits for a twin's stored maps; does not apply them.
 
     Args:
         model: A twin, on its device.

@@ -4,8 +4,8 @@
     kept = quantizer.quantize(x, stream(seed=0, position=step))  # 2 bits per element
     x_hat = kept.dequantize()                                    # unbiased estimate of x
 
-An autograd function hands ``kept.tensors()`` to ``save_for_backward`` and rebuilds with
-``from_tensors``, so that every byte stays visible to PyTorch. At 32 bits the tensor itself is kept,
+An autograd function hands `kept.tensors()` to `save_for_backward` and rebuilds with
+`from_tensors`, so that every byte stays visible to PyTorch. At 32 bits the tensor itself is kept,
 so that one code path serves both. The noise is a function of the stream (seed, position) and the
 row, nothing else: two uses of noise that must be independent take two positions.
 """
@@ -23,14 +23,14 @@ from recbole_tinykg import ops
 from recbole_tinykg.errors import ConfigurationError
 
 UNCOMPRESSED = 32
-"""The value of ``bits`` that keeps the tensor as it is."""
+"""The value of `bits` that keeps the tensor as it is."""
 
 Rounding = Literal["stochastic", "nearest"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the tensors of a ``Quantized`` do not say themselves."""
+    """What the tensors of a `Quantized` do not say themselves."""
 
     bits: int  # 1, 2, 4, 8 or 32
     num_columns: int
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def num_tensors(self) -> int:
-        """How many tensors ``Quantized.tensors`` gives: codes, minimum and step, or the matrix."""
+        """How many tensors `Quantized.tensors` gives: codes, minimum and step, or the matrix."""
         return 1 if self.bits == UNCOMPRESSED else 3
 
 
@@ -54,7 +54,7 @@ class Quantized:
 
     @classmethod
     def from_tensors(cls, tensors: tuple[Tensor, ...], layout: Layout) -> Quantized:
-        """Rebuild from what ``tensors()`` gave."""
+        """Rebuild from what `tensors()` gave."""
         if layout.bits == UNCOMPRESSED:
             (codes,) = tensors
             return cls(codes, None, None, layout)
@@ -124,7 +124,7 @@ class Quantizer:
     """How to compress: bits per element and rounding.
 
     Raises:
-        ConfigurationError: ``bits`` or ``rounding`` is none of the values below.
+        ConfigurationError: `bits` or `rounding` is none of the values below.
     """
 
     bits: int = 2  # 1, 2, 4, 8, or 32 to keep tensors as they are
@@ -146,7 +146,7 @@ class Quantizer:
         *,
         first_row: int = 0,
     ) -> Quantized:
-        """Compress a matrix with the noise of ``stream``; ``first_row`` as in ``ops.quantize``."""
+        """Compress a matrix with the noise of `stream`; `first_row` as in `ops.quantize`."""
         num_rows, num_columns = x.shape
         layout = Layout(self.bits, num_columns, x.dtype, (num_rows, num_columns))
         if self.bits == UNCOMPRESSED:
@@ -179,7 +179,7 @@ class Quantizer:
 class SiteQuantizers:
     """A quantizer for each place of a step that keeps codes, numbered as its noise streams are.
 
-    Functions take it wherever they take a ``Quantizer``, which is the same at every place.
+    Functions take it wherever they take a `Quantizer`, which is the same at every place.
     """
 
     quantizers: tuple[Quantizer, ...]
@@ -206,7 +206,7 @@ def stream(seed: int, position: int, device: torch.device | str = "cpu") -> Tens
         device: Device of the data that the noise is for.
 
     Raises:
-        ValueError: ``seed`` or ``position`` does not fit.
+        ValueError: `seed` or `position` does not fit.
     """
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must fit 64 bits; got {seed}")
@@ -220,13 +220,13 @@ def quantize(x: Tensor, *, bits: int = 2, seed: int = 0) -> Quantized:
 
     Args:
         x: float16, bfloat16, float32 or float64, any strides; treated as a constant by autograd.
-        bits: 1, 2, 4, 8, or 32 to keep ``x`` as it is.
+        bits: 1, 2, 4, 8, or 32 to keep `x` as it is.
         seed: Seed of the noise: the same seed gives the same codes.
 
     Raises:
-        ConfigurationError: ``bits`` is none of these.
-        TypeError: ``x`` is not floating point.
-        ValueError: ``x`` has rank 0.
+        ConfigurationError: `bits` is none of these.
+        TypeError: `x` is not floating point.
+        ValueError: `x` has rank 0.
     """
     if x.dim() == 0:
         raise ValueError("x must have at least one dimension; got a scalar")

@@ -77,11 +77,11 @@ class Sensitivity:
 def measure_sensitivity(
     model: Any, loss_func: LossFunction, batches: Sequence[Any], budget: int
 ) -> Sensitivity:
-    """Measures every stored map of a twin.
+    """Measure every stored map of a twin.
 
     Args:
         model: A twin, on its device.
-        loss_func: Its loss of a batch, such as ``model.calculate_loss``.
+        loss_func: Its loss of a batch, such as `model.calculate_loss`.
         batches: At least one, on the model's device.
         budget: Bytes that a step may keep. The maps that are not being measured have the most bits
             that fit, all alike.
@@ -116,7 +116,7 @@ class _Seen:
     dtype: torch.dtype | None = None
 
     def num_bytes(self) -> list[int]:
-        """Bytes of the map at each of ``WIDTHS``; 0 if no step has it."""
+        """Bytes of the map at each of `WIDTHS`; 0 if no step has it."""
         if self.dtype is None:
             return [0] * len(WIDTHS)
         row, noise = torch.zeros(1, self.columns, dtype=self.dtype), stream(0, 0)
@@ -168,7 +168,7 @@ class _Steps:
         return loss, seen, saved.num_bytes - sum(own.num_bytes()[width] for own in seen)
 
     def measure(self) -> _Measured:
-        """Takes one step, and two more per map."""
+        """Take one step, and two more per map."""
         loss, seen, fixed_bytes = self.forward(keep=True)
         base = self._gradients(loss)
         squares = [_square(base)]
@@ -210,7 +210,7 @@ def _square(tensors: list[Tensor]) -> Tensor:
 
 
 def _variances(at_1: float, at_2: float, base_bits: int) -> list[float]:
-    """Variance at each of ``WIDTHS``, from two squared distances to a gradient at `base_bits`."""
+    """Variance at each of `WIDTHS`, from two squared distances to a gradient at `base_bits`."""
     ratio = {bits: (3 / (2**bits - 1)) ** 2 for bits in WIDTHS[1:-1]}  # to that at 2 bits
     if base_bits == 1:  # the noise of the base would drown that at 2 bits
         first = at_1 / 2

@@ -1,7 +1,7 @@
 """Builds everything of one run, draw by draw as RecBole does, and writes nothing.
 
 The same seed gives the splits, initial weights and batches that RecBole draws, so that a twin and
-its host can be compared step by step.
+its stock model can be compared step by step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ConfigFiles = Sequence[str | os.PathLike[str]] | None
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of one run, ready to train: ``trainer.fit(train_data, valid_data)``."""
+    """Everything of one run, ready to train: `trainer.fit(train_data, valid_data)`."""
 
     config: Config
     dataset: Any
@@ -46,17 +46,17 @@ def prepare(
     config_file_list: ConfigFiles = None,
     config_dict: Mapping[str, Any] | None = None,
 ) -> Experiment:
-    """Builds data, model and trainer of a twin or a stock model, and writes no files.
+    """Build data, model and trainer of a twin or a stock model, and writes no files.
 
     Args:
-        model: Class name, such as ``TinyKGAT`` or ``KGAT``; None: as the key ``model`` says.
-        dataset: Name of the data set; None: as the key ``dataset`` says.
+        model: Class name, such as `TinyKGAT` or `KGAT`; None: as the key `model` says.
+        dataset: Name of the data set; None: as the key `dataset` says.
         config_file_list: YAML files of parameters.
         config_dict: Parameters that win over the files.
 
     Raises:
         ConfigurationError: Model, data set or a parameter cannot be used.
-        NativeLibraryError: ``compress_require_native`` is set and the library is missing.
+        NativeLibraryError: `compress_require_native` is set and the library is missing.
     """
     return _build(Config(model, dataset, config_file_list, config_dict))
 
@@ -64,11 +64,11 @@ def prepare(
 def load_data_and_model(
     model_file: str | os.PathLike[str], *, config_dict: Mapping[str, Any] | None = None
 ) -> tuple[Config, Any, Any, Any, Any, Any]:
-    """Loads a checkpoint of ours, and the data it was trained on.
+    """Load a checkpoint of ours, and the data it was trained on.
 
     Args:
         model_file: Checkpoint.
-        config_dict: Parameters that win over the checkpoint's, such as ``data_path``.
+        config_dict: Parameters that win over the checkpoint's, such as `data_path`.
 
     Returns:
         Config, model, dataset, train data, valid data, test data.
@@ -90,7 +90,7 @@ def _build(config: Config) -> Experiment:
 
 
 def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any]:
-    """Builds what a configuration describes, in RecBole's order of random draws.
+    """Build what a configuration describes, in RecBole's order of random draws.
 
     Returns:
         The data set; its train, valid and test loaders; the model with initial weights.
@@ -110,7 +110,7 @@ def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any
 
 
 def _check_surroundings(config: Config) -> None:
-    """Raises UserError unless the data set, and the native library if required, are there."""
+    """Raise UserError unless the data set, and the native library if required, are there."""
     check_dataset(config)
     if config["compress_require_native"]:
         ops.require_native(config["device"].type)

@@ -1,13 +1,13 @@
 """How RecBole's own entry points learn the names of the twins.
 
-RecBole finds a model by its file name under ``recbole.model``, its trainer by the name
-``<Model>Trainer`` in ``recbole.trainer`` (a model without one trains as a plain knowledge model,
+RecBole finds a model by its file name under `recbole.model`, its trainer by the name
+`<Model>Trainer` in `recbole.trainer` (a model without one trains as a plain knowledge model,
 without a word, and KGAT's attention is then never refreshed), and its parameters in its own
-``properties`` folder. So each twin is entered under those names, and RecBole's ``Config`` reads our
-properties for twins and checks our keys. ``data_preparation`` builds our loaders for twins.
+`properties` folder. So each twin is entered under those names, and RecBole's `Config` reads our
+properties for twins and checks our keys. `data_preparation` builds our loaders for twins.
 
-``recbole.quick_start`` imports Ray and is therefore never imported from here: its
-``load_data_and_model`` is wrapped when somebody else imports it.
+`recbole.quick_start` imports Ray and is therefore never imported from here: its
+`load_data_and_model` is wrapped when somebody else imports it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _QUICK_START = "recbole.quick_start.quick_start"
 
 
 def accept_twins() -> None:
-    """Enters every twin where ``get_model``, ``get_trainer`` and ``Config`` of RecBole look."""
+    """Enter every twin where `get_model`, `get_trainer` and `Config` of RecBole look."""
     package = importlib.import_module(_KNOWLEDGE_MODELS)
     for name, module_name in MODELS.items():
         twin = get_model(name)
@@ -77,7 +77,7 @@ def _wrap_config() -> None:
 
 
 def load_our_checkpoints(load_ours: Callable[[str], Any]) -> None:
-    """Makes RecBole's ``load_data_and_model`` hand our checkpoints to ``load_ours``."""
+    """Make RecBole's `load_data_and_model` hand our checkpoints to `load_ours`."""
     if _QUICK_START in sys.modules:
         _wrap_quick_start(sys.modules[_QUICK_START], load_ours)
     else:
@@ -101,7 +101,7 @@ def _wrap_quick_start(module: ModuleType, load_ours: Callable[[str], Any]) -> No
 
 
 class _QuickStartFinder(MetaPathFinder):
-    """Finds ``recbole.quick_start.quick_start`` where it is, and wraps it after its import."""
+    """Finds `recbole.quick_start.quick_start` where it is, and wraps it after its import."""
 
     def __init__(self, load_ours: Callable[[str], Any]) -> None:
         self._load_ours = load_ours
@@ -125,10 +125,10 @@ class _QuickStartFinder(MetaPathFinder):
 
 @functools.cache
 def register() -> None:
-    """Makes RecBole's own functions accept the twins; calling it again does nothing.
+    """Make RecBole's own functions accept the twins; calling it again does nothing.
 
-    From then on RecBole's ``Config``, ``get_model``, ``get_trainer`` and ``run_recbole`` take names
-    such as ``TinyKGAT``, and its ``load_data_and_model`` takes our checkpoints. For people who keep
+    From then on RecBole's `Config`, `get_model`, `get_trainer` and `run_recbole` take names
+    such as `TinyKGAT`, and its `load_data_and_model` takes our checkpoints. For people who keep
     their scripts: import RecBole's functions after this call.
     """
     compat.apply()

@@ -1,4 +1,4 @@
-"""What a run leaves for programs: plain metrics, and ``<run>.json`` beside the checkpoint."""
+"""What a run leaves for programs: plain metrics, and `<run>.json` beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float] | None:
 
 
 def pairs_checksum(dataset: Any) -> int:
-    """Returns a checksum of the (user, item) pairs of a split, whatever their order."""
+    """Return a checksum of the (user, item) pairs of a split, whatever their order."""
     users, items = (dataset.inter_feat[f].numpy() for f in (dataset.uid_field, dataset.iid_field))
     return zlib.crc32(np.sort(users * dataset.item_num + items).tobytes())
 
 
 def write_result(path: Path, result: Mapping[str, Any], config: Config) -> None:
-    """Writes a run's result with its configuration and versions, whole or not at all.
+    """Write a run's result with its configuration and versions, whole or not at all.
 
     Args:
         path: The file, replaced if it is there.
-        result: As ``run_recbole_tinykg`` returns it.
+        result: As `run_recbole_tinykg` returns it.
         config: Configuration of the run.
 
     Raises:

@@ -1,15 +1,15 @@
-"""From names to a trained model: RecBole's ``run_recbole``, step by step, draw by draw.
+"""From names to a trained model: RecBole's `run_recbole`, step by step, draw by draw.
 
 The same seed gives the splits, initial weights and batches that RecBole draws, so that a twin and
-its host can be compared step by step. One step of RecBole's is left out: counting FLOPs. It
+its stock model can be compared step by step. One step of RecBole's is left out: counting FLOPs. It
 deep-copies the model with its graph, which doubles the memory that this package is there to save,
-and runs ``predict`` on the copy. (KGIN and MCCLK draw random numbers in ``predict``: their training
-starts elsewhere in the random stream than under RecBole's ``run_recbole``.)
+and runs `predict` on the copy. (KGIN and MCCLK draw random numbers in `predict`: their training
+starts elsewhere in the random stream than under RecBole's `run_recbole`.)
 
-* ``prepare`` builds everything and writes nothing: for notebooks and tests.
-* ``run_recbole_tinykg`` trains, evaluates, and writes log, checkpoints and ``<run>.json``.
-* ``load_data_and_model`` is RecBole's, for our checkpoints.
-* ``register`` makes RecBole's own entry points accept the twins.
+* `prepare` builds everything and writes nothing: for notebooks and tests.
+* `run_recbole_tinykg` trains, evaluates, and writes log, checkpoints and `<run>.json`.
+* `load_data_and_model` is RecBole's, for our checkpoints.
+* `register` makes RecBole's own entry points accept the twins.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ def run_recbole_tinykg(
     argv: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model, evaluates its best epoch, and reports accuracy, memory and time.
+    """Train a model, evaluates its best epoch, and reports accuracy, memory and time.
 
     Args:
-        model: Class name; None: as the key ``model`` says.
-        dataset: Name of the data set; None: as the key ``dataset`` says.
+        model: Class name; None: as the key `model` says.
+        dataset: Name of the data set; None: as the key `dataset` says.
         config_file_list: YAML files of parameters.
         config_dict: Parameters that win over the files.
         saved: Whether to write checkpoints, and the result beside them.
-        argv: Arguments ``--key=value`` that win over all other parameters.
+        argv: Arguments `--key=value` that win over all other parameters.
         resume: Checkpoint to continue from, under its configuration; other arguments change that.
 
     Returns:
-        RecBole's ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
-        ``test_result``; ``memory``: for each phase (``rs``, ``kg``) ``saved_activation_bytes`` and
-        ``peak_bytes`` of one step, and ``parameter_bytes``, ``optimizer_bytes``, ``graph_bytes``;
-        ``map_bits``: bits of each stored map, if ``compress_budget`` chose them; ``epochs``,
-        trained in all; ``epoch_seconds``: for each epoch of this call, by phase;
-        ``evaluation_seconds``: of each evaluation; ``splits``: a checksum of each; ``model``,
-        ``dataset``, ``run_name``; and ``files``, the paths of checkpoints and result, when saved.
+        RecBole's `best_valid_score`, `valid_score_bigger`, `best_valid_result`,
+        `test_result`; `memory`: for each phase (`rs`, `kg`) `saved_activation_bytes` and
+        `peak_bytes` of one step, and `parameter_bytes`, `optimizer_bytes`, `graph_bytes`;
+        `map_bits`: bits of each stored map, if `compress_budget` chose them; `epochs`,
+        trained in all; `epoch_seconds`: for each epoch of this call, by phase;
+        `evaluation_seconds`: of each evaluation; `splits`: a checksum of each; `model`,
+        `dataset`, `run_name`; and `files`, the paths of checkpoints and result, when saved.
 
     Raises:
         UserError: Wrong input; the message is one line.

@@ -1,4 +1,4 @@
-"""RecBole's log of a run: what it shows and writes to ``./log``, one file per run."""
+"""RecBole's log of a run: what it shows and writes to `./log`, one file per run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recbole_tinykg.quick_start.results import plain_metrics
 
 
 def start(config: Config) -> None:
-    """Starts RecBole's logger, with a file of its own for every run of a process.
+    """Start RecBole's logger, with a file of its own for every run of a process.
 
     RecBole configures the root logger only while it has no handlers: those of an earlier run are
     closed, those of other people are set aside for a moment.
@@ -43,7 +43,7 @@ def start(config: Config) -> None:
 
 
 def end(config: Config, best_valid_result: Any, test_result: Any) -> None:
-    """Notes the machine and the results."""
+    """Note the machine and the results."""
     logger = logging.getLogger()
     environment = get_environment(config).draw()
     logger.info(f"The running environment of this training is as follows:\n{environment}")

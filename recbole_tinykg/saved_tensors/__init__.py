@@ -19,7 +19,7 @@ in its place where that is worth it and sound:
 * `bias`: `measure_bias`, what a gradient loses by it.
 
 No promise of an unbiased gradient is made for arbitrary graphs: one storage is packed once, so a
-chain of derivatives that reads it twice, as in ``(x * x) * x``, multiplies a noise by itself.
+chain of derivatives that reads it twice, as in `(x * x) * x`, multiplies a noise by itself.
 `measure_bias` reports by how much. Second derivatives of what codes stand for are refused.
 """
 

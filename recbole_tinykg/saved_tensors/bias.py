@@ -47,20 +47,20 @@ def measure_bias(
     seed: int = 0,
     min_saved_bytes: int = 4096,
 ) -> dict[str, Bias]:
-    """Measures bias and noise of the gradient of ``loss`` under ``compressed_saves``.
+    """Measure bias and noise of the gradient of `loss` under `compressed_saves`.
 
     PyTorch's random state is put back before each draw, so that all see the same dropout masks;
-    what else ``loss`` draws, it must draw alike each time. Gradients in ``model`` stay as they are.
+    what else `loss` draws, it must draw alike each time. Gradients in `model` stay as they are.
 
     Args:
-        model: The module; its own ``compression(bits)``, if it has that method, is off meanwhile.
+        model: The module; its own `compression(bits)`, if it has that method, is off meanwhile.
         loss: Runs a forward and returns a scalar, or a tuple of scalars to be added. It must not
             open blocks of its own.
-        bits: As for ``compressed_saves``.
+        bits: As for `compressed_saves`.
         draws: Number of gradients, above 1; the resolution is as its root.
-        rounding: As for ``compressed_saves``.
+        rounding: As for `compressed_saves`.
         seed: Seed of the noise.
-        min_saved_bytes: As for ``compressed_saves``.
+        min_saved_bytes: As for `compressed_saves`.
 
     Returns:
         By name, the parameters whose exact gradient is not zero.

@@ -61,9 +61,9 @@ def compressed_saves(
     resident: Iterable[Tensor] = (),
     min_saved_bytes: int = 4096,
 ) -> Iterator[None]:
-    """Keeps what the block's forward saves for backward as codes.
+    """Keep what the block's forward saves for backward as codes.
 
-    By reference, never copied: parameters, buffers and other tensors of ``model``, other leaves
+    By reference, never copied: parameters, buffers and other tensors of `model`, other leaves
     that require gradients, integers, booleans, sparse tensors, small tensors, and whatever a
     derivative needs exactly. A view is a view of what is kept of its storage.
 
@@ -77,7 +77,7 @@ def compressed_saves(
         min_saved_bytes: Codes must save as much of a storage, and half of it.
 
     Raises:
-        ConfigurationError: ``bits`` or ``rounding`` is none of the values above.
+        ConfigurationError: `bits` or `rounding` is none of the values above.
     """
     quantizer = Quantizer(bits, rounding)
     if bits == UNCOMPRESSED:

@@ -1,4 +1,4 @@
-"""What ``recommend`` may be asked for: its arguments, checked and turned into numbers."""
+"""What `recommend` may be asked for: its arguments, checked and turned into numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_NAMED = 5
 
 
 def splits_of(seen: str) -> tuple[str, ...]:
-    """The splits that ``seen`` names: ``all``, ``none``, or names with commas between."""
+    """The splits that `seen` names: `all`, `none`, or names with commas between."""
     named = {"all": SPLITS, "none": ()}.get(seen, tuple(seen.split(",")))
     if not set(named) <= set(SPLITS):
         raise ConfigurationError(
@@ -27,7 +27,7 @@ def splits_of(seen: str) -> tuple[str, ...]:
 
 
 def check_number(name: str, value: Any, at_least: int) -> None:
-    """Raises ConfigurationError unless a value is an integer and large enough."""
+    """Raise ConfigurationError unless a value is an integer and large enough."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ConfigurationError(f"{name} must be an integer of {at_least} or more; got {value!r}")
 

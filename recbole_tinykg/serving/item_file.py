@@ -1,4 +1,4 @@
-"""A column of the data set's ``.item`` file, such as titles, to go with recommended items.
+"""A column of the data set's `.item` file, such as titles, to go with recommended items.
 
 It is read apart from the data set: loading it there would number the items differently.
 """

@@ -1,7 +1,7 @@
 """The k best items of users: scored in batches, items already seen left out.
 
-Scores are the model's own, from ``full_sort_predict`` or else pair by pair, and ``torch.topk``
-ranks them, as in RecBole's evaluation and its ``case_study.full_sort_topk``. A batch has as many
+Scores are the model's own, from `full_sort_predict` or else pair by pair, and `torch.topk`
+ranks them, as in RecBole's evaluation and its `case_study.full_sort_topk`. A batch has as many
 users as an evaluation batch, so that memory does not grow with the number of users.
 """
 
@@ -42,7 +42,7 @@ class Recommendation:
     Attributes:
         item: Its token in the data.
         score: What the model gives to it.
-        field: Its entry in ``item_field``, such as a title; None if none was asked for.
+        field: Its entry in `item_field`, such as a title; None if none was asked for.
         paths: What connects it to items that the user knows, the best one first.
     """
 
@@ -78,14 +78,14 @@ def recommend(
     """Recommends items to users, in batches, as they are asked for.
 
     Args:
-        checkpoint: File that a run of ours wrote, or ``recbole-tinykg convert``.
+        checkpoint: File that a run of ours wrote, or `recbole-tinykg convert`.
         users: Tokens as in the data; None: all users.
         k: How many items for each user.
         paths: At most so many paths to each item, from models with attention over the graph.
-        seen: Which of a user's items are left out: those of the splits ``train``, ``valid``,
-            ``test``, joined by commas; ``all`` of them; or ``none``.
-        item_field: Column of the data set's ``.item`` file to go with every item.
-        config_dict: Parameters that win over the checkpoint's, such as ``data_path``.
+        seen: Which of a user's items are left out: those of the splits `train`, `valid`,
+            `test`, joined by commas; `all` of them; or `none`.
+        item_field: Column of the data set's `.item` file to go with every item.
+        config_dict: Parameters that win over the checkpoint's, such as `data_path`.
 
     Returns:
         One for each user, in the order given; a user that is given twice comes once.
@@ -149,7 +149,7 @@ class _Loaded:
         return Pairs(users, items, self.dataset.user_num, self.dataset.item_num)
 
     def check_users(self, ids: np.ndarray) -> None:
-        """Refuses users without a ripple set, for whom RecBole's RippleNet stops."""
+        """Refuse users without a ripple set, for whom RecBole's RippleNet stops."""
         if type(self.model).__name__ == "RippleNet":
             lacking = [user for user in ids.tolist() if not self.model.ripple_set.get(user)]
             if lacking:

@@ -30,14 +30,14 @@ def allocate_for(
     loss_func: LossFunction | None = None,
     uses_amp: bool = False,
 ) -> Allocation:
-    """Chooses bits on the batches that a loader will give next, as ``allocate_bits``.
+    """Choose bits on the batches that a loader will give next, as `allocate_bits`.
 
     Args:
         model: A twin, on its device.
         train_data: Loader of training batches; nothing of it is used up.
         budget: Bytes that a step may keep for backward.
-        loss_func: None: the model's ``calculate_loss``.
-        uses_amp: Whether training computes under autocast, RecBole's ``enable_amp``.
+        loss_func: None: the model's `calculate_loss`.
+        uses_amp: Whether training computes under autocast, RecBole's `enable_amp`.
     """
     device = next(model.parameters()).device
     batches = [batch.to(device) for batch in upcoming_batches(train_data, MEASURED_BATCHES)]
@@ -46,20 +46,20 @@ def allocate_for(
 
 
 class BitBudget:
-    """Keeps a twin within ``compress_budget`` while a trainer trains it.
+    """Keeps a twin within `compress_budget` while a trainer trains it.
 
     Attributes:
         allocations: What was chosen, by epoch.
     """
 
     def __init__(self, model: Any, num_bytes: int, *, uses_amp: bool = False) -> None:
-        """Chooses nothing yet."""
+        """Choose nothing yet."""
         self.allocations: dict[int, Allocation] = {}
         self._model, self._num_bytes, self._uses_amp = model, num_bytes, uses_amp
 
     @classmethod
     def of(cls, config: Any, model: Any) -> BitBudget | None:
-        """The object that ``compress_budget`` asks for; None without it."""
+        """The object that `compress_budget` asks for; None without it."""
         budget = config["compress_budget"] if is_tiny(type(model)) else None
         if budget is None:
             return None
@@ -67,7 +67,7 @@ class BitBudget:
         return cls(model, read_bytes(budget, "compress_budget"), uses_amp=uses_amp)
 
     def begin_epoch(self, epoch: int, train_data: Any, loss_func: LossFunction) -> None:
-        """Chooses bits if it is time to, on the batches that the epoch will begin with.
+        """Choose bits if it is time to, on the batches that the epoch will begin with.
 
         Raises:
             ConfigurationError: Not even one bit per element fits.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class TopKCollector(Collector):
-    """RecBole's ``Collector``, whose work for the k best items grows with k and not with items."""
+    """RecBole's `Collector`, whose work for the k best items grows with k and not with items."""
 
     def __init__(self, config: Any) -> None:
-        """Starts without results."""
+        """Start without results."""
         super().__init__(config)
         self._parts: dict[str, list[Tensor]] = {"rec.items": [], "rec.topk": []}
         others = ("rec.meanrank", "rec.score", "data.label")
@@ -27,7 +27,7 @@ class TopKCollector(Collector):
         positive_u: Tensor,  # (P,)
         positive_i: Tensor,  # (P,)
     ) -> None:
-        """Notes the k best items of each user, which of them are held out, and how many are."""
+        """Note the k best items of each user, which of them are held out, and how many are."""
         if not self._only_topk:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return

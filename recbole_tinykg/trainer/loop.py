@@ -3,7 +3,7 @@
 RecBole's loop reads each step's loss as a Python number and asks whether it is NaN. On a GPU either
 question waits until the step is done, and only then is the next step prepared. Here the losses are
 summed on the device, in float64 as Python does, which gives the same number, and a GPU is asked for
-NaN once in ``CHECK_INTERVAL`` steps and when the pass ends. On a CPU, where asking is free, every
+NaN once in `CHECK_INTERVAL` steps and when the pass ends. On a CPU, where asking is free, every
 loss is checked before its gradients are taken, as in RecBole's loop.
 
 Batches, order of operations, mixed precision and gradient clipping are those of RecBole's loop.
@@ -24,19 +24,20 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_tinykg.errors import DivergenceError
 from recbole_tinykg.memory.step_meter import LossFunction
+from recbole_tinykg.model import stock_name_of
 from recbole_tinykg.trainer.progress import Progress
 
 CHECK_INTERVAL = 64  # steps that a GPU may be ahead with NaN
 
 _READS_NO_TRIPLES = frozenset("KGCN KGNNLS KGIN RippleNet MCCLK".split())
-"""Hosts whose loss reads interactions only."""
+"""Stock models whose loss reads interactions only."""
 
 
 class LossSum:
     """The sum of the losses of a pass, or of each of their parts, and the watch for NaN."""
 
     def __init__(self, device: torch.device) -> None:
-        """Starts without losses."""
+        """Start without losses."""
         self._interval = 1 if device.type == "cpu" else CHECK_INTERVAL
         self._sums: list[Tensor] = []
         self._is_tuple = False
@@ -44,7 +45,7 @@ class LossSum:
         self._steps = 0
 
     def add(self, losses: Tensor | tuple[Tensor, ...]) -> Tensor:  # (), or (1,) for some models
-        """Adds a step's loss, or parts of it, and returns the loss to take gradients of.
+        """Add a step's loss, or parts of it, and returns the loss to take gradients of.
 
         Raises:
             ValueError: The loss, or on a GPU one of the last steps' losses, was NaN.
@@ -81,10 +82,10 @@ class LossSum:
 def train_pass(
     trainer: Any, train_data: Any, epoch_idx: int, loss_func: LossFunction, show_progress: bool
 ) -> float | tuple[float, ...] | None:
-    """Takes one optimizer step per batch; returns the sum of the losses.
+    """Take one optimizer step per batch; returns the sum of the losses.
 
     Args:
-        trainer: RecBole's trainer: model, optimizer, device, settings and what it is ``doing`` are
+        trainer: RecBole's trainer: model, optimizer, device, settings and what it is `doing` are
             taken from it.
         train_data: Loader, in the state of the pass.
         epoch_idx: Number of the epoch.
@@ -125,10 +126,10 @@ def _shown(train_data: Any, trainer: Any) -> Iterator[Any]:
 def without_unread_triples(config: Any, model: nn.Module, train_data: Any) -> Iterator[None]:
     """In the block, a loader of interactions with triples leaves the triples out if not read.
 
-    With ``skip_unread_kg_batches``, for models whose loss reads interactions only. Triples are
+    With `skip_unread_kg_batches`, for models whose loss reads interactions only. Triples are
     drawn from the generator that negative items come from, so these come out differently.
     """
-    name = getattr(model, "host", type(model).__name__)
+    name = stock_name_of(type(model))
     joint = getattr(train_data, "state", None) == KGDataLoaderState.RSKG
     if not (config["skip_unread_kg_batches"] and joint and name in _READS_NO_TRIPLES):
         yield

@@ -1,7 +1,7 @@
 """Bytes and seconds of the phases of an epoch, as the trainer meets them.
 
-RecBole's knowledge trainers run an epoch as up to two passes, each over its own loss: ``rs``
-(recommendation) and ``kg`` (knowledge graph), and some do more beside them, such as KGAT's refresh
+RecBole's knowledge trainers run an epoch as up to two passes, each over its own loss: `rs`
+(recommendation) and `kg` (knowledge graph), and some do more beside them, such as KGAT's refresh
 of its attention. Bytes are measured on the first step of each phase, seconds in every epoch.
 """
 
@@ -21,7 +21,7 @@ PHASES = ("rs", "kg")
 
 
 def phase_of(loss_func: LossFunction) -> str:
-    """Returns ``kg`` for a model's ``calculate_kg_loss`` and ``rs`` for any other loss."""
+    """Return `kg` for a model's `calculate_kg_loss` and `rs` for any other loss."""
     return "kg" if getattr(loss_func, "__name__", "") == "calculate_kg_loss" else "rs"
 
 
@@ -29,13 +29,13 @@ class EpochClock:
     """Seconds of every epoch by phase; on CUDA the device has finished when the clock is read.
 
     Attributes:
-        epochs: Per epoch ``rs`` and ``kg`` (0 without such a pass), ``refresh`` (what belongs to
-            neither, such as KGAT's attention) and ``total``.
+        epochs: Per epoch `rs` and `kg` (0 without such a pass), `refresh` (what belongs to
+            neither, such as KGAT's attention) and `total`.
         evaluations: Of every evaluation.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Starts without epochs."""
+        """Start without epochs."""
         self.epochs: list[dict[str, float]] = []
         self.evaluations: list[float] = []
         self._device = device
@@ -43,14 +43,14 @@ class EpochClock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the seconds of the block to a phase of the running epoch."""
+        """Add the seconds of the block to a phase of the running epoch."""
         start = self._now()
         yield
         self._seconds[name] += self._now() - start
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
-        """Appends the seconds of the block, with those of the phases inside, to ``epochs``."""
+        """Append the seconds of the block, with those of the phases inside, to `epochs`."""
         self._seconds = dict.fromkeys(PHASES, 0.0)
         start = self._now()
         yield
@@ -60,7 +60,7 @@ class EpochClock:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Appends the seconds of the block to ``evaluations``."""
+        """Append the seconds of the block to `evaluations`."""
         start = self._now()
         yield
         self.evaluations.append(self._now() - start)
@@ -72,7 +72,7 @@ class EpochClock:
 
 
 class WholeEpoch(Trainer):
-    """Sits above the host's trainer, where one call is one epoch with all its passes."""
+    """Sits above the stock model's trainer, where one call is one epoch with all its passes."""
 
     _clock: EpochClock
 

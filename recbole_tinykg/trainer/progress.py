@@ -31,11 +31,11 @@ class Progress(tqdm):
     """
 
     def __init__(self, batches: Iterable[Any], doing: str, total: int | None = None) -> None:
-        """Draws an empty bar, if there is a terminal.
+        """Draw an empty bar, if there is a terminal.
 
         Args:
             batches: What is passed over.
-            doing: What the pass is, such as ``epoch 3, validation``.
+            doing: What the pass is, such as `epoch 3, validation`.
             total: Number of batches; None: unknown.
         """
         self._doing = doing
@@ -62,13 +62,13 @@ class Progress(tqdm):
 
 
 def training(epoch: int, phase: str) -> str:
-    """Says what a training pass is, for a phase ``rs`` or ``kg``."""
+    """Say what a training pass is, for a phase `rs` or `kg`."""
     return f"epoch {epoch}, {_PHASES[phase]}"
 
 
 @contextmanager
 def said(doing: str) -> Iterator[None]:
-    """RecBole's loops in the block show ``Progress``, if they show any."""
+    """RecBole's loops in the block show `Progress`, if they show any."""
     module = recbole.trainer.trainer
     original = module.tqdm
     module.tqdm = lambda batches, total=None, **_: Progress(batches, doing, total)

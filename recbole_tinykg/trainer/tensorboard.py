@@ -1,17 +1,17 @@
 """What TensorBoard shows of a training run, beside the loss that RecBole writes.
 
 ====================  ==================================================================
-``Valid/<metric>``    after every evaluation during training
-``Valid_best/…``      the same of the best epoch, when training ends
-``Test/<metric>``     test metrics of the best epoch
-``Seconds/<part>``    per epoch: ``total``, ``rs``, ``kg``, ``refresh``, ``evaluation``
-``Memory/<bytes>``    of a step of each phase: saved activations, peak; and of what stays
-``Bits/<map>``        bits that activations are kept at, per epoch
-HParams               parameters of the run; its ``Test``, ``Valid_best``, bytes and seconds
+`Valid/<metric>`    after every evaluation during training
+`Valid_best/…`      the same of the best epoch, when training ends
+`Test/<metric>`     test metrics of the best epoch
+`Seconds/<part>`    per epoch: `total`, `rs`, `kg`, `refresh`, `evaluation`
+`Memory/<bytes>`    of a step of each phase: saved activations, peak; and of what stays
+`Bits/<map>`        bits that activations are kept at, per epoch
+HParams               parameters of the run; its `Test`, `Valid_best`, bytes and seconds
 ====================  ==================================================================
 
-RecBole itself writes ``Loss/Train``, or ``Loss/Train0`` and ``Loss/Train1``, and the metric that
-decides which epoch is the best as ``Vaild_score``.
+RecBole itself writes `Loss/Train`, or `Loss/Train0` and `Loss/Train1`, and the metric that
+decides which epoch is the best as `Vaild_score`.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _PLUMBING = frozenset(  # what RecBole counts as a model's parameter and is none
 
 
 class LazyWriter:
-    """TensorBoard's ``SummaryWriter``, created with its file when it is first used."""
+    """TensorBoard's `SummaryWriter`, created with its file when it is first used."""
 
     def __init__(self, folder: Path) -> None:
-        """Remembers ``folder``, and creates nothing."""
+        """Remember `folder`, and creates nothing."""
         self._folder = folder
         self._writer: SummaryWriter | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Looks ``name`` up in the writer.
+        """Look `name` up in the writer.
 
         Raises:
             UserError: The folder does not take the file.
@@ -63,7 +63,7 @@ class LazyWriter:
         return getattr(self._writer, name)
 
     def close(self) -> None:
-        """Closes the file if there is one; the next use opens another."""
+        """Close the file if there is one; the next use opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -73,7 +73,7 @@ class Board(LazyWriter):
     """The TensorBoard folder of a run."""
 
     def scalars(self, group: str, values: Mapping[str, float | None] | None, epoch: int) -> None:
-        """Writes ``<group>/<name>`` for every value that there is."""
+        """Write `<group>/<name>` for every value that there is."""
         for name, value in (values or {}).items():
             if value is not None:
                 self.add_scalar(f"{group}/{name}", value, epoch)
@@ -81,7 +81,7 @@ class Board(LazyWriter):
     def parameters(
         self, config: Any, metrics: Mapping[str, float] | None, phase_bytes: Mapping[str, Any]
     ) -> None:
-        """Enters the run into HParams, with the names under which its results are written."""
+        """Enter the run into HParams, with the names under which its results are written."""
         results = [f"{group}/{name}" for group in ("Test", "Valid_best") for name in metrics or ()]
         results += [f"Memory/{name}" for name in flat(phase_bytes)]
         tags = dict.fromkeys([*results, "Seconds/total"], 0.0)  # their values are scalars
@@ -110,7 +110,7 @@ class WatchedTrainer(Trainer):
 
     @property
     def epoch_seconds(self) -> list[dict[str, float]]:
-        """Seconds of every epoch trained by this object: ``rs``, ``kg``, ``refresh``, ``total``."""
+        """Seconds of every epoch trained by this object: `rs`, `kg`, `refresh`, `total`."""
         return self._clock.epochs
 
     @property
@@ -119,7 +119,7 @@ class WatchedTrainer(Trainer):
         return self._clock.evaluations
 
     def show_test_result(self, metrics: Mapping[str, float] | None) -> None:
-        """Enters the test metrics of the best epoch."""
+        """Enter the test metrics of the best epoch."""
         self.tensorboard.scalars("Test", metrics, self._epoch)
         self.tensorboard.close()
 
@@ -151,7 +151,7 @@ class WatchedTrainer(Trainer):
 
 
 def hyperparameters(config: Any) -> dict[str, bool | str | float | int]:
-    """Returns what a run may be told from another by, without switches that are off."""
+    """Return what a run may be told from another by, without switches that are off."""
     listed = {name for names in config.parameters.values() for name in names}
     final = config.final_config_dict
     chosen = {*_GENERAL} | {name for name in final if name not in listed} - _PLUMBING
@@ -168,7 +168,7 @@ def hyperparameters(config: Any) -> dict[str, bool | str | float | int]:
 
 
 def flat(phase_bytes: Mapping[str, Mapping[str, int | None]]) -> dict[str, int]:
-    """Bytes by ``<phase>_<quantity>``, of what was measured and is not 0."""
+    """Bytes by `<phase>_<quantity>`, of what was measured and is not 0."""
     return {
         f"{phase}_{name}": number
         for phase, quantities in phase_bytes.items()
@@ -178,7 +178,7 @@ def flat(phase_bytes: Mapping[str, Mapping[str, int | None]]) -> dict[str, int]:
 
 
 def bits_of_maps(model: nn.Module, config: Any) -> dict[str, int]:
-    """Bits per stored map: as chosen under ``compress_budget``, or those of the whole model.
+    """Bits per stored map: as chosen under `compress_budget`, or those of the whole model.
 
     A model that compresses nothing has none.
     """

@@ -1,18 +1,18 @@
-"""The host's own trainer, with measured steps, timed phases and safe checkpoints underneath.
+"""RecBole's own trainer, with measured steps, timed phases and safe checkpoints underneath.
 
-RecBole trains each knowledge model with a trainer of its own (``KGATTrainer``, ``KGTrainer``, …),
-which decides what an epoch is and calls ``Trainer`` for each pass over the data. ``TinyTrainer``
+RecBole trains each knowledge model with a trainer of its own (`KGATTrainer`, `KGTrainer`, …),
+which decides what an epoch is and calls `Trainer` for each pass over the data. `TinyTrainer`
 slips in between by inheritance, for twins and for stock models alike::
 
     TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> WatchedTrainer -> Trainer
                        an epoch       the passes     a pass         TensorBoard       the loops
 
 So what an epoch is stays RecBole's. What is added: the bytes of the first step and the seconds of
-every phase; the checkpoints ``<run>.pth`` and ``<run>-last.pth``, from which training continues bit
-for bit; autograd's anomaly mode only while ``fit`` runs; more for TensorBoard, in files that are
-there once there is something to write (``board``). For twins also: no anomaly mode, Adam in one
-fused kernel, a pass that does not wait for the device (``loop``) and a collector of the best items
-that is no matrix (``full_sort``).
+every phase; the checkpoints `<run>.pth` and `<run>-last.pth`, from which training continues bit
+for bit; autograd's anomaly mode only while `fit` runs; more for TensorBoard, in files that are
+there once there is something to write (`board`). For twins also: no anomaly mode, Adam in one
+fused kernel, a pass that does not wait for the device (`loop`) and a collector of the best items
+that is no matrix (`full_sort`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from recbole_tinykg.config import to_plain
 from recbole_tinykg.errors import ConfigurationError, DivergenceError
 from recbole_tinykg.memory.meter import optimizer_bytes, resident_bytes
 from recbole_tinykg.memory.step_meter import LossFunction, StepMeter
-from recbole_tinykg.model import is_tiny
+from recbole_tinykg.model import is_tiny, stock_name_of
 from recbole_tinykg.trainer import progress
 from recbole_tinykg.trainer.bit_budget import BitBudget
 from recbole_tinykg.trainer.collector import TopKCollector
@@ -52,7 +52,7 @@ _COUNTERS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_di
 
 
 def get_trainer(config: Any, model: nn.Module) -> Any:
-    """Returns the trainer of a twin or of a stock model, ready for ``fit``; writes no files.
+    """Return the trainer of a twin or of a stock model, ready for `fit`; writes no files.
 
     Raises:
         ConfigurationError: RecBole trains the model in a loop of its own.
@@ -61,27 +61,27 @@ def get_trainer(config: Any, model: nn.Module) -> Any:
 
 
 def trainer_class(model_class: Any) -> type:
-    """Returns the trainer class for a model class: the host's trainer with ours underneath.
+    """Return the trainer class for a model class: the stock model's trainer with ours underneath.
 
     Raises:
         ConfigurationError: RecBole trains the model in a loop of its own.
     """
     name = model_class.__name__
-    host = get_recbole_trainer(model_class.type, getattr(model_class, "host", name))
-    if host.fit is not Trainer.fit:
+    stock_trainer = get_recbole_trainer(model_class.type, stock_name_of(model_class))
+    if stock_trainer.fit is not Trainer.fit:
         raise ConfigurationError(
             f"model must train in RecBole's common loop; got {name}, "
-            f"which has {host.__name__}.fit: run it with RecBole itself"
+            f"which has {stock_trainer.__name__}.fit: run it with RecBole itself"
         )
-    bases = (TinyTrainer,) if host is Trainer else (host, TinyTrainer)
+    bases = (TinyTrainer,) if stock_trainer is Trainer else (stock_trainer, TinyTrainer)
     return type(f"{name}Trainer", (WholeEpoch, *bases), {})
 
 
 class TinyTrainer(WatchedTrainer):
-    """Sits between the host's trainer and RecBole's, where one call is one pass over one loss."""
+    """Between RecBole's trainer of a model and its loop, where a call is one pass over one loss."""
 
     def __init__(self, config: Any, model: nn.Module) -> None:
-        """Builds RecBole's trainer with the files of a new run; writes none of them."""
+        """Build RecBole's trainer with the files of a new run; writes none of them."""
         with no_files():
             super().__init__(config, model)
         name = config["run_name"] or f"{config['model']}-{secrets.token_hex(6)}"
@@ -97,11 +97,11 @@ class TinyTrainer(WatchedTrainer):
             self.eval_collector = TopKCollector(config)
 
     def memory(self) -> dict[str, Any]:
-        """Returns the bytes of one step of each phase, and of what stays between steps.
+        """Return the bytes of one step of each phase, and of what stays between steps.
 
-        ``rs`` and ``kg``, for phases that have run: ``saved_activation_bytes``,
-        ``float32_saved_activation_bytes``, ``peak_bytes``; and ``parameter_bytes``,
-        ``graph_bytes``, ``optimizer_bytes``.
+        `rs` and `kg`, for phases that have run: `saved_activation_bytes`,
+        `float32_saved_activation_bytes`, `peak_bytes`; and `parameter_bytes`,
+        `graph_bytes`, `optimizer_bytes`.
         """
         return {
             **self._phase_bytes,
@@ -118,7 +118,7 @@ class TinyTrainer(WatchedTrainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> tuple[float, dict[str, float] | None]:
-        """Trains as RecBole's ``fit`` does; if ``saved``, every epoch leaves ``<run>-last.pth``.
+        """Train as RecBole's `fit` does; if `saved`, every epoch leaves `<run>-last.pth`.
 
         Raises:
             CheckpointError: Files cannot be written, or the resumed run had another data set.
@@ -148,7 +148,7 @@ class TinyTrainer(WatchedTrainer):
         model_file: str | os.PathLike[str] | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Evaluates as RecBole's ``evaluate`` does; a checkpoint is read without running its code.
+        """Evaluate as RecBole's `evaluate` does; a checkpoint is read without running its code.
 
         Raises:
             CheckpointError: The checkpoint cannot be read, or is of another model.
@@ -167,11 +167,11 @@ class TinyTrainer(WatchedTrainer):
     def resume_checkpoint(
         self, resume_file: str | os.PathLike[str], train_data: Any = None
     ) -> None:
-        """Takes a run up where a checkpoint left it; ``fit`` then continues it, in its files.
+        """Take a run up where a checkpoint left it; `fit` then continues it, in its files.
 
         Args:
             resume_file: The checkpoint, of the run's best epoch or of its last.
-            train_data: What ``fit`` will get, to be compared now; None: ``fit`` compares it.
+            train_data: What `fit` will get, to be compared now; None: `fit` compares it.
 
         Raises:
             CheckpointError: The checkpoint cannot be read; is of another model, shape, data set or
@@ -200,7 +200,7 @@ class TinyTrainer(WatchedTrainer):
         self.tensorboard = Board(Path("log_tensorboard") / files.best.stem)
 
     def _begin(self, train_data: Any, valid_data: Any, saved: bool) -> None:
-        """Checks what training will write to, and puts a resumed run's random state back."""
+        """Check what training will write to, and puts a resumed run's random state back."""
         self._saves = saved
         self._files = RunFiles(Path(self.saved_model_file))  # which RecBole's users may have set
         self._evaluates = bool(valid_data) and self.eval_step > 0  # as RecBole's loop has it

@@ -67,9 +67,9 @@ def test_a_variant_has_stocks_loss_and_gives_gradients(tiny, kgat, key):
         assert gradient.isfinite().all() and gradient.any() == stock_gradients[name].any()
 
 
-@pytest.mark.parametrize("host", [*BLOCKS, "CFKG", "RippleNet"])
-def test_checkpointing_changes_no_gradient(tiny, host):
-    (case,) = (case for case in CASES if case.name == f"Tiny{host}")
+@pytest.mark.parametrize("stock", [*BLOCKS, "CFKG", "RippleNet"])
+def test_checkpointing_changes_no_gradient(tiny, stock_name):
+    (case,) = (case for case in CASES if case.name == f"Tiny{stock_name}")
     case = SmallCase("small", case.twin, tiny, dataset="tiny", phases=case.phases)
     experiment = Models(case, {"gpu_id": ""}).of(VARIANTS["stock"])
     for state, name in case.phases.values():
@@ -137,7 +137,7 @@ def test_what_a_host_cannot_take_is_a_row_that_says_why(kgat, monkeypatch):
 
 def test_memory_and_time_of_a_case_make_tables_and_charts(kgat, tmp_path):
     variants = chosen(["checkpoint", "tiny2"], CPU)
-    about = {"host": "KGAT", "twin": "TinyKGAT", "dataset": "tiny", "note": ""}
+    about = {"stock": "KGAT", "twin": "TinyKGAT", "dataset": "tiny", "note": ""}
     about["request"] = {"settings": {}, "variants": [v.key for v in variants], "rounds": 2}
     about["where"] = suite.where(argparse.Namespace(gpu_id=""))
     for part, measure in (("memory", measure_memory), ("time", measure_time)):
@@ -169,7 +169,7 @@ def synthetic(**changes) -> Result:
         {"variant": v, "phase": "rs", "saved": saved[v], "peak": peak[v], "step_peak": peak[v]}
         for v in saved
     ]
-    about = {"host": "KGAT", "twin": "TinyKGAT", "dataset": "none", "note": ""}
+    about = {"stock": "KGAT", "twin": "TinyKGAT", "dataset": "none", "note": ""}
     about["request"] = {"settings": {}, "variants": list(epochs), "rounds": 2}
     memory = {"rows": rows, "resident": dict.fromkeys(saved, resident), "errors": {}}
     seconds = {v: [{"rs": s, "step_rs": s / 10, "epoch": s} for s in epochs[v]] for v in epochs}

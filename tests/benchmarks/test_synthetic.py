@@ -130,20 +130,20 @@ def test_graphs_are_those_of_the_loaded_data_set(both, graph, form, value_field)
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
-@pytest.mark.parametrize("host", ["KGAT", "KGCN", "KGNNLS", "KGIN", "RippleNet"])
-def test_stock_models_and_twins_take_arrays(both, host):
+@pytest.mark.parametrize("stock_name", ["KGAT", "KGCN", "KGNNLS", "KGIN", "RippleNet"])
+def test_stock_models_and_twins_take_arrays(both, stock_name):
     arrays = both[1]
     given = {"embedding_size": 8, "mess_dropout": 0.0, "node_dropout_rate": 0.0}
     losses = []
-    for name in (host, f"Tiny{host}"):
+    for name in (stock_name, f"Tiny{stock_name}"):
         model = build_model(name, arrays, **given, mess_dropout_rate=0.0)
-        batch = arrays.labelled(64, 1) if host == "RippleNet" else arrays.pairs(64, 1)
+        batch = arrays.labelled(64, 1) if stock_name == "RippleNet" else arrays.pairs(64, 1)
         loss = model.calculate_loss(batch)
         losses.append((sum(loss) if isinstance(loss, tuple) else loss).sum())
-        if host == "KGAT":
+        if stock_name == "KGAT":
             losses[-1] = losses[-1] + model.calculate_kg_loss(arrays.triples(64, 2)).sum()
         losses[-1].backward()
-    if host == "KGAT":  # the others sample neighbours, ripples or edges of their own
+    if stock_name == "KGAT":  # the others sample neighbours, ripples or edges of their own
         torch.testing.assert_close(losses[1], losses[0])
 
 

@@ -166,7 +166,7 @@ def test_a_row_is_the_mean_over_the_runs(finished):
     for side, model in (("stock", "KGAT"), ("tiny", "TinyKGAT")):
         values = [run["test"]["mrr@5"] for run in runs if run["model"] == model]
         assert row[side] == pytest.approx(sum(values) / 2)
-    assert (row["host"], row["bits"], row["seeds"]) == ("KGAT", 2, [2020, 2021])
+    assert (row["stock_name"], row["bits"], row["seeds"]) == ("KGAT", 2, [2020, 2021])
 
 
 def test_files_are_there_and_whole(finished):

@@ -50,11 +50,13 @@ def test_convert_keeps_every_score(name, stock, tmp_path):
     assert evaluate(target)["test"] == pytest.approx(dict(metrics), abs=1e-9)
 
 
-@pytest.mark.parametrize("host", sorted(name.removeprefix("Tiny") for name in MODELS))
-def test_every_twin_takes_its_hosts_checkpoint(host, tiny, tmp_path):
-    trainer, _, source = trained(host, {**tiny, **DETERMINISTIC.get(host, {}), "epochs": 1})
+@pytest.mark.parametrize("stock_name", sorted(name.removeprefix("Tiny") for name in MODELS))
+def test_every_twin_takes_its_stock_models_checkpoint(stock_name, tiny, tmp_path):
+    trainer, _, source = trained(
+        stock_name, {**tiny, **DETERMINISTIC.get(stock_name, {}), "epochs": 1}
+    )
     target = tmp_path / "ours.pth"
-    assert convert(source, target) == f"Tiny{host}"
+    assert convert(source, target) == f"Tiny{stock_name}"
     _, _, _, train_data, _, _ = loaded = load_data_and_model(target)
     users = train_data._dataset.inter_feat["user_id"].unique()
     expected, got = (scores(model, users) for model in (trainer.model, loaded[1]))

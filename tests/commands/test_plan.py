@@ -23,7 +23,7 @@ from recbole_tinykg.memory.simulation import SimulationError
 
 TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyRippleNet", "TinyKGIN"]
 GENERIC = ["TinyCKE", "TinyCFKG", "TinyKTUP", "TinyMKR"]
-HOSTS = [name.removeprefix("Tiny") for name in (*TWINS, *GENERIC)]
+STOCK_NAMES = [name.removeprefix("Tiny") for name in (*TWINS, *GENERIC)]
 
 
 def measured(model: str, parameters) -> Memory:
@@ -52,7 +52,7 @@ def _built(name, parameters):
     return prepare(name, "tiny", config_dict=parameters)
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", STOCK_NAMES)
 def test_stock_models_take_what_was_predicted(name, tiny):
     assert_close(predicted(_built(name, tiny)), measured(name, tiny))
 

@@ -1,4 +1,4 @@
-"""What ``tune`` does without Ray: search files, spaces, objectives, records, tables, one trial."""
+"""What `tune` does without Ray: search files, spaces, objectives, records, tables, one trial."""
 
 from __future__ import annotations
 
@@ -250,8 +250,8 @@ def planned(tiny, model="TinyKGAT", argv=(), **wishes) -> study.Study:
 
 
 def test_a_host_is_searched_as_its_twin_without_bits(tiny):
-    twin, host = planned(tiny), planned(tiny, "KGAT")
-    assert host.search == {k: v for k, v in twin.search.items() if k != "compress_bits"}
+    twin, stock = planned(tiny), planned(tiny, "KGAT")
+    assert stock.search == {k: v for k, v in twin.search.items() if k != "compress_bits"}
 
 
 def test_bits_are_not_searched_where_a_budget_chooses_them(tiny):

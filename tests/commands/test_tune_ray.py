@@ -1,4 +1,4 @@
-"""``tune`` on a real local Ray cluster: failed and killed trials, resumption, Optuna."""
+"""`tune` on a real local Ray cluster: failed and killed trials, resumption, Optuna."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def local_cluster():
-    """One small cluster for the file; ``tune`` uses the one that the process is connected to."""
+    """One small cluster for the file; `tune` uses the one that the process is connected to."""
     cluster.require("optuna")
     with cluster.connected(None, cpus=1, gpus=0):
         yield

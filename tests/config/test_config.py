@@ -1,4 +1,4 @@
-"""A twin is configured like its host, and strictly where the keys are ours."""
+"""A twin is configured like its stock model, and strictly where the keys are ours."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def config(model="TinyKGAT", dataset="ml-100k", config_dict=None, **arguments):
     return Config(model, dataset, config_dict=config_dict, **arguments)
 
 
-def test_twin_has_its_hosts_parameters_and_ours():
-    host, twin = config("KGAT").final_config_dict, config("TinyKGAT").final_config_dict
-    assert {key: twin[key] for key in host.keys() - OUR_KEYS} == {
-        key: host[key] for key in host.keys() - OUR_KEYS
+def test_twin_has_its_stock_models_parameters_and_ours():
+    stock, twin = config("KGAT").final_config_dict, config("TinyKGAT").final_config_dict
+    assert {key: twin[key] for key in stock.keys() - OUR_KEYS} == {
+        key: stock[key] for key in stock.keys() - OUR_KEYS
     }
-    ours = {key: twin[key] for key in twin.keys() - host.keys()}
+    ours = {key: twin[key] for key in twin.keys() - stock.keys()}
     assert ours == {
         "compress_bits": 2,
         "compress_rounding": "stochastic",
-        "compress_seed": host["seed"],
+        "compress_seed": stock["seed"],
         "compress_require_native": False,
         "compress_budget": None,
         "compressed_saves": False,

@@ -126,7 +126,7 @@ class TwinConformance(TwinCase):
 
     def test_keeps_fewer_bytes(self):
         kept = {}
-        for name in (self.host, self.twin):
+        for name in (self.stock_name, self.twin):
             model = self.build(name, "ml-100k", compress_bits=2)
             kept[name] = 0
             for loss, batch in self.data("ml-100k")[1].items():
@@ -134,7 +134,7 @@ class TwinConformance(TwinCase):
                     value = getattr(model, loss)(batch)
                 kept[name] += saved.num_bytes
                 del value
-        assert kept[self.twin] * self.fewer_bytes <= kept[self.host], kept
+        assert kept[self.twin] * self.fewer_bytes <= kept[self.stock_name], kept
 
     def test_training_step_leaves_the_global_random_state_alone(self):
         twin = self.build(self.twin, "tiny")
@@ -174,7 +174,7 @@ class TwinConformance(TwinCase):
     def test_every_noise_site_is_used_once(self, variant, monkeypatch):
         """Two tensors with the same noise would be a bias too small to see in the mean."""
         rounding, others = record_streams(monkeypatch)
-        for settings in (variant, {}):  # mostly without dropout, and with the host's
+        for settings in (variant, {}):  # mostly without dropout, and with the stock model's
             twin = self.build(self.twin, "tiny", compress_bits=2, **settings)
             rounding.clear()
             others.clear()

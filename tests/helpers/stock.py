@@ -38,10 +38,10 @@ def recboles_own(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any,
     return config, loaders, model
 
 
-def trained(host, parameters):
+def trained(stock_name, parameters):
     """A model trained by RecBole alone: the trainer, its test data, and the checkpoint it saved."""
-    config, (train_data, _, test_data), model = recboles_own(host, parameters)
-    trainer = get_trainer(config["MODEL_TYPE"], host)(config, model)
+    config, (train_data, _, test_data), model = recboles_own(stock_name, parameters)
+    trainer = get_trainer(config["MODEL_TYPE"], stock_name)(config, model)
     trainer.fit(train_data, saved=True, verbose=False)
     trainer.tensorboard.close()
     return trainer, test_data, Path(trainer.saved_model_file)

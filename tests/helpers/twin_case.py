@@ -1,4 +1,4 @@
-"""A twin and its host on two data sets: what the tests of a model are about.
+"""A twin and its stock model on two data sets: what the tests of a model are about.
 
 `conformance.py` has the tests, a model's test file the facts: a subclass of a few lines.
 """
@@ -30,7 +30,7 @@ class TwinCase:
 
     twin: ClassVar[str]
     variants: ClassVar[list[dict[str, Any]]] = [{}]
-    """Configurations in which the twin is compared with its host."""
+    """Configurations in which the twin is compared with its stock model."""
     noisy: ClassVar[list[dict[str, Any]] | None] = None
     """Those in which the gradient's mean is proved exact, if not all: each takes seconds."""
     small: ClassVar[dict[str, Any]] = {"embedding_size": 8}
@@ -42,7 +42,7 @@ class TwinCase:
     scores: ClassVar[tuple[str, ...]] = ("predict", "full_sort_predict")
     """What scores there are."""
     refused: ClassVar[list[tuple[str, Any]]] = []
-    """Keys and values that cannot describe the host."""
+    """Keys and values that cannot describe the stock model."""
     checkerboard: ClassVar[dict[str, Any]] = {}
     """Configuration in which the twin finds the held-out items."""
     checkerboard_hits: ClassVar[float] = 1.0
@@ -51,7 +51,7 @@ class TwinCase:
     """How many times fewer bytes than stock a step keeps at 2 bits on ml-100k."""
 
     @property
-    def host(self) -> str:
+    def stock_name(self) -> str:
         """Name of RecBole's class."""
         return self.twin.removeprefix("Tiny")
 
@@ -81,14 +81,14 @@ class TwinCase:
 
     def pair(self, dataset: str, **changes: Any) -> tuple[Any, Any]:
         """Stock model and uncompressed twin with the same weights."""
-        stock = self.build(self.host, dataset, **changes)
+        stock = self.build(self.stock_name, dataset, **changes)
         twin = self.build(self.twin, dataset, compress_bits=32, **changes)
         self.share(stock, twin)
         return stock, twin
 
     def data(self, dataset: str) -> tuple[Any, dict[str, Interaction]]:
         """Training split, and a batch for each loss."""
-        return load(self.host, dataset, json.dumps(self.settings(dataset)), **self.losses)
+        return load(self.stock_name, dataset, json.dumps(self.settings(dataset)), **self.losses)
 
     def scored_pairs(self, dataset: str) -> Interaction:
         """Users and items to score, of those that training has seen; few, stock takes its time."""
@@ -111,9 +111,9 @@ def tiny_folder() -> str:
 
 
 @functools.cache
-def load(host: str, dataset: str, settings: str, **losses: KGDataLoaderState) -> Any:
-    """Training split, and a batch for each loss, as RecBole draws them for the host."""
-    experiment = prepare(host, dataset, config_dict=json.loads(settings))
+def load(stock_name: str, dataset: str, settings: str, **losses: KGDataLoaderState) -> Any:
+    """Training split, and a batch for each loss, as RecBole draws them for the stock model."""
+    experiment = prepare(stock_name, dataset, config_dict=json.loads(settings))
     batches = {}
     for loss, state in losses.items():
         experiment.train_data.set_mode(state)

@@ -1,4 +1,4 @@
-"""The twins by compressed_saves: five models that compute what their hosts compute."""
+"""The twins by compressed_saves: five models that compute what their stock models compute."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSK
 
 
 class GenericConformance(TwinConformance):
-    """What the generic twins share: a host that draws in training, and maybe scores pairs only."""
+    """What the generic twins share: stock draws in training, and maybe scores pairs only."""
 
     scores: ClassVar[tuple[str, ...]] = ("predict",)
-    highest_peak: ClassVar[float] = 1.0  # of the host's
+    highest_peak: ClassVar[float] = 1.0  # of the stock model's
     bias_bound: ClassVar[float | None] = None  # in units of what the draws resolve, if unbiased
 
     def draw_alike(self):
@@ -58,15 +58,15 @@ class GenericConformance(TwinConformance):
             report = measure_bias(model, step, 2, draws=5)
             assert report
             for name, found in report.items():
-                print(f"{self.host} {loss} {name}: {found}")
+                print(f"{self.stock_name} {loss} {name}: {found}")
                 assert math.isfinite(found.bias) and math.isfinite(found.noise), name
                 if self.bias_bound is not None:
                     assert found.bias <= self.bias_bound * found.resolution, (name, found)
 
     def test_training_step_leaves_the_global_random_state_alone(self):
-        """Or as the host leaves it."""
+        """Or as the stock model leaves it."""
         states = []
-        for name in (self.host, self.twin):
+        for name in (self.stock_name, self.twin):
             model = self.build(name, "tiny")
             init_seed(1, True)
             for loss, batch in self.data("tiny")[1].items():
@@ -86,7 +86,7 @@ class GenericConformance(TwinConformance):
     @pytest.mark.parametrize("bits", [2, 8, 32])
     def test_peak_is_not_above_the_hosts(self, bits):
         peaks = {}
-        for name in (self.host, self.twin):
+        for name in (self.stock_name, self.twin):
             model = self.build(name, "ml-100k", compress_bits=bits)
             for loss, batch in self.data("ml-100k")[1].items():
                 model.zero_grad()
@@ -95,12 +95,12 @@ class GenericConformance(TwinConformance):
                     total(getattr(model, loss)(batch)).backward()
                 peaks[loss, name] = peak.num_bytes
         for loss in self.losses:
-            of_host = peaks[loss, self.twin] / peaks[loss, self.host]
-            assert of_host <= self.highest_peak, (loss, of_host)
+            of_stock = peaks[loss, self.twin] / peaks[loss, self.stock_name]
+            assert of_stock <= self.highest_peak, (loss, of_stock)
 
     def test_both_scores_agree(self):
         if len(self.scores) < 2:
-            pytest.skip("the host scores pairs only")
+            pytest.skip("the stock model scores pairs only")
         super().test_both_scores_agree()
 
     def test_double_backward_is_refused(self):
@@ -191,7 +191,7 @@ class TestTinyMKR(GenericConformance):
     fewer_bytes = 10
 
 
-# What is mended; each of these fails on the host.
+# What is mended; each of these fails on the stock model.
 
 
 def evaluated_twice(name, dataset_test):
@@ -205,7 +205,7 @@ def evaluated_twice(name, dataset_test):
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize("case", [TestTinyKTUP, TestTinyMCCLK])
 def test_evaluation_that_draws_is_mended(case):
-    stock, twin = (evaluated_twice(name, case()) for name in (case().host, case.twin))
+    stock, twin = (evaluated_twice(name, case()) for name in (case().stock_name, case.twin))
     assert not torch.equal(*stock), "RecBole mended it: take ours out"
     assert torch.equal(*twin)
 
@@ -225,7 +225,7 @@ def test_other_weights_are_not_scored_from_a_cache():
 
 
 def test_ktup_s_items_are_left_as_the_host_draws_them():
-    """The host normalises them into a misspelt attribute: mending that would change training."""
+    """Stock normalises them into a misspelt attribute: mending that would change training."""
     twin = TestTinyKTUP().build("TinyKTUP", "tiny")
     assert not torch.allclose(twin.item_embedding.weight.norm(dim=1), torch.ones(()), atol=1e-3)
     assert torch.allclose(twin.user_embedding.weight.norm(dim=1), torch.ones(()), atol=1e-3)

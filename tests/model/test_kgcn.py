@@ -81,7 +81,7 @@ class TestTinyKGCN(TwinConformance):
         batch = self.data("ml-100k")[1]["calculate_loss"]
         batch = batch.repeat(8)
         peaks = []
-        for name in (self.host, self.twin):
+        for name in (self.stock_name, self.twin):
             model = self.build(name, "ml-100k", neighbor_sample_size=16)
             with peak_bytes() as peak:
                 model.calculate_loss(batch).backward()

@@ -85,7 +85,7 @@ class TestTinyKGNNLS(TwinConformance):
         size = len(twin.label_keys)
         twin.calculate_loss(self.data("tiny")[1]["calculate_loss"])
         assert len(twin.label_keys) == size
-        stock = self.build(self.host, "tiny")
+        stock = self.build(self.stock_name, "tiny")
         size = len(stock.interaction_table)
         stock.calculate_loss(self.data("tiny")[1]["calculate_loss"])
         assert len(stock.interaction_table) > size, "stock grows: the known bug is gone"

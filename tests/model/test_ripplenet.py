@@ -102,7 +102,7 @@ class TestTinyRippleNet(TwinConformance):
         pairs.update(Interaction({"label": torch.ones(3)}))
         stock, twin = (
             get_model(name)(Config(name, "tiny", config_dict=self.settings("tiny")), lonely)
-            for name in (self.host, self.twin)
+            for name in (self.stock_name, self.twin)
         )
         for score in ("predict", "full_sort_predict", "calculate_loss"):
             with pytest.raises(IndexError):
@@ -165,7 +165,7 @@ class TestTinyRippleNet(TwinConformance):
         copy.deepcopy(twin)
 
     def test_sets_that_stock_looked_for_in_vain_are_padding(self):
-        stock, twin = (self.build(name, "tiny") for name in (self.host, self.twin))
+        stock, twin = (self.build(name, "tiny") for name in (self.stock_name, self.twin))
         assert stock.ripple_set[0] == []  # a defaultdict: from now on it is there
         twin.load_other_parameter(stock.other_parameter())
         table = twin.ripple_sets.table

@@ -1,8 +1,8 @@
 """The CUDA kernels without a GPU: their source, run on the CPU, gives the bits of the reference.
 
-``cuda_emulation`` runs the 32 lanes of a warp as coroutines. Kernels, launch shapes and argument
-checks are those of ``csrc/cuda``; streams and devices need a GPU (``test_cuda_kernels.py``). With
-``CXXFLAGS="-fsanitize=address,undefined"`` and the sanitizers preloaded, memory is checked too.
+`cuda_emulation` runs the 32 lanes of a warp as coroutines. Kernels, launch shapes and argument
+checks are those of `csrc/cuda`; streams and devices need a GPU (`test_cuda_kernels.py`). With
+`CXXFLAGS="-fsanitize=address,undefined"` and the sanitizers preloaded, memory is checked too.
 """
 
 from __future__ import annotations

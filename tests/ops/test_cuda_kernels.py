@@ -1,6 +1,6 @@
 """The kernels on a GPU: the bits of the CPU, on any stream and device, in graphs, when large.
 
-Their arithmetic is tested without a GPU too, in ``test_cuda_emulation.py``. This file needs no
+Their arithmetic is tested without a GPU too, in `test_cuda_emulation.py`. This file needs no
 RecBole.
 """
 
@@ -27,7 +27,7 @@ DROPOUT = {"negative_slope": 0.2, "probability": 0.3, "first_row": 2**33}
 
 
 def every_operator(x, noise, bits=2):
-    """All that our kernels compute from ``x``, by name."""
+    """All that our kernels compute from `x`, by name."""
     kept = ops.quantize(x, noise, bits=bits)
     options = {"num_columns": x.shape[1], "bits": bits, "dtype": x.dtype}
     mask = ops.sign_mask(x)

@@ -20,21 +20,21 @@ from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
 from recbole_tinykg.serving import ranking, recommend
 
-HOSTS = sorted(name.removeprefix("Tiny") for name in MODELS)
+STOCK_NAMES = sorted(name.removeprefix("Tiny") for name in MODELS)
 
 
 def as_dict(results) -> dict[str, list[str]]:
     return {result.user: [own.item for own in result.items] for result in results}
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_agrees_with_recboles_own_utilities_on_its_own_checkpoint(host, tiny):
-    settings = DETERMINISTIC.get(host, {})
-    trainer, test_data, source = trained(host, {**tiny, **settings, "epochs": 1})
+@pytest.mark.parametrize("stock_name", STOCK_NAMES)
+def test_agrees_with_recboles_own_utilities_on_its_own_checkpoint(stock_name, tiny):
+    settings = DETERMINISTIC.get(stock_name, {})
+    trainer, test_data, source = trained(stock_name, {**tiny, **settings, "epochs": 1})
     dataset, ids = test_data.dataset, np.array([7, 3, 20, 1])
     tokens = dataset.id2token("user_id", ids)
     expected, items = full_sort_topk(ids, trainer.model, test_data, 6)
-    for name in (f"Tiny{host}", host):
+    for name in (f"Tiny{stock_name}", stock_name):
         convert(source, "ours.pth", name)
         results = list(recommend("ours.pth", tokens, k=6, seen="train,valid"))
         assert [result.user for result in results] == tokens.tolist()

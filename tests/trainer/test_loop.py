@@ -18,8 +18,8 @@ def fit(model, parameters):
     return experiment.trainer.train_loss_dict, experiment.model.state_dict()
 
 
-def recboles_pass(host, train_data, epoch_idx, loss_func, show_progress):
-    return Trainer._train_epoch(host, train_data, epoch_idx, loss_func, show_progress)
+def recboles_pass(stepper, train_data, epoch_idx, loss_func, show_progress):
+    return Trainer._train_epoch(stepper, train_data, epoch_idx, loss_func, show_progress)
 
 
 @pytest.mark.parametrize("model", ["TinyKGAT", "TinyKGCN", "TinyKGIN", "TinyCKE", "TinyMKR"])

@@ -1,4 +1,4 @@
-"""The trainer is the host's, and what it adds leaves no trace in the numbers."""
+"""The trainer is the stock model's, and what it adds leaves no trace in the numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def assert_equal_parameters(left, right):
 
 
 @pytest.mark.parametrize(
-    ("model", "host"),
+    ("model", "stock_trainer"),
     [
         ("TinyKGAT", "KGATTrainer"),
         ("KGAT", "KGATTrainer"),
@@ -43,10 +43,12 @@ def assert_equal_parameters(left, right):
         ("KGCN", "KGTrainer"),
     ],
 )
-def test_trainer_is_the_hosts_with_ours_underneath(model, host):
+def test_trainer_is_the_hosts_with_ours_underneath(model, stock_trainer):
     bases = trainer_class(get_model(model)).__mro__
-    host_class = getattr(recbole.trainer, host)
-    assert bases.index(host_class) < bases.index(TinyTrainer) < bases.index(recbole.trainer.Trainer)
+    stock_class = getattr(recbole.trainer, stock_trainer)
+    assert (
+        bases.index(stock_class) < bases.index(TinyTrainer) < bases.index(recbole.trainer.Trainer)
+    )
 
 
 def test_model_with_a_loop_of_its_own_is_refused():
@@ -58,10 +60,12 @@ def test_model_with_a_loop_of_its_own_is_refused():
 def test_stock_model_trains_to_the_bits_of_recboles_own_trainer(model, tiny):
     ours = fit(model, tiny, saved=False)
     theirs = prepare(model, "tiny", config_dict=tiny)
-    host = next(
+    stock_trainer = next(
         base for base in type(ours.trainer).__mro__ if base.__module__ == "recbole.trainer.trainer"
     )
-    host(theirs.config, theirs.model).fit(theirs.train_data, theirs.valid_data, saved=False)
+    stock_trainer(theirs.config, theirs.model).fit(
+        theirs.train_data, theirs.valid_data, saved=False
+    )
     assert_equal_parameters(ours, theirs)
 
 

@@ -17,7 +17,7 @@ _SECONDS = {"epoch_seconds": "per epoch", "evaluation_seconds": "per evaluation"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Writes the chart as PNG; nothing if there is nothing to draw."""
+    """Write the chart as PNG; nothing if there is nothing to draw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # files only, no window
     from matplotlib.figure import Figure
 
@@ -59,7 +59,7 @@ def _metrics(axes: Any, rows: Sequence[Row]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     seeds = len(rows[0].seeds)
     interval = ", 95 % interval" if seeds > 1 else ""
-    _dress(axes, rows, f"{rows[0].model} − {rows[0].host}, % ({seeds} seeds{interval})")
+    _dress(axes, rows, f"{rows[0].model} − {rows[0].stock_name}, % ({seeds} seeds{interval})")
     _legend(axes, 5)
 
 
@@ -75,12 +75,12 @@ def _memory(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.margins(y=0.15)
-    _dress(axes, rows, f"memory: {rows[0].host} / {rows[0].model}, larger step")
+    _dress(axes, rows, f"memory: {rows[0].stock_name} / {rows[0].model}, larger step")
     _legend(axes, 2)
 
 
 def _seconds(axes: Any, rows: Sequence[Row]) -> None:
-    """Seconds of the twin, with a line at the host's."""
+    """Seconds of the twin, with a line at the stock model's."""
     for number, (metric, label) in enumerate(_SECONDS.items()):
         own = [row for row in rows if row.metric == metric]
         places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
@@ -88,11 +88,11 @@ def _seconds(axes: Any, rows: Sequence[Row]) -> None:
         bars = axes.bar(places, [row.tiny for row in own], 0.4, color=colour, label=label)
         axes.bar_label(bars, [f"{row.tiny:.2g}" for row in own], fontsize=8)
         for row in own[:1]:
-            name = f"{row.host} {label}: {row.stock:.2g}"
+            name = f"{row.stock_name} {label}: {row.stock:.2g}"
             axes.axhline(row.stock, color=colour, linestyle="--", linewidth=1.2, label=name)
     axes.set_yscale("log")
     axes.margins(y=0.25)
-    _dress(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].host}")
+    _dress(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].stock_name}")
     _legend(axes, 2)
 
 

@@ -1,7 +1,7 @@
-"""``recbole-tinykg compare``: stock models against their twins, paired by seed.
+"""`recbole-tinykg compare`: stock models against their twins, paired by seed.
 
 Every run is a process of its own, so that its peaks are its own and its death is not the
-comparison's. What is finished stays finished (``folder``); the rest is made by the same command.
+comparison's. What is finished stays finished (`folder`); the rest is made by the same command.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        rows: A line per twin, bit width and quantity; the lines of ``comparison.jsonl``.
-        runs: The finished runs; lines of ``runs.jsonl``.
+        rows: A line per twin, bit width and quantity; the lines of `comparison.jsonl`.
+        runs: The finished runs; lines of `runs.jsonl`.
         failures: Why a run failed, by its name.
         table: The tables, as the command prints them.
         output: Folder with everything.
@@ -43,12 +43,12 @@ class Comparison:
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Compares what the flags name, prints the tables.
+    """Compare what the flags name, prints the tables.
 
     Args:
-        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``bits``, ``seeds``,
-            ``output``, ``keep_checkpoints``.
-        parameters: ``--key=value`` of everything else, for every run.
+        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `seeds`,
+            `output`, `keep_checkpoints`.
+        parameters: `--key=value` of everything else, for every run.
 
     Raises:
         UserError: Wrong input; or, after the tables, runs that failed.
@@ -78,7 +78,7 @@ def compare(
     output: str | os.PathLike[str] | None = None,
     keep_checkpoints: bool = False,
 ) -> Comparison:
-    """Compares twins with the models they replace.
+    """Compare twins with the models they replace.
 
     Args:
         model: Class name of a twin, or several.
@@ -87,7 +87,7 @@ def compare(
         seeds: Number of seeds, from the configuration's on, or the seeds.
         config_file_list: YAML files of parameters.
         config_dict: Parameters of every run, which win over the files.
-        output: Folder; None: ``comparisons/<models>-<dataset>``.
+        output: Folder; None: `comparisons/<models>-<dataset>`.
         keep_checkpoints: Whether finished runs keep their checkpoints.
 
     Raises:
@@ -126,7 +126,7 @@ def _compare(
 def _make_all(
     request: Request, folder: Folder, keep: bool, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Makes the runs that are missing; returns why some failed."""
+    """Make the runs that are missing; returns why some failed."""
     wanted = list(request.runs())
     finished = folder.finished()
     failures = {}
@@ -155,7 +155,7 @@ def _make_all(
 
 
 def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
-    """Says with which run of the same seed a run cannot be compared; empty: with all it can."""
+    """Say with which run of the same seed a run cannot be compared; empty: with all it can."""
     for other, line in finished.items():
         if other.seed == run.seed and line["splits"] != made["splits"]:
             return (
@@ -171,7 +171,7 @@ def _told(line: Line) -> str:
 
 
 def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
-    """Writes the results anew from all finished runs."""
+    """Write the results anew from all finished runs."""
     lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
     write_whole(folder.path / "comparison.jsonl", lines)
     picture = "\n\n![chart](comparison.png)" if found else ""

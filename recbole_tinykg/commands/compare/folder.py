@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg.checkpoint.safe_write import write_whole
-from recbole_tinykg.commands.compare.runs import Request, Run, host_of
+from recbole_tinykg.commands.compare.runs import Request, Run
 from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.model import get_model, stock_name_of
 
 _PER_RUN = ("seed", "compress_bits", "run_name", "show_progress", "state")
 _SHOWN = 4  # differences that an error message names
 
 Line = dict[str, Any]
-"""A finished run as ``runs.jsonl`` keeps it."""
+"""A finished run as `runs.jsonl` keeps it."""
 
 
 class Folder:
@@ -43,7 +44,7 @@ class Folder:
 
     @contextmanager
     def opened(self, request: Request) -> Iterator[None]:
-        """Creates the folder, or continues in it if its settings are those of the request.
+        """Create the folder, or continues in it if its settings are those of the request.
 
         Raises:
             ConfigurationError: It holds a comparison with other settings.
@@ -73,7 +74,7 @@ class Folder:
         return self.path / "runs" / run.name
 
     def finished(self) -> dict[Run, Line]:
-        """The runs in ``runs.jsonl``; a last line that a kill cut off is removed.
+        """The runs in `runs.jsonl`; a last line that a kill cut off is removed.
 
         Raises:
             UserError: Another line is damaged.
@@ -96,18 +97,18 @@ class Folder:
         return runs
 
     def add(self, line: Line) -> None:
-        """Appends a finished run in one write, which reaches the disk."""
+        """Append a finished run in one write, which reaches the disk."""
         with open(self.lines, "ab", buffering=0) as file:
             file.write(json.dumps(line).encode() + b"\n")
             os.fsync(file.fileno())
 
     def forget_checkpoints(self, run: Run) -> None:
-        """Removes the checkpoints of a finished run; its result stays."""
+        """Remove the checkpoints of a finished run; its result stays."""
         for file in (self.of(run) / "saved").glob("*.pth"):
             file.unlink()
 
     def start_over(self, run: Run) -> None:
-        """Removes the working folder of a run."""
+        """Remove the working folder of a run."""
         shutil.rmtree(self.of(run), ignore_errors=True)
 
     def _keep(self, settings: dict[str, Any]) -> None:
@@ -150,7 +151,10 @@ def _settings(request: Request) -> dict[str, Any]:
     """The data set and, for every model, all parameters that do not differ from run to run."""
     models = {}
     for twin in request.twins:
-        for run in (Run(host_of(twin), None, request.seeds[0]), Run(twin, 32, request.seeds[0])):
+        for run in (
+            Run(stock_name_of(get_model(twin)), None, request.seeds[0]),
+            Run(twin, 32, request.seeds[0]),
+        ):
             config = request.config(run).to_plain()
             if config.get("compress_seed") == config["seed"]:
                 del config["compress_seed"]

@@ -19,7 +19,7 @@ _SECONDS_TO_END = 10
 
 
 def make(run: Run, request: Request, folder: Folder) -> Line | str:
-    """Trains a run in a process of its own, unless its result is there already.
+    """Train a run in a process of its own, unless its result is there already.
 
     Returns:
         The finished run, or why it failed.
@@ -45,7 +45,7 @@ def _job(run: Run, request: Request) -> dict[str, Any]:
 
 
 def _train(place: Path) -> str:
-    """Returns an empty text, or why the process failed."""
+    """Return an empty text, or why the process failed."""
     with open(place / LOG, "ab") as log:
         begin = log.tell()
         with subprocess.Popen(

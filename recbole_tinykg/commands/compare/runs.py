@@ -1,6 +1,6 @@
 """Which runs a comparison is made of, and the arguments of each.
 
-Seed by seed, the host and then its twin at each bit width: whenever a comparison is interrupted,
+Seed by seed, stock and then its twin at each bit width: whenever a comparison is interrupted,
 the seeds so far are complete pairs. RecBole splits, initialises and samples by the seed, so that
 the runs of a seed have the same splits, the same initial weights and the same batches.
 """
@@ -18,7 +18,7 @@ from recbole_tinykg.config import Config
 from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model import MODELS, get_model
+from recbole_tinykg.model import MODELS, get_model, stock_name_of
 
 BITS = (32, 8, 4, 2, 1)
 _DEFAULT_BITS = (2,)
@@ -41,7 +41,7 @@ class Run:
     Attributes:
         model: Class that is trained.
         bits: Bits of a twin; None for a stock model.
-        seed: RecBole's ``seed``.
+        seed: RecBole's `seed`.
     """
 
     model: str
@@ -50,12 +50,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folder and files, such as ``TinyKGAT-2bit-2020``."""
+        """Name of its folder and files, such as `TinyKGAT-2bit-2020`."""
         middle = "" if self.bits is None else f"-{self.bits}bit"
         return f"{self.model}{middle}-{self.seed}"
 
     def __str__(self) -> str:
-        """Returns words for people."""
+        """Return words for people."""
         bits = "" if self.bits is None else f" at {self.bits} bit{'s' * (self.bits > 1)}"
         return f"{self.model}{bits}, seed {self.seed}"
 
@@ -65,12 +65,12 @@ class Request:
     """What is to be compared.
 
     Attributes:
-        twins: Class names; each is compared with its host.
+        twins: Class names; each is compared with its stock model.
         dataset: Name of the data set.
         bits: Bit widths of the twins.
         seeds: One run of everything for each.
         config_files: Absolute paths.
-        argv: Parameters of every run, ``--key=value``.
+        argv: Parameters of every run, `--key=value`.
     """
 
     twins: tuple[str, ...]
@@ -84,7 +84,7 @@ class Request:
         """Every run, in the order in which they are made."""
         for seed in self.seeds:
             for twin in self.twins:
-                yield Run(host_of(twin), None, seed)
+                yield Run(stock_name_of(get_model(twin)), None, seed)
                 yield from (Run(twin, bits, seed) for bits in self.bits)
 
     @property
@@ -93,7 +93,7 @@ class Request:
         return read_literal(read_arguments(self.argv).get("detect_anomaly", "False")) is True
 
     def arguments(self, run: Run) -> list[str]:
-        """The parameters of a run, ``--key=value``; a stock model runs without anomaly mode."""
+        """The parameters of a run, `--key=value`; a stock model runs without anomaly mode."""
         given = [a for a in meant_for(run.model, self.argv) if _key(a) not in _PER_RUN]
         own: dict[str, Any] = {
             "seed": run.seed,
@@ -117,7 +117,7 @@ class Request:
         return Config(run.model, self.dataset, self.config_files, argv=self.arguments(run))
 
     def check(self) -> None:
-        """Refuses, before anything is trained, what a run could not begin with.
+        """Refuse, before anything is trained, what a run could not begin with.
 
         Raises:
             ConfigurationError: A key, a value or a missing data set.
@@ -139,11 +139,11 @@ class Request:
 
 
 def read_request(flags: Mapping[str, str], argv: Sequence[str]) -> Request:
-    """Reads the flags of the command.
+    """Read the flags of the command.
 
     Args:
-        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``bits``, ``seeds``.
-        argv: ``--key=value`` of everything else.
+        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `seeds`.
+        argv: `--key=value` of everything else.
 
     Raises:
         ConfigurationError: A flag or a parameter that a comparison cannot use.
@@ -162,11 +162,6 @@ def read_request(flags: Mapping[str, str], argv: Sequence[str]) -> Request:
     seeds = _seeds(flags.get("seeds", str(_DEFAULT_SEEDS)), first, "seed" in given)
     bits = _bits(flags["bits"]) if "bits" in flags else _DEFAULT_BITS
     return Request(twins, dataset, bits, seeds, tuple(files), tuple(argv))
-
-
-def host_of(twin: str) -> str:
-    """Returns the class name of the model that a twin replaces."""
-    return getattr(get_model(twin), "host", twin)
 
 
 def _check_twin(name: str) -> None:
@@ -190,7 +185,7 @@ def _bits(text: str) -> tuple[int, ...]:
 
 
 def _seeds(text: str, first: int, has_seed: bool) -> tuple[int, ...]:
-    """Reads ``5`` as five seeds from ``first`` on, and ``2020,7`` or ``[7]`` as those seeds."""
+    """Read `5` as five seeds from `first` on, and `2020,7` or `[7]` as those seeds."""
     seeds = _integers(text)
     if seeds is None or min(seeds, default=-1) < 0 or seeds == (0,):
         raise ConfigurationError(

@@ -1,14 +1,14 @@
-"""What a comparison says: per model, bit width and quantity, the twin beside its host.
+"""What a comparison says: per model, bit width and quantity, the twin beside its stock model.
 
 Runs are paired by seed: a pair has the same splits, initial weights and batches, so that what the
-two runs share cancels in their difference. For n pairs with differences d (twin − host)::
+two runs share cancels in their difference. For n pairs with differences d (twin − stock)::
 
     interval   mean(d) ± t(0.975, n−1) · s(d) / √n       Student's t
     p (t)      two-sided paired t-test                   n ≥ 2, differences that differ
     p (W)      two-sided Wilcoxon signed-rank test       n ≥ 6: with fewer it cannot get below 0.05
 
 Metrics are those of the test set at the best epoch. Bytes are those of one training step, ratios
-host / twin: how many times less the twin needs.
+stock / twin: how many times less the twin needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import numpy as np
 from scipy import stats
 
 from recbole_tinykg.commands.compare.folder import Line
-from recbole_tinykg.commands.compare.runs import Request, Run, host_of
+from recbole_tinykg.commands.compare.runs import Request, Run
+from recbole_tinykg.model import get_model, stock_name_of
 
 CONFIDENCE = 0.95
 WILCOXON_PAIRS = 6
@@ -36,28 +37,28 @@ Quantity = Callable[[Line], float | None]
 
 @dataclass(frozen=True)
 class Row:
-    """A quantity of a twin at a bit width, beside its host's.
+    """A quantity of a twin at a bit width, beside its stock model's.
 
     Attributes:
         model: The twin.
-        host: What it is compared with.
+        stock_name: What it is compared with.
         dataset: Name of the data set.
         bits: Bit width of the twin.
-        kind: ``metric``, ``bytes``, ``seconds`` or ``epochs``.
-        metric: Name of the quantity, such as ``recall@10``.
+        kind: `metric`, `bytes`, `seconds` or `epochs`.
+        metric: Name of the quantity, such as `recall@10`.
         seeds: Those with a finished run of both; means are over them.
-        stock: Mean of the host.
+        stock: Mean of the stock model.
         tiny: Mean of the twin.
-        difference: tiny − stock, and ``difference_low``, ``difference_high``: its 95 % interval;
+        difference: tiny − stock, and `difference_low`, `difference_high`: its 95 % interval;
             None with one seed.
-        difference_percent: The same in per cent of ``stock``, and its interval; None if that is 0.
+        difference_percent: The same in per cent of `stock`, and its interval; None if that is 0.
         p_value: Of the paired t-test; None with one seed, or if no two differences differ.
         wilcoxon_p_value: None with fewer than six seeds, or if all differences are 0.
-        ratio: stock / tiny; None if ``tiny`` is 0.
+        ratio: stock / tiny; None if `tiny` is 0.
     """
 
     model: str
-    host: str
+    stock_name: str
     dataset: str
     bits: int
     kind: str
@@ -76,12 +77,12 @@ class Row:
     ratio: float | None
 
     def to_plain(self) -> dict[str, Any]:
-        """Returns a dictionary, as a line of ``comparison.jsonl``."""
+        """Return a dictionary, as a line of `comparison.jsonl`."""
         return dataclasses.asdict(self)
 
 
 def rows(request: Request, runs: Runs) -> Iterator[Row]:
-    """Compares every twin at every bit width that has a pair of finished runs."""
+    """Compare every twin at every bit width that has a pair of finished runs."""
     for twin in request.twins:
         for bits in request.bits:
             seeds, pairs = _pairs(twin, bits, request.seeds, runs)
@@ -89,12 +90,20 @@ def rows(request: Request, runs: Runs) -> Iterator[Row]:
                 values = [(value(stock), value(tiny)) for stock, tiny in pairs]
                 known = [(a, b) for a, b in values if a is not None and b is not None]
                 if len(known) == len(values):
-                    names = (twin, host_of(twin), request.dataset, bits, kind, metric, seeds)
+                    names = (
+                        twin,
+                        stock_name_of(get_model(twin)),
+                        request.dataset,
+                        bits,
+                        kind,
+                        metric,
+                        seeds,
+                    )
                     yield Row(*names, **compared(*zip(*known, strict=True)))
 
 
 def compared(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, Any]:
-    """Compares paired values: the numbers of a ``Row``."""
+    """Compare paired values: the numbers of a `Row`."""
     differences = np.round(np.subtract(tiny, stock), _DECIMALS)
     mean, base = float(differences.mean()), float(np.mean(stock))
     low, high = _interval(differences)
@@ -137,14 +146,14 @@ def _wilcoxon(differences: np.ndarray) -> float | None:
 def _pairs(
     twin: str, bits: int, seeds: Sequence[int], runs: Runs
 ) -> tuple[tuple[int, ...], list[tuple[Line, Line]]]:
-    host = host_of(twin)
-    keys = {seed: (Run(host, None, seed), Run(twin, bits, seed)) for seed in seeds}
+    stock_name = stock_name_of(get_model(twin))
+    keys = {seed: (Run(stock_name, None, seed), Run(twin, bits, seed)) for seed in seeds}
     both = {seed: pair for seed, pair in keys.items() if set(pair) <= runs.keys()}
     return tuple(both), [(runs[stock], runs[tiny]) for stock, tiny in both.values()]
 
 
 def quantities(lines: Sequence[Line]) -> Iterator[tuple[str, str, Quantity]]:
-    """Yields kind and name of what all runs have, and where a run has it."""
+    """Yield kind and name of what all runs have, and where a run has it."""
     if not lines:
         return
     for name in lines[0]["test"] or ():

@@ -49,7 +49,7 @@ def text(
         rows: What came out.
         runs: The finished runs that it came from.
         failures: Why a run failed, by its name.
-        style: ``TERMINAL`` or ``MARKDOWN``.
+        style: `TERMINAL` or `MARKDOWN`.
     """
     parts = []
     for twin in request.twins:
@@ -63,14 +63,23 @@ def text(
 def _title(rows: Sequence[Row], style: str) -> str:
     seeds = sorted({seed for row in rows for seed in row.seeds})
     listed = ", ".join(map(str, seeds))
-    title = f"{rows[0].model} against {rows[0].host} on {rows[0].dataset}"
+    title = f"{rows[0].model} against {rows[0].stock_name} on {rows[0].dataset}"
     return f"{'## ' if style == MARKDOWN else ''}{title}\n\nMeans over seeds {listed}."
 
 
 def _metrics(rows: Sequence[Row], style: str) -> str:
-    host, twin = rows[0].host, rows[0].model
+    stock_name, twin = rows[0].stock_name, rows[0].model
     has_wilcoxon = any(row.wilcoxon_p_value is not None for row in rows)
-    headers = ["bits", "test metric", host, twin, "difference", "in %", "95 % interval, %", "p (t)"]
+    headers = [
+        "bits",
+        "test metric",
+        stock_name,
+        twin,
+        "difference",
+        "in %",
+        "95 % interval, %",
+        "p (t)",
+    ]
     headers += ["p (W)"] * has_wilcoxon
     cells = []
     for row in (row for row in rows if row.kind == "metric"):
@@ -92,7 +101,7 @@ def _metrics(rows: Sequence[Row], style: str) -> str:
 
 
 def _costs(rows: Sequence[Row], style: str) -> str:
-    """A row per quantity, a column per bit width: the value and, in brackets, host / twin."""
+    """A row per quantity, a column per bit width: the value and, in brackets, stock / twin."""
     by_key = {(row.metric, row.bits): row for row in rows if row.kind != "metric"}
     widths = list(dict.fromkeys(row.bits for row in rows))
     cells = []
@@ -101,7 +110,7 @@ def _costs(rows: Sequence[Row], style: str) -> str:
         first = next((row for row in own if row), None)
         if first:
             cells.append([label, _quantity(first, first.stock), *map(_cost, own)])
-    headers = ["", rows[0].host, *(f"{bits} bit{'s' * (bits > 1)}" for bits in widths)]
+    headers = ["", rows[0].stock_name, *(f"{bits} bit{'s' * (bits > 1)}" for bits in widths)]
     return _table(headers, cells, style, "l" + "r" * (len(widths) + 1))
 
 

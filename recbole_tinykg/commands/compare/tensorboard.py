@@ -15,7 +15,7 @@ _STOCK = "stock"
 
 
 def write(folder: Path, run: Run, line: Line, request: Request) -> None:
-    """Writes the TensorBoard folder of a finished run, unless it is there."""
+    """Write the TensorBoard folder of a finished run, unless it is there."""
     target = folder / run.name
     if target.exists():
         return

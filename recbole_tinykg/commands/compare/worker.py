@@ -1,6 +1,6 @@
-"""One run in a process and a folder of its own: ``COMMAND FOLDER``.
+"""One run in a process and a folder of its own: `COMMAND FOLDER`.
 
-``FOLDER/job.json`` says what to train, ``FOLDER/run.json`` is the result, whole or absent. A run
+`FOLDER/job.json` says what to train, `FOLDER/run.json` is the result, whole or absent. A run
 that was killed goes on from its last epoch. The process ends when its standard input does, that is,
 with the process that started it, however that one ended.
 """
@@ -24,7 +24,7 @@ from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.quick_start import run_recbole_tinykg
 
 JOB, RESULT = "job.json", "run.json"
-COMMAND = (  # not ``-m``, which warns of a module that its package has imported before
+COMMAND = (  # not `-m`, which warns of a module that its package has imported before
     sys.executable,
     "-c",
     f"import sys; from {__name__} import main; sys.exit(main(sys.argv[1]))",
@@ -32,7 +32,7 @@ COMMAND = (  # not ``-m``, which warns of a module that its package has imported
 
 
 def main(folder: str) -> int:
-    """Trains what the folder's job says.
+    """Train what the folder's job says.
 
     Returns:
         0, or 2 for wrong input, of which the last line of output tells.

@@ -1,9 +1,9 @@
-"""``recbole-tinykg plan``: will it fit? Predicts the memory of a training, without training.
+"""`recbole-tinykg plan`: will it fit? Predicts the memory of a training, without training.
 
 For a twin the stock model it replaces is planned too, and the twin at each number of bits. What is
 resident is there once the model is built; what a step adds is found by running the step's code
 without its numbers (`recbole_tinykg.memory.simulation`), in a tenth of a second and no memory. With
-``--measure`` one real step of each configuration stands beside, in a process of its own.
+`--measure` one real step of each configuration stands beside, in a process of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.byte_sizes import read_bytes
 from recbole_tinykg.memory.simulation import SimulationError
-from recbole_tinykg.model import get_model, is_tiny
+from recbole_tinykg.model import get_model, is_tiny, stock_name_of
 from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.trainer.bit_budget import allocate_for
@@ -40,12 +40,12 @@ _TWINS_ONLY = "compress_"
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Prints the plan of what the flags name.
+    """Print the plan of what the flags name.
 
     Args:
-        flags: ``model``, ``model_list``, ``dataset``, ``config_files``, ``bits``, ``measure``,
-            ``output``.
-        parameters: ``--key=value`` of everything else.
+        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `measure`,
+            `output`.
+        parameters: `--key=value` of everything else.
     """
     refuse_conflicts(flags, parameters)
     files = flags.get("config_files", "").split()
@@ -81,14 +81,14 @@ def plan(
     """Predicts the memory of trainings, without training; draws no random numbers.
 
     Args:
-        model: Names of models. A twin is planned with its host before it, at each of `bits`.
+        model: Names of models. A twin is planned with its stock model before it, at each of `bits`.
         dataset: Name of the data set.
         bits: Numbers of bits per kept activation, or one: 1, 2, 4, 8 or 32. The key
-            ``compress_budget`` adds the bits that it would choose, found in a few steps on the
+            `compress_budget` adds the bits that it would choose, found in a few steps on the
             first batches.
         measure: Whether to run one real step of each configuration too, in a process of its own.
-        config_file_list: YAML files of parameters; ``compress_*`` keys go to twins only.
-        config_dict: Parameters that win over the files; ``compress_*`` keys go to twins only.
+        config_file_list: YAML files of parameters; `compress_*` keys go to twins only.
+        config_dict: Parameters that win over the files; `compress_*` keys go to twins only.
 
     Returns:
         The plan. A model whose step cannot be simulated, or measured, has a `problem` instead.
@@ -164,12 +164,12 @@ def _predicted_or_why_not(
 def _with_hosts(names: Sequence[str]) -> list[str]:
     """The models, each twin after the stock model that it replaces; none twice."""
     return list(
-        dict.fromkeys(planned for n in names for planned in (getattr(get_model(n), "host", n), n))
+        dict.fromkeys(planned for n in names for planned in (stock_name_of(get_model(n)), n))
     )
 
 
 def _parameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters for one of several models: ``compress_*`` goes to those that read it."""
+    """The parameters for one of several models: `compress_*` goes to those that read it."""
     reads = is_tiny(get_model(name)) or given.get("compressed_saves") is True
     twins_too = {key: v for key, v in given.items() if reads or not key.startswith(_TWINS_ONLY)}
     if is_tiny(get_model(name)):

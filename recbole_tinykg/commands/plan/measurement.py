@@ -30,7 +30,7 @@ _PHASES = ("rs", "kg")
 def measured(
     planned: PlannedModel, dataset: str, given: Mapping[str, Any]
 ) -> tuple[Memory | None, str]:
-    """Runs a process that takes one real step of each phase.
+    """Run a process that takes one real step of each phase.
 
     Args:
         planned: Model and bits.
@@ -69,7 +69,7 @@ def measure(
     parameters: Mapping[str, Any],
     map_bits: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Takes one real step of each phase; ``trainer.memory()`` and ``refresh_peak_bytes``."""
+    """Take one real step of each phase; `trainer.memory()` and `refresh_peak_bytes`."""
     experiment = prepare(model, dataset, config_dict=parameters)
     if map_bits:
         experiment.model.choose_bits(map_bits)
@@ -84,12 +84,12 @@ class _MeasuredSteps(FirstSteps):
     refresh_peak_bytes: int | None = 0
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Takes a step."""
+        """Take a step."""
         self._drop_graphs()
         TinyTrainer._train_epoch(self, batches, 0, loss_func)
 
     def take_refresh(self, refresh: Callable[[], None]) -> None:
-        """Measures KGAT's refresh."""
+        """Measure KGAT's refresh."""
         with peak_bytes(self.device) as peak:
             refresh()
         self.refresh_peak_bytes = peak.num_bytes

@@ -47,7 +47,7 @@ class Memory:
         return self.resident_bytes + max(refresh, *(s.peak_bytes for s in self.phases.values()))
 
     def quantities(self) -> dict[str, int]:
-        """Every number by its name, such as ``rs peak``."""
+        """Every number by its name, such as `rs peak`."""
         steps = {
             f"{phase} {name}": getattr(step, f"{name}_bytes")
             for phase, step in self.phases.items()
@@ -80,7 +80,7 @@ class PlannedModel:
 
     @property
     def verdict(self) -> str:
-        """Whether it fits: ``fits``, ``tight`` (within 10 %), ``does not fit`` or ``unknown``."""
+        """Whether it fits: `fits`, `tight` (within 10 %), `does not fit` or `unknown`."""
         memory = self.measured or self.predicted
         if memory is None:
             return "unknown"

@@ -74,7 +74,7 @@ class _SimulatedSteps(FirstSteps):
         self._simulation.forget(*model.parameters())
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Simulates a step."""
+        """Simulate a step."""
         loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
         simulation = self._simulation
         saved: list[SavedTensors] = []
@@ -91,7 +91,7 @@ class _SimulatedSteps(FirstSteps):
         self.steps[phase] = StepMemory(saved[0].num_bytes, simulation.peak_bytes)
 
     def take_refresh(self, refresh: Callable[[], None]) -> None:
-        """Simulates KGAT's refresh."""
+        """Simulate KGAT's refresh."""
         with module_state.preserved(self.model), self._simulation as simulation:
             simulation.start()
             refresh()
@@ -100,7 +100,7 @@ class _SimulatedSteps(FirstSteps):
 
     @contextmanager
     def _undone(self, simulation: Simulation) -> Iterator[None]:
-        """Ends the block with the optimizer's step, and puts the model back."""
+        """End the block with the optimizer's step, and puts the model back."""
         with ExitStack() as stack:
             stack.enter_context(random_state.preserved())
             stack.enter_context(module_state.preserved(self.model))

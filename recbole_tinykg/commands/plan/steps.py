@@ -1,6 +1,6 @@
 """The first step of each phase, and KGAT's refresh, as RecBole's own trainers come to them.
 
-What an epoch is, which losses it has and which batches go with them is decided by the host's
+What an epoch is, which losses it has and which batches go with them is decided by the stock model's
 trainer; `FirstSteps` stands below it, where a call is a pass, and takes one batch of a pass instead
 of all. Epochs are gone through until every phase has had its turn (KTUP alternates, MKR skips).
 """
@@ -33,7 +33,7 @@ class FirstSteps(TinyTrainer):
                 self._train_epoch(train_data, epoch)
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Takes the step of a phase; for subclasses."""
+        """Take the step of a phase; for subclasses."""
         raise NotImplementedError
 
     def take_refresh(self, refresh: Callable[[], None]) -> None:
@@ -91,7 +91,7 @@ class OneBatch(list[Any]):
 
 
 def first_steps(kind: type[FirstSteps], config: Any, model: Any) -> Any:
-    """The host's trainer with a kind of `FirstSteps` below it.
+    """The stock model's trainer with a kind of `FirstSteps` below it.
 
     Raises:
         ConfigurationError: RecBole trains the model in a loop of its own.

@@ -1,4 +1,4 @@
-"""What ``plan`` prints: a column per model and number of bits."""
+"""What `plan` prints: a column per model and number of bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags of ``recbole-tinykg recommend``."""
+"""The flags of `recbole-tinykg recommend`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMAT_OF = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Writes the best items for users; parameters win over those it was trained with."""
+    """Write the best items for users; parameters win over those it was trained with."""
     if "checkpoint" not in flags:
         raise ConfigurationError("--checkpoint must name a file; got none")
     file_format = _file_format(flags)

@@ -27,12 +27,12 @@ def write(
     num_paths: int = 0,
     item_field: str | None = None,
 ) -> None:
-    """Writes users one by one.
+    """Write users one by one.
 
     Args:
         results: What to write.
-        file: Where to; a CSV file wants to be opened with ``newline=""``.
-        file_format: One of ``FORMATS``.
+        file: Where to; a CSV file wants to be opened with `newline=""`.
+        file_format: One of `FORMATS`.
         num_paths: Paths that an item may have.
         item_field: Name of the column that goes with items, if any.
     """
@@ -111,7 +111,7 @@ def opened(path: str | None) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def _reader_may_leave() -> Iterator[None]:
-    """``recommend | head`` ends in silence, as other programs do."""
+    """`recommend | head` ends in silence, as other programs do."""
     try:
         yield
         sys.stdout.flush()

@@ -36,7 +36,7 @@ _QUIET = {
 
 
 def require(searcher: str) -> None:
-    """Raises UserError if Ray Tune, or the searcher's library, is not installed."""
+    """Raise UserError if Ray Tune, or the searcher's library, is not installed."""
     needed = ["ray.tune", *(["optuna"] if searcher == "optuna" else [])]
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)  # read when Ray is imported
@@ -54,14 +54,14 @@ def require(searcher: str) -> None:
 
 
 def check_address(address: str | None) -> None:
-    """Raises ConfigurationError for what is no address of a cluster."""
+    """Raise ConfigurationError for what is no address of a cluster."""
     if address is not None and not re.fullmatch(r"auto|[^\s/:]+:\d{1,5}", address):
         raise ConfigurationError(f"--address must be HOST:PORT or auto; got {address!r}")
 
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Yields standard output, to which nobody else prints meanwhile.
+    """Yield standard output, to which nobody else prints meanwhile.
 
     Ray prints there, whatever its log level, when a worker dies.
     """
@@ -78,8 +78,8 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
     ends with the block, and its folder with it.
 
     Args:
-        address: ``HOST:PORT`` or ``auto`` of a running cluster; None: start one on this machine.
-            Whether Ray shows a cluster its token is the user's to say, by ``RAY_AUTH_MODE``.
+        address: `HOST:PORT` or `auto` of a running cluster; None: start one on this machine.
+            Whether Ray shows a cluster its token is the user's to say, by `RAY_AUTH_MODE`.
         cpus: Of a trial.
         gpus: Of a trial.
 
@@ -120,7 +120,7 @@ def terminable() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Calls what Ctrl-C calls: Python's handler, or that of Ray Tune, which saves its state."""
+    """Call what Ctrl-C calls: Python's handler, or that of Ray Tune, which saves its state."""
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
@@ -152,7 +152,7 @@ def _connect(address: str | None, folder: str | None) -> None:
 
 
 def _check_package() -> None:
-    """Raises UserError if workers cannot import this package."""
+    """Raise UserError if workers cannot import this package."""
     import ray
 
     def found() -> bool:

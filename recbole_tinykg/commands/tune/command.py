@@ -1,4 +1,4 @@
-"""The flags of ``tune``, and the Python function ``tune``."""
+"""The flags of `tune`, and the Python function `tune`."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class TuneResult:
         front: Numbers of the trials on the Pareto front, if there are several objectives.
         valid_result: Validation metrics of the best trial's checkpoint.
         test_result: Its test metrics: the only ones of the search.
-        files: ``best`` (YAML for ``config_files``), ``checkpoint``, ``table``, ``lines``, and with
-            several objectives ``front`` and ``picture``.
+        files: `best` (YAML for `config_files`), `checkpoint`, `table`, `lines`, and with
+            several objectives `front` and `picture`.
     """
 
     best: Trial
@@ -69,7 +69,7 @@ class TuneResult:
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Searches as the flags say, and prints what came out."""
+    """Search as the flags say, and prints what came out."""
     wishes = {name: read_literal(flags[name]) for name in _OWN if name in flags}
     if "objectives" in flags:
         wishes["objectives"] = tuple(name.strip() for name in flags["objectives"].split(","))
@@ -115,29 +115,29 @@ def tune(
     resume: bool = False,
     verbose: bool = False,
 ) -> TuneResult:
-    """Searches parameters with Ray Tune, by the validation metric.
+    """Search parameters with Ray Tune, by the validation metric.
 
     Args:
         model: Class name of a twin or a stock model.
         dataset: Name of the data set.
         config_file_list: YAML files of parameters that all trials share.
         config_dict: Parameters that win over the files.
-        argv: Arguments ``--key=value`` that win over all else, and are not searched.
+        argv: Arguments `--key=value` that win over all else, and are not searched.
         search: Search file, or what a YAML file would hold; None: the file that comes with the
             model.
         trials: How many, the default configuration (trial 0) among them; None: 8, or the grid.
-        scheduler: ``asha`` stops trials that fall behind, ``none`` does not; None: ``asha`` if
+        scheduler: `asha` stops trials that fall behind, `none` does not; None: `asha` if
             there is one objective.
-        searcher: ``random``, ``optuna`` or ``grid``; None: ``random``.
-        objectives: Some of ``valid``, ``saved``, ``peak``, ``seconds``; None: ``valid``.
+        searcher: `random`, `optuna` or `grid`; None: `random`.
+        objectives: Some of `valid`, `saved`, `peak`, `seconds`; None: `valid`.
         cpus: CPUs of a trial, and its threads; None: 1.
         gpus: GPUs of a trial, a fraction to share one; None: 0.
         concurrent: Most trials at a time; None: as many as fit.
-        address: ``HOST:PORT`` or ``auto`` of a running Ray cluster; None: start one here, or use
+        address: `HOST:PORT` or `auto` of a running Ray cluster; None: start one here, or use
             the one that the process is connected to.
-        output: Folder of the search; None: ``tune/<model>-<dataset>``.
-        seed: Of the searcher; None: the key ``seed``.
-        resume: Go on with the search in ``output``.
+        output: Folder of the search; None: `tune/<model>-<dataset>`.
+        seed: Of the searcher; None: the key `seed`.
+        resume: Go on with the search in `output`.
         verbose: Whether to print a line when a trial ends.
 
     Returns:
@@ -202,7 +202,7 @@ def _search(study: Study, folder: Path, address: str | None, verbose: bool) -> N
 
 
 def _concluded(study: Study, folder: Path) -> TuneResult:
-    """Chooses the best trial, tests it, and writes the tables."""
+    """Choose the best trial, tests it, and writes the tables."""
     trials = records.read_trials(folder)
     records.write_table(folder / "trials.csv", trials)
     points = [_losses(trial, study, study.objectives) for trial in trials]

@@ -1,11 +1,11 @@
 """Ray Tune: searcher, scheduler and the callback that writes down what became of each trial.
 
 Random and grid searches know their trials beforehand and hand them to Ray as a list. Optuna is
-asked for one after the other, through Ray's ``OptunaSearch``; it hears of the default, trial 0,
+asked for one after the other, through Ray's `OptunaSearch`; it hears of the default, trial 0,
 as far as the default lies in the searched space.
 
-Ray keeps its state in ``<output>/ray``. It may be seconds old when a search is killed: a trial that
-it believes to be running, but that has ended, says so from its own ``trial.json``.
+Ray keeps its state in `<output>/ray`. It may be seconds old when a search is killed: a trial that
+it believes to be running, but that has ended, says so from its own `trial.json`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RUNGS = 3  # below the last epoch
 
 
 def execute(study: Study, output: Path, out: TextIO | None) -> None:
-    """Runs the trials that have not ended yet; returns early when interrupted.
+    """Run the trials that have not ended yet; returns early when interrupted.
 
     Args:
         study: The search.

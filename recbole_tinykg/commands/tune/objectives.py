@@ -1,9 +1,9 @@
 """What a search optimises: the validation metric, and what a model costs.
 
-``valid``    the configuration's ``valid_metric`` on validation, at the best epoch so far
-``saved``    bytes that autograd keeps between forward and backward of a training step
-``peak``     most bytes that a training step allocates
-``seconds``  median seconds of a training epoch
+`valid`    the configuration's `valid_metric` on validation, at the best epoch so far
+`saved`    bytes that autograd keeps between forward and backward of a training step
+`peak`     most bytes that a training step allocates
+`seconds`  median seconds of a training epoch
 
 A trial is on the Pareto front if no other trial is at least as good in every objective and better
 in one.
@@ -18,7 +18,7 @@ OBJECTIVES = ("valid", "saved", "peak", "seconds")
 
 
 def modes(objectives: Sequence[str], valid_metric_bigger: bool) -> list[str]:
-    """Returns ``max`` or ``min`` for every objective."""
+    """Return `max` or `min` for every objective."""
     return ["max" if name == "valid" and valid_metric_bigger else "min" for name in objectives]
 
 
@@ -36,13 +36,13 @@ def losses(
 
 
 def pareto_front(points: Sequence[tuple[float, ...] | None]) -> list[int]:
-    """Returns the places of the points that no other point dominates; None is no point.
+    """Return the places of the points that no other point dominates; None is no point.
 
     Args:
         points: Objectives of each trial, all to be made small.
 
     Returns:
-        Places in ``points``, by the first objective; equal points are all on the front.
+        Places in `points`, by the first objective; equal points are all on the front.
     """
     known = [(point, place) for place, point in enumerate(points) if point is not None]
     front = [

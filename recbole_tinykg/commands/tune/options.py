@@ -32,7 +32,7 @@ class Wishes:
 
 
 def check_wishes(wishes: Wishes) -> None:
-    """Raises ConfigurationError for values that no search can have."""
+    """Raise ConfigurationError for values that no search can have."""
     _one_of("--scheduler", wishes.scheduler, SCHEDULERS)
     _one_of("--searcher", wishes.searcher, SEARCHERS)
     for objective in wishes.objectives or ():

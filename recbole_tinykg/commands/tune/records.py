@@ -1,7 +1,7 @@
 """What became of each trial, in files that outlive the search.
 
-``trials/<number>/trial.json`` is written once, when a trial has ended; ``trials.jsonl`` (a line
-per trial, in the order in which they ended) and ``trials.csv`` (in the order of their numbers)
+`trials/<number>/trial.json` is written once, when a trial has ended; `trials.jsonl` (a line
+per trial, in the order in which they ended) and `trials.csv` (in the order of their numbers)
 repeat them for programs and spreadsheets.
 """
 
@@ -24,10 +24,10 @@ class Trial:
     """A trial that has ended.
 
     Attributes:
-        number: From 0; its folder is ``trials/<number>`` with three digits or more.
+        number: From 0; its folder is `trials/<number>` with three digits or more.
         parameters: What was tried.
-        status: ``finished`` (all its epochs, or RecBole's early stopping), ``stopped`` by the
-            scheduler, or ``failed``.
+        status: `finished` (all its epochs, or RecBole's early stopping), `stopped` by the
+            scheduler, or `failed`.
         valid: The validation metric at the best epoch; None if it failed before.
         metrics: All validation metrics of that epoch.
         epochs: Trained.
@@ -59,20 +59,20 @@ def folder_of(output: str | os.PathLike[str], number: int) -> Path:
 
 
 def read_trial(folder: Path) -> Trial | None:
-    """Returns the trial that ended in a folder, None if none did."""
+    """Return the trial that ended in a folder, None if none did."""
     file = folder / "trial.json"
     return Trial(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def read_trials(output: str | os.PathLike[str]) -> list[Trial]:
-    """Returns all trials that have ended, by number."""
+    """Return all trials that have ended, by number."""
     folders = (Path(output) / "trials").glob("[0-9]*")
     trials = [trial for folder in folders if (trial := read_trial(folder))]
     return sorted(trials, key=lambda trial: trial.number)
 
 
 def write_trial(output: str | os.PathLike[str], trial: Trial) -> None:
-    """Writes ``trial.json``, whole or not at all, and appends the trial to ``trials.jsonl``."""
+    """Write `trial.json`, whole or not at all, and appends the trial to `trials.jsonl`."""
     folder = folder_of(output, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "trial.json", json.dumps(asdict(trial), indent=2) + "\n")
@@ -81,7 +81,7 @@ def write_trial(output: str | os.PathLike[str], trial: Trial) -> None:
 
 
 def write_table(path: Path, trials: Sequence[Trial]) -> None:
-    """Writes ``trials.csv``: a column per field, parameter (``parameters.layers``) and metric."""
+    """Write `trials.csv`: a column per field, parameter (`parameters.layers`) and metric."""
     rows = [flattened(asdict(trial)) for trial in trials]
     names = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO(newline="")
@@ -92,7 +92,7 @@ def write_table(path: Path, trials: Sequence[Trial]) -> None:
 
 
 def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the keys of dictionaries inside as ``outer.inner``."""
+    """Write the keys of dictionaries inside as `outer.inner`."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):

@@ -98,13 +98,13 @@ def plot_front(
     front: Sequence[int],
     study: Mapping[str, Any],
 ) -> None:
-    """Draws every trial by the first objective against each of the others, and the front.
+    """Draw every trial by the first objective against each of the others, and the front.
 
     Args:
         path: PNG file.
         trials: Those with all objectives.
         front: Numbers of the trials on the front.
-        study: ``objectives``, ``metric``, ``metric_bigger``, and ``model`` and ``dataset``.
+        study: `objectives`, `metric`, `metric_bigger`, and `model` and `dataset`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Search files: a YAML file of ours, or the text format of RecBole's ``hyper.test``.
+"""Search files: a YAML file of ours, or the text format of RecBole's `hyper.test`.
 
 Ours, a parameter per line with one kind of domain and its numbers::
 
@@ -7,7 +7,7 @@ Ours, a parameter per line with one kind of domain and its numbers::
     mess_dropout: {quniform: [0.0, 0.3, 0.1]}    # low, high, step
     n_iter: {integer: [1, 3]}
 
-RecBole's, where hyperopt's ``loguniform`` takes the exponents of e::
+RecBole's, where hyperopt's `loguniform` takes the exponents of e::
 
     learning_rate loguniform -8,0
     embedding_size choice [64,96,128]
@@ -42,7 +42,7 @@ _RECBOLES_FORM = "must look like `learning_rate loguniform -8,0`"
 
 
 def read_search(path: str | os.PathLike[str]) -> Space:
-    """Reads a search file: ``.yaml`` and ``.yml`` are ours, any other name is RecBole's format.
+    """Read a search file: `.yaml` and `.yml` are ours, any other name is RecBole's format.
 
     Raises:
         ConfigurationError: The file is not there or does not say what to search.
@@ -63,7 +63,7 @@ def read_search(path: str | os.PathLike[str]) -> Space:
 
 
 def space_of(search: Mapping[str, Any]) -> Space:
-    """Reads what a YAML file would hold, given as a dictionary.
+    """Read what a YAML file would hold, given as a dictionary.
 
     Raises:
         ConfigurationError: It does not say what to search.
@@ -74,7 +74,7 @@ def space_of(search: Mapping[str, Any]) -> Space:
 
 
 def as_mapping(space: Space) -> dict[str, Any]:
-    """The dictionary that ``space_of`` reads."""
+    """The dictionary that `space_of` reads."""
     return {name: _described(domain) for name, domain in space.items()}
 
 
@@ -113,7 +113,7 @@ def _yaml_domains(text: str, path: Path) -> Iterator[tuple[str, Domain]]:
 
 
 def _one_kind(description: Any, where: str) -> Domain:
-    """Reads ``{loguniform: [1e-4, 1e-2]}``; a bare list is a choice."""
+    """Read `{loguniform: [1e-4, 1e-2]}`; a bare list is a choice."""
     if isinstance(description, list | tuple):
         description = {"choice": description}
     if not isinstance(description, Mapping) or len(description) != 1:
@@ -159,7 +159,7 @@ def _recboles_domain(kind: str, rest: str, where: str) -> Domain:
 
 
 def _domain(kind: str, arguments: Any, where: str) -> Domain:
-    """Builds the domain, or says what ``kind`` takes."""
+    """Build the domain, or says what `kind` takes."""
     arguments = _literals(arguments)
     domain: Domain | None = None
     if kind == "choice":
@@ -186,7 +186,7 @@ def _numeric(kind: str, numbers: list[float]) -> Domain | None:
 
 
 def _literals(value: Any) -> Any:
-    """Reads texts as everywhere on the command line: YAML takes ``1e-4`` for one."""
+    """Read texts as everywhere on the command line: YAML takes `1e-4` for one."""
     if isinstance(value, list | tuple):
         return [_literals(item) for item in value]
     return read_literal(value)

@@ -1,11 +1,11 @@
 """What a search may try: for every parameter the values it can take.
 
 =============  =============================================================================
-``choice``     one of a list
-``integer``    a whole number from low to high, both included
-``uniform``    a number from low to high
-``loguniform`` a number from low to high whose logarithm is uniform
-``quniform``   a multiple of step from low to high; whole numbers if the step is a whole number
+`choice`     one of a list
+`integer`    a whole number from low to high, both included
+`uniform`    a number from low to high
+`loguniform` a number from low to high whose logarithm is uniform
+`quniform`   a multiple of step from low to high; whole numbers if the step is a whole number
 =============  =============================================================================
 
 Numbers are drawn to four digits, so that what the tables show is what was trained. Nothing here
@@ -33,10 +33,10 @@ class Domain(Protocol):
         """All values in order; None if there are infinitely many."""
 
     def sample(self, rng: np.random.Generator) -> Any:
-        """Draws a value."""
+        """Draw a value."""
 
     def suggest(self, name: str, trial: Any) -> Any:
-        """Asks an Optuna trial for a value."""
+        """Ask an Optuna trial for a value."""
 
     def encode(self, value: Any) -> Any:
         """What an Optuna trial calls a value; None if the value is not in the domain."""
@@ -49,11 +49,11 @@ class Choice:
     values: tuple[Any, ...]
 
     def sample(self, rng: np.random.Generator) -> Any:
-        """Draws a value, each equally likely."""
+        """Draw a value, each equally likely."""
         return self.values[int(rng.integers(len(self.values)))]
 
     def suggest(self, name: str, trial: Any) -> Any:
-        """Asks for the text of a value: Optuna's categories are scalars."""
+        """Ask for the text of a value: Optuna's categories are scalars."""
         texts = [repr(value) for value in self.values]
         return self.values[texts.index(trial.suggest_categorical(name, texts))]
 
@@ -64,7 +64,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Steps:
-    """Multiples of ``step``, from ``first`` times to ``last`` times, both included."""
+    """Multiples of `step`, from `first` times to `last` times, both included."""
 
     first: int
     last: int
@@ -76,11 +76,11 @@ class Steps:
         return tuple(self._multiple(k) for k in range(self.first, self.last + 1))
 
     def sample(self, rng: np.random.Generator) -> float:
-        """Draws a multiple, each equally likely."""
+        """Draw a multiple, each equally likely."""
         return self._multiple(int(rng.integers(self.first, self.last + 1)))
 
     def suggest(self, name: str, trial: Any) -> float:
-        """Asks for the number of steps."""
+        """Ask for the number of steps."""
         return self._multiple(trial.suggest_int(name, self.first, self.last))
 
     def encode(self, value: Any) -> int | None:
@@ -98,7 +98,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Range:
-    """A number from ``low`` to ``high``, uniform itself or (``log``) in its logarithm."""
+    """A number from `low` to `high`, uniform itself or (`log`) in its logarithm."""
 
     low: float
     high: float
@@ -110,13 +110,13 @@ class Range:
         return None
 
     def sample(self, rng: np.random.Generator) -> float:
-        """Draws a number of four digits."""
+        """Draw a number of four digits."""
         if self.log:
             return self._rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return self._rounded(rng.uniform(self.low, self.high))
 
     def suggest(self, name: str, trial: Any) -> float:
-        """Asks for a number."""
+        """Ask for a number."""
         return self._rounded(trial.suggest_float(name, self.low, self.high, log=self.log))
 
     def encode(self, value: Any) -> float | None:
@@ -134,7 +134,7 @@ Space = Mapping[str, Domain]
 def distinct_samples(
     space: Space, count: int, seed: int, first: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Draws parameters that differ from one another.
+    """Draw parameters that differ from one another.
 
     Args:
         space: Where to draw.
@@ -143,7 +143,7 @@ def distinct_samples(
         first: What the list begins with, inside the space or not.
 
     Returns:
-        At most ``count`` sets of parameters.
+        At most `count` sets of parameters.
     """
     rng = np.random.default_rng(seed)
     samples = [] if first is None else [dict(first)]
@@ -158,7 +158,7 @@ def distinct_samples(
 
 
 def grid(space: Space, first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """Every combination of values, after ``first``, which does not come twice.
+    """Every combination of values, after `first`, which does not come twice.
 
     The space must be finite.
     """

@@ -1,4 +1,4 @@
-"""One search: everything that was asked for, checked, and kept in ``<output>/search.json``.
+"""One search: everything that was asked for, checked, and kept in `<output>/search.json`.
 
 A search that was interrupted is taken up from that file alone. What it was asked for then must not
 change; asking for the same again is fine.
@@ -40,14 +40,14 @@ class Study:
     Attributes:
         model: Class name.
         dataset: Name of the data set.
-        base: Configuration that all trials share, as ``Config.from_plain`` reads it.
-        user: What the user gave of it, for ``best.yaml``.
-        search: Domains of the searched parameters, as ``space_of`` reads them.
-        default: The searched parameters in ``base``: trial 0.
+        base: Configuration that all trials share, as `Config.from_plain` reads it.
+        user: What the user gave of it, for `best.yaml`.
+        search: Domains of the searched parameters, as `space_of` reads them.
+        default: The searched parameters in `base`: trial 0.
         trials: How many, the default among them.
-        scheduler: ``asha`` or ``none``.
-        searcher: ``random``, ``optuna`` or ``grid``.
-        objectives: Some of ``OBJECTIVES``, the first of which chooses the best trial.
+        scheduler: `asha` or `none`.
+        searcher: `random`, `optuna` or `grid`.
+        objectives: Some of `OBJECTIVES`, the first of which chooses the best trial.
         cpus: Of a trial.
         gpus: Of a trial.
         seed: Of the searcher.
@@ -92,7 +92,7 @@ class Study:
         return self.trials if self.searcher == "optuna" else len(self.points())
 
     def save(self, output: Path) -> None:
-        """Writes ``search.json``.
+        """Write `search.json`.
 
         Raises:
             ConfigurationError: The folder cannot be written.
@@ -107,7 +107,7 @@ class Study:
 
     @classmethod
     def load(cls, output: Path) -> Study:
-        """Reads the search of a folder.
+        """Read the search of a folder.
 
         Raises:
             ConfigurationError: There is none.
@@ -126,7 +126,7 @@ class Study:
 
 
 def check_new(output: Path) -> None:
-    """Raises ConfigurationError if there is a search in a folder."""
+    """Raise ConfigurationError if there is a search in a folder."""
     if (output / "search.json").exists():
         raise ConfigurationError(
             f"--output must be a folder without a search; {output} holds one: "
@@ -135,7 +135,7 @@ def check_new(output: Path) -> None:
 
 
 def plan(config: Config, wishes: Wishes, argv_keys: Sequence[str] = ()) -> Study:
-    """Checks what a user wishes for.
+    """Check what a user wishes for.
 
     Args:
         config: Configuration that all trials share.
@@ -178,7 +178,7 @@ def plan(config: Config, wishes: Wishes, argv_keys: Sequence[str] = ()) -> Study
 
 
 def refuse_changes(study: Study, output: Path, wishes: Wishes, given: Mapping[str, Any]) -> None:
-    """Refuses to go on with a search under other wishes or parameters than it began with.
+    """Refuse to go on with a search under other wishes or parameters than it began with.
 
     Args:
         study: As it began.
@@ -216,7 +216,7 @@ def shared_configuration(config: Config) -> dict[str, Any]:
 
 
 def default_search_file(model: str) -> Path:
-    """The search file that comes with a twin; a host takes its twin's.
+    """The search file that comes with a twin; a stock model takes its twin's.
 
     Raises:
         ConfigurationError: There is none for this model.
@@ -233,7 +233,7 @@ def default_search_file(model: str) -> Path:
 def _space(config: Config, search: SearchSource, argv_keys: Sequence[str]) -> spaces.Space:
     """The searched parameters: known to the model, and not settled by the command line.
 
-    Under a budget nothing reads ``compress_bits``, so that it is not searched.
+    Under a budget nothing reads `compress_bits`, so that it is not searched.
     """
     bundled = search is None
     source = default_search_file(config["model"]) if search is None else search

@@ -2,10 +2,10 @@
 
 The report holds the validation metric; trials never see test data. Whatever goes wrong inside a
 trial (a parameter that cannot be, memory, NaN) is its result, reported like one. A worker that
-dies is another matter: Ray starts the trial again, which goes on from ``<run>-last.pth``.
+dies is another matter: Ray starts the trial again, which goes on from `<run>-last.pth`.
 
-Everything a trial writes is in its folder: ``parameters.yaml``, ``history.jsonl``, ``log``,
-``log_tensorboard``, ``saved``; ``error.txt`` if it fails.
+Everything a trial writes is in its folder: `parameters.yaml`, `history.jsonl`, `log`,
+`log_tensorboard`, `saved`; `error.txt` if it fails.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TrialPlan:
 
     Attributes:
         output: Folder of the search, absolute.
-        base: Configuration, as ``Config.from_plain`` reads it.
+        base: Configuration, as `Config.from_plain` reads it.
         cpus: Of a trial.
         gpus: Of a trial.
     """
@@ -57,7 +57,7 @@ class TrialPlan:
 
 
 def train_trial(config: Mapping[str, Any], plan: TrialPlan) -> None:
-    """Ray's trainable: ``config["trial"]`` holds the number of the trial and its parameters."""
+    """Ray's trainable: `config["trial"]` holds the number of the trial and its parameters."""
     from ray import tune
 
     if plan.gpus == 0:
@@ -68,13 +68,13 @@ def train_trial(config: Mapping[str, Any], plan: TrialPlan) -> None:
 def run_trial(
     number: int, parameters: Mapping[str, Any], plan: TrialPlan, report: Callable[[Row], None]
 ) -> None:
-    """Trains a trial, or goes on with it, or repeats the report of one that has ended.
+    """Train a trial, or goes on with it, or repeats the report of one that has ended.
 
     Args:
         number: Of the trial.
         parameters: That win over the shared ones.
         plan: What it shares with other trials.
-        report: Takes a row after every epoch, and one with ``error`` if the trial fails.
+        report: Takes a row after every epoch, and one with `error` if the trial fails.
     """
     folder = folder_of(plan.output, number)
     _claim(folder, parameters)
@@ -95,7 +95,7 @@ def run_trial(
 
 
 def _claim(folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Makes the folder the trial's own: what a trial with other parameters left there goes.
+    """Make the folder the trial's own: what a trial with other parameters left there goes.
 
     A search that dies may have begun trials that it does not remember.
     """
@@ -136,7 +136,7 @@ def _train(
 
 
 def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row], None]) -> bool:
-    """Takes up a trial whose worker died; returns whether there is anything left to train."""
+    """Take up a trial whose worker died; returns whether there is anything left to train."""
     from recbole_tinykg import checkpoint
     from recbole_tinykg.errors import CheckpointError
 
@@ -185,7 +185,7 @@ def _floats(metrics: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def _written(folder: Path, report: Callable[[Row], None]) -> Callable[[Row], None]:
-    """Appends a row to ``history.jsonl`` before it is reported."""
+    """Append a row to `history.jsonl` before it is reported."""
 
     def write_and_report(row: Row) -> None:
         with open(folder / "history.jsonl", "a", encoding="utf-8") as file:

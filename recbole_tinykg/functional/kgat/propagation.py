@@ -77,7 +77,7 @@ class Propagation:
         return AGGREGATORS[self.aggregator]
 
     def parts(self, whole: Tensor) -> Parts:
-        """Views of the two parts of a tensor over all nodes."""
+        """View of the two parts of a tensor over all nodes."""
         first, second = whole.split(self.adjacency.sizes)
         return first, second
 

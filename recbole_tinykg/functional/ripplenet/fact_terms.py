@@ -113,6 +113,6 @@ def _blocks(memories: Memories) -> Iterator[slice]:
 
 
 def _sums(counts: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Sums (n_hop, num_groups) of the columns of counts (n_hop, N) that share a group (N,)."""
+    """Sum (n_hop, num_groups) of the columns of counts (n_hop, N) that share a group (N,)."""
     out = counts.new_zeros(len(counts), num_groups)
     return out.scatter_add_(1, group.long().expand_as(counts), counts)

@@ -125,7 +125,7 @@ def weighted_sum(
     index: Tensor,  # (B, n_memory) int32
     table: Tensor,  # (N, d)
 ) -> Tensor:
-    """Sums (B, d) of rows `index` of a table times their weights."""
+    """Sum (B, d) of rows `index` of a table times their weights."""
     num_rows, num_memory = index.shape
     start = torch.arange(num_rows + 1, dtype=torch.int32, device=index.device) * num_memory
     return ops.spmm(start, index.reshape(-1), weights.reshape(-1), table)

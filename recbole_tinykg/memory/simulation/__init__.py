@@ -23,7 +23,7 @@ step's: no formula per model, and nothing to keep in step with the code.
 * `operators`: what PyTorch says about its operators;
 * `mode`: which operator runs and which does not; `guard`: what is refused.
 
-A step whose shapes depend on forgotten values, such as ``x[x > 0]``, is refused: `SimulationError`.
+A step whose shapes depend on forgotten values, such as `x[x > 0]`, is refused: `SimulationError`.
 """
 
 from recbole_tinykg.memory.simulation.mode import CUDA_BLOCK_BYTES, Simulation

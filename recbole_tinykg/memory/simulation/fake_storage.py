@@ -79,7 +79,7 @@ def values_of(tensor: Tensor) -> Tensor:
 
 
 def dense_parts(tensor: Tensor) -> Iterator[Tensor]:
-    """Yields the dense tensors that a tensor consists of."""
+    """Yield the dense tensors that a tensor consists of."""
     if tensor.layout is torch.sparse_coo:
         yield tensor._indices()
     elif tensor.layout is torch.sparse_csr:

@@ -1,8 +1,8 @@
 """Every operator in plain PyTorch: the definition, the fallback and the oracle of the tests.
 
 Short enough to be read as definitions, on any device, without kernels of ours. Native kernels of
-``quantization`` and ``activation`` agree with them bit for bit; those of ``normalization`` and
-``sparse`` have sums and agree to rounding.
+`quantization` and `activation` agree with them bit for bit; those of `normalization` and
+`sparse` have sums and agree to rounding.
 """
 
 from recbole_tinykg.ops.reference.activation import (

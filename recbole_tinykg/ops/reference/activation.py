@@ -10,7 +10,7 @@ from recbole_tinykg.ops.reference.quantize import compute_dtype, pack, unpack
 
 
 def sign_mask(x: Tensor) -> Tensor:  # (N, D) -> (N, ceil(D / 8)) uint8
-    """Bit ``j % 8`` of byte ``j // 8`` is ``x[:, j] > 0``."""
+    """Bit `j % 8` of byte `j // 8` is `x[:, j] > 0`."""
     return pack((x > 0).to(torch.uint8), 1)
 
 
@@ -20,7 +20,7 @@ def leaky_relu_backward(
     *,
     negative_slope: float,
 ) -> Tensor:  # (N, D)
-    """Multiply ``grad`` by 1 where the bit is set and by ``negative_slope`` elsewhere."""
+    """Multiply `grad` by 1 where the bit is set and by `negative_slope` elsewhere."""
     work = grad.contiguous().to(compute_dtype(grad.dtype))
     positive = unpack(mask, 1, grad.shape[1]) > 0
     return torch.where(positive, work, work * negative_slope).to(grad.dtype)
@@ -33,7 +33,7 @@ def dropout(
     probability: float,
     first_row: int = 0,
 ) -> Tensor:  # (N, D)
-    """Zero elements with ``probability``, a multiple of 2**-16; scale the others."""
+    """Zero elements with `probability`, a multiple of 2**-16; scale the others."""
     work = x.contiguous().to(compute_dtype(x.dtype))
     return _drop(work, stream, probability, first_row).to(x.dtype)
 
@@ -47,7 +47,7 @@ def leaky_relu_dropout_(
     probability: float,
     first_row: int = 0,
 ) -> Tensor:  # (N, ceil(D / 8)) uint8
-    """``x = dropout(leaky_relu(x) + addend)``; gives the sign mask of the old x."""
+    """`x = dropout(leaky_relu(x) + addend)`; gives the sign mask of the old x."""
     mask = sign_mask(x)
     work = x.to(compute_dtype(x.dtype))
     value = torch.where(work > 0, work, work * negative_slope)
@@ -66,7 +66,7 @@ def leaky_relu_dropout_backward(
     probability: float,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
-    """Gradients of x and of the addend of ``leaky_relu_dropout_``."""
+    """Gradients of x and of the addend of `leaky_relu_dropout_`."""
     work = grad.contiguous().to(compute_dtype(grad.dtype))
     work = _drop(work, stream, probability, first_row)
     positive = unpack(mask, 1, grad.shape[1]) > 0

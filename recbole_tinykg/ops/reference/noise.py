@@ -31,7 +31,7 @@ def philox4x32(
     key: tuple[Tensor, ...],  # two words, int64 holding 32 bits
     rounds: int = ROUNDS,
 ) -> tuple[Tensor, ...]:  # four words
-    """The Philox 4x32 bijection of ``counter`` under ``key``, in 64-bit integer arithmetic."""
+    """The Philox 4x32 bijection of `counter` under `key`, in 64-bit integer arithmetic."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     key0, key1 = key
     for _ in range(rounds):

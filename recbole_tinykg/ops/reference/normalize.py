@@ -15,9 +15,9 @@ def normalize_backward(
     *,
     eps: float,
 ) -> Tensor:  # (N, D)
-    """``(grad + factor * y) / length``, with ``y = x / length`` and ``length = max(|x|, eps)``.
+    """`(grad + factor * y) / length`, with `y = x / length` and `length = max(|x|, eps)`.
 
-    The factor is ``-grad . y``, or ``shrink`` in rows shorter than ``eps``.
+    The factor is `-grad . y`, or `shrink` in rows shorter than `eps`.
     """
     g, x_wide = (t.contiguous().to(compute_dtype(x.dtype)) for t in (grad, x))
     norm = x_wide.norm(dim=1, keepdim=True)

@@ -1,13 +1,13 @@
 """The quantizer in plain PyTorch.
 
-A group is a slice of at most 256 columns of one row. With ``levels = 2**bits - 1`` it is stored as
+A group is a slice of at most 256 columns of one row. With `levels = 2**bits - 1` it is stored as
 
     minimum    its smallest value, in the arithmetic type (float32; float64 for float64 input),
     step       (maximum - minimum) / levels, rounded up to bfloat16 (float64 stays as it is),
-    codes      ``bits`` bits per element, code = round(v) with v = (x - minimum) / step,
+    codes      `bits` bits per element, code = round(v) with v = (x - minimum) / step,
 
-and comes back as ``minimum + code * step``. Stochastic rounding goes up if and only if
-``fraction(v) > (u + 0.5) / 2**16`` for 16 random bits u, so that the mean of what comes back is x.
+and comes back as `minimum + code * step`. Stochastic rounding goes up if and only if
+`fraction(v) > (u + 0.5) / 2**16` for 16 random bits u, so that the mean of what comes back is x.
 The metadata is rounded first and then used, as stored, to quantize: otherwise the rounding of the
 step would be a bias that no averaging removes. docs/quantizer.md has the proofs.
 
@@ -28,17 +28,17 @@ GROUP_COLUMNS = 256
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that a tensor of ``dtype`` is scaled in: float64 for float64, else float32."""
+    """The type that a tensor of `dtype` is scaled in: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def step_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that the steps of a tensor of ``dtype`` are stored in."""
+    """The type that the steps of a tensor of `dtype` are stored in."""
     return torch.float64 if dtype == torch.float64 else torch.bfloat16
 
 
 def num_groups(num_columns: int) -> int:
-    """Groups in a row of ``num_columns``; the last one may be shorter."""
+    """Group in a row of `num_columns`; the last one may be shorter."""
     return -(-num_columns // GROUP_COLUMNS)
 
 
@@ -55,7 +55,7 @@ def quantize(
     stochastic: bool = True,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # codes (N, ceil(D * bits / 8)), minimum (N, G), step (N, G)
-    """Quantize each group of ``x``; see ``ops.quantize`` for the arguments."""
+    """Quantize each group of `x`; see `ops.quantize` for the arguments."""
     num_columns = x.shape[1]
     work = x.to(compute_dtype(x.dtype))
     minimum, step = _metadata(work, bits)
@@ -82,12 +82,12 @@ def dequantize(
     bits: int,
     dtype: torch.dtype,
 ) -> Tensor:  # (N, D)
-    """Give back ``minimum + code * step``, clamped to the finite range of ``dtype``."""
+    """Give back `minimum + code * step`, clamped to the finite range of `dtype`."""
     return _values(codes, minimum, step, num_columns, bits, dtype).to(dtype)
 
 
 def dequantize_(out: Tensor, codes: Tensor, minimum: Tensor, step: Tensor, *, bits: int) -> None:
-    """``out = minimum + code * step``."""
+    """`out = minimum + code * step`."""
     out.copy_(_values(codes, minimum, step, out.shape[1], bits, out.dtype))
 
 
@@ -100,7 +100,7 @@ def dequantize_add_(
     *,
     bits: int,
 ) -> None:
-    """``out[index] += minimum + code * step``, the sum in the arithmetic type."""
+    """`out[index] += minimum + code * step`, the sum in the arithmetic type."""
     if index is not None:
         check_rows("index", index, out.shape[0], "out")
     value = _values(codes, minimum, step, out.shape[1], bits, out.dtype)
@@ -118,7 +118,7 @@ def check_rows(name: str, index: Tensor, num_rows: int, owner: str) -> None:
 def _values(
     codes: Tensor, minimum: Tensor, step: Tensor, num_columns: int, bits: int, dtype: torch.dtype
 ) -> Tensor:  # (N, D)
-    """``minimum + code * step`` in the arithmetic type, clamped to the range of ``dtype``."""
+    """`minimum + code * step` in the arithmetic type, clamped to the range of `dtype`."""
     step = step.to(minimum.dtype)
     scale = _scale(step)
     low = _per_column(minimum * scale, num_columns)
@@ -165,7 +165,7 @@ def _per_column(group_values: Tensor, num_columns: int) -> Tensor:  # (N, G) -> 
 
 
 def pack(code: Tensor, bits: int) -> Tensor:  # (N, D) uint8 -> (N, ceil(D * bits / 8)) uint8
-    """Codes of ``bits`` each from the low bits of every byte upwards; a row ends with a byte."""
+    """Codes of `bits` each from the low bits of every byte upwards; a row ends with a byte."""
     per_byte = 8 // bits
     code = torch.nn.functional.pad(code, (0, -code.shape[1] % per_byte))
     code = code.reshape(code.shape[0], code.shape[1] // per_byte, per_byte)
@@ -174,7 +174,7 @@ def pack(code: Tensor, bits: int) -> Tensor:  # (N, D) uint8 -> (N, ceil(D * bit
 
 
 def unpack(packed: Tensor, bits: int, num_columns: int) -> Tensor:  # -> (N, D) uint8
-    """The inverse of ``pack``."""
+    """The inverse of `pack`."""
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
     code = (packed.unsqueeze(2) >> shifts) & (2**bits - 1)
     return code.flatten(1)[:, :num_columns]

@@ -16,7 +16,7 @@ def spmm(
     rows: Tensor | None = None,  # (R,)
     places: Tensor | None = None,  # (K,)
 ) -> Tensor:  # (M, D), or (R, D) with rows
-    """``A @ dense`` for A in CSR; see ``ops.spmm`` for the arguments."""
+    """`A @ dense` for A in CSR; see `ops.spmm` for the arguments."""
     num_rows = crow.shape[0] - 1 if rows is None else rows.shape[0]
     out = dense.new_zeros(num_rows, dense.shape[1])
     spmm_add_(out, crow, col, values, dense, rows, places)
@@ -32,7 +32,7 @@ def spmm_add_(
     rows: Tensor | None = None,  # (R,)
     places: Tensor | None = None,  # (K,)
 ) -> None:
-    """``out += A @ dense`` for A in CSR; on a CPU 16-bit types go by float32."""
+    """`out += A @ dense` for A in CSR; on a CPU 16-bit types go by float32."""
     _check_pointers(crow, col.shape[0])
     if rows is not None:
         _check_rows_or_none("rows", rows, crow.shape[0] - 1, "the sparse matrix")
@@ -62,7 +62,7 @@ def spmm_backward_(
     dense: Tensor,  # (N, D)
     grad: Tensor,  # (M, D)
 ) -> Tensor:  # (E,)
-    """``out += A.t() @ grad``; gives the gradient of the values, grad's row times dense's."""
+    """`out += A.t() @ grad`; gives the gradient of the values, grad's row times dense's."""
     num_entries = col.shape[0]
     if crow.device.type == "cpu" and (
         crow[0] != 0 or crow[-1] != num_entries or (crow[1:] < crow[:-1]).any()
@@ -95,7 +95,7 @@ def _check_rows_or_none(name: str, index: Tensor, num_rows: int, owner: str) -> 
 def _select_rows(
     crow: Tensor, col: Tensor, values: Tensor, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR of the rows ``rows``, where -1 is a row without entries."""
+    """CSR of the rows `rows`, where -1 is a row without entries."""
     row = rows.clamp(min=0).long()
     start = crow.index_select(0, row)
     count = crow.index_select(0, row + (rows >= 0)) - start

@@ -30,7 +30,7 @@ class GraphAttention:
     """KGAT's attention matrix, apart: users' reads of items, and entities' reads of entities."""
 
     def __init__(self, model: Any) -> None:
-        """Reads the matrix of TinyKGAT or of KGAT."""
+        """Read the matrix of TinyKGAT or of KGAT."""
         matrix, num_users = _attention_matrix(model), model.n_users
         self._users = matrix[:num_users, num_users:]
         self._reads = matrix[num_users:, num_users:]
@@ -88,7 +88,7 @@ class NeighborAttention:
     """KGCN's sampled neighbours, and how much a user cares for their relations."""
 
     def __init__(self, model: Any) -> None:
-        """Reads the tables of TinyKGCN, TinyKGNNLS, KGCN or KGNNLS."""
+        """Read the tables of TinyKGCN, TinyKGNNLS, KGCN or KGNNLS."""
         self._neighbors, self._relations = (
             table.detach().cpu().numpy().astype(np.int64)
             for table in (model.adj_entity, model.adj_relation)

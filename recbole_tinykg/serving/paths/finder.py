@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.model import stock_name_of
 from recbole_tinykg.serving.paths.attention import GraphAttention, NeighborAttention
 from recbole_tinykg.serving.paths.knowledge import FoundPaths, KnowledgeGraph
 from recbole_tinykg.serving.paths.ripples import RippleAttention
@@ -21,21 +22,16 @@ class PathFinder(Protocol):
 
 def path_finder(model: Any, graph: KnowledgeGraph) -> PathFinder:
     """What finds paths by the attention of a model, a twin or RecBole's own."""
-    host = host_of(model)
-    if host == "KGAT":
+    stock_name = stock_name_of(type(model))
+    if stock_name == "KGAT":
         return GraphAttention(model)
-    return RippleAttention(model, graph) if host == "RippleNet" else NeighborAttention(model)
+    return RippleAttention(model, graph) if stock_name == "RippleNet" else NeighborAttention(model)
 
 
 def check_attention(model: Any) -> None:
-    """Raises ConfigurationError if a model has no attention over the graph."""
-    if host_of(model) not in ("KGAT", "KGCN", "KGNNLS", "RippleNet"):
+    """Raise ConfigurationError if a model has no attention over the graph."""
+    if stock_name_of(type(model)) not in ("KGAT", "KGCN", "KGNNLS", "RippleNet"):
         raise ConfigurationError(
             f"paths must be 0 for {type(model).__name__}, which has no attention over the "
             "knowledge graph; KGAT, KGCN, KGNNLS, RippleNet and their twins have"
         )
-
-
-def host_of(model: Any) -> str:
-    """Name of a model of RecBole's, or of the one that a twin replaces."""
-    return getattr(model, "host", type(model).__name__)

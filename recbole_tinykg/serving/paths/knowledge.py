@@ -1,7 +1,7 @@
 """Paths through the knowledge graph: as numbers while they are searched, as names when shown.
 
 A path leads from an item that the user knows to the recommended one. Each of its steps is a triple,
-walked along (``head –relation→ tail``) or against (``tail ←relation– head``).
+walked along (`head –relation→ tail`) or against (`tail ←relation– head`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Step:
     forward: bool
 
     def __str__(self) -> str:
-        """As ``–relation→`` or ``←relation–``."""
+        """As `–relation→` or `←relation–`."""
         name = "|".join(self.relations)
         return f"–{name}→" if self.forward else f"←{name}–"
 
@@ -43,7 +43,7 @@ class GraphPath:
         score: The model's attention to it.
         nodes: Tokens of the known item, entities, and the recommended item; items by item token.
         steps: One fewer than nodes.
-        labels: What is shown for the nodes: the tokens, and an item's ``item_field`` with it.
+        labels: What is shown for the nodes: the tokens, and an item's `item_field` with it.
     """
 
     score: float
@@ -52,7 +52,7 @@ class GraphPath:
     labels: tuple[str, ...]
 
     def __str__(self) -> str:
-        """As ``item –relation→ entity ←relation– item``."""
+        """As `item –relation→ entity ←relation– item`."""
         tail = zip(self.steps, self.labels[1:], strict=True)
         return " ".join([self.labels[0], *(f"{step} {node}" for step, node in tail)])
 
@@ -95,7 +95,7 @@ class KnowledgeGraph:
     """The triples of a RecBole `KnowledgeBasedDataset`, sorted, with the names of everything."""
 
     def __init__(self, dataset: Any) -> None:
-        """Sorts the triples."""
+        """Sort the triples."""
         self._num_entities, self._num_relations = dataset.entity_num, dataset.relation_num
         head, tail, relation = (
             np.asarray(column).astype(np.int64)
@@ -130,7 +130,7 @@ class KnowledgeGraph:
     def named(
         self, found: FoundPaths, num_items: int, item_fields: Mapping[str, str]
     ) -> list[tuple[GraphPath, ...]]:
-        """Paths by the item that they recommend, out of ``num_items``.
+        """Paths by the item that they recommend, out of `num_items`.
 
         Args:
             found: The paths.
@@ -173,14 +173,14 @@ class KnowledgeGraph:
 
 
 def slices(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every place in sorted ``keys`` that holds a wanted key.
+    """Every place in sorted `keys` that holds a wanted key.
 
     Args:
         keys: (M,) sorted.
         wanted: (W,) in any order.
 
     Returns:
-        (L,) place of the key in ``wanted``, and (L,) place in ``keys``.
+        (L,) place of the key in `wanted`, and (L,) place in `keys`.
     """
     start = np.searchsorted(keys, wanted)
     count = np.searchsorted(keys, wanted, side="right") - start

@@ -62,7 +62,7 @@ class RippleAttention:
     """RippleNet's memories and weights."""
 
     def __init__(self, model: Any, graph: KnowledgeGraph) -> None:
-        """Keeps the model, for its memories are read user by user."""
+        """Keep the model, for its memories are read user by user."""
         self._model, self._graph = model, graph
         self._map = model.transform_matrix.weight.detach().cpu().double().numpy()
 

@@ -114,7 +114,7 @@ def _halves(
 def _join(
     first: _Half, last: _Half, history: np.ndarray, items: np.ndarray, limit: int
 ) -> FoundPaths:
-    """Paths over the entities where two halves meet, the best ``limit`` of each entity's first."""
+    """Paths over the entities where two halves meet, the best `limit` of each entity's first."""
     begin = _best_per_entity(first.reads, limit)
     end = last.reads
     which, found = slices(begin.entity, end.entity)
@@ -135,7 +135,7 @@ def _join(
 
 
 def _best_per_entity(reads: Reads, limit: int) -> Reads:
-    """Sorted by entity; of each only the ``limit`` of highest weight."""
+    """Sorted by entity; of each only the `limit` of highest weight."""
     ordered = reads.kept(np.lexsort([reads.relation, reads.place, -reads.weight, reads.entity]))
     first = np.searchsorted(ordered.entity, ordered.entity)
     return ordered.kept(np.arange(len(ordered.entity)) - first < limit)
