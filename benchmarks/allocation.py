@@ -39,7 +39,7 @@ CASES = {
     "TinyKGNNLS": {},
     "TinyKGIN": {},
 }
-WIDTHS = (1, 2, 4)
+BITS = (1, 2, 4)
 DRAWN_STEP = 1 << 20  # of the noise that is compared
 
 
@@ -69,7 +69,7 @@ def compare(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in range(args.seeds):
         model, batches = trained(name.split()[0], {**CASES[name], "seed": seed})
         exact = [gradient(model, batch, Quantizer(32), 0) for batch in batches[2:]]
-        for bits in WIDTHS:
+        for bits in BITS:
             for floor in (1, GRADIENT_BITS):
                 run = one(model, batches, exact, bits, floor, args.draws)
                 found.setdefault((bits, floor > 1), []).append(run)

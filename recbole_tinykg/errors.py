@@ -4,6 +4,9 @@ Each message names the argument, what was expected, what came, and the remedy. T
 prints it as one line and exits with status 2; programming errors keep their traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Wrong input, a missing file or a missing library: something outside the program."""
@@ -22,8 +25,19 @@ class NativeLibraryError(UserError, RuntimeError):
 
 
 class DivergenceError(UserError, ValueError):
-    """Training has left the numbers: a loss is NaN."""
+    """Training diverged: a loss is NaN."""
 
     def __init__(self) -> None:
-        """Say what helps."""
         super().__init__("Training loss is nan: the run diverged; try a smaller learning_rate")
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return "did you mean X?" for the nearest known name, or nothing if none is near.
+
+    Args:
+        name: What was typed.
+        known: What could have been meant.
+        cutoff: The least similarity that counts, 0 to 1 (`difflib.get_close_matches`).
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]}?" if near else ""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_tinykg import quantization
 from recbole_tinykg.config.own_keys import refuse_unknown
 from recbole_tinykg.config.parameters import read_arguments, read_file, read_literal
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import get_model, is_tiny
+
+BITS = quantization.BITS[::-1]
+"""Numbers of bits that `--bits` takes, in the order of tables: most first."""
 
 _DEFAULTS = {"model": "TinyKGAT", "dataset": "ml-100k"}
 _TWINS_ONLY = ("--compress_",)

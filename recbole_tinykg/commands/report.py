@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from recbole_tinykg.memory.byte_sizes import format_bytes
+from recbole_tinykg.trainer.phases import PHASES
 
-PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
 RESIDENT = {
     "parameter_bytes": "parameters",
     "optimizer_bytes": "optimizer state",
@@ -49,13 +49,15 @@ def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _memory_cells(memory: Mapping[str, Any]) -> dict[str, str]:
     cells = {}
-    for phase, step in PHASES.items():
+    for phase, name in PHASES.items():
         if phase in memory:
             saved = memory[phase]["saved_activation_bytes"]
             in_float32 = memory[phase]["float32_saved_activation_bytes"]
-            cells[f"{step}: saved activations"] = format_bytes(saved)
-            cells[f"{step}: ratio to float32"] = f"1/{in_float32 / saved:.1f}" if saved else "-"
-            cells[f"{step}: peak"] = format_bytes(memory[phase]["peak_bytes"])
+            cells[f"{name} step: saved activations"] = format_bytes(saved)
+            cells[f"{name} step: ratio to float32"] = (
+                f"1/{in_float32 / saved:.1f}" if saved else "-"
+            )
+            cells[f"{name} step: peak"] = format_bytes(memory[phase]["peak_bytes"])
     return cells | {label: format_bytes(memory[key]) for key, label in RESIDENT.items()}
 
 

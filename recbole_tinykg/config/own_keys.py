@@ -23,13 +23,14 @@ from recbole.utils import ModelType, argument_list, get_local_time
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.byte_sizes import read_bytes
 from recbole_tinykg.model import MODELS, get_model, is_tiny
+from recbole_tinykg.quantization import BITS
 
 _COMPRESS_KEYS = tuple(
     "compress_bits compress_rounding compress_seed compress_require_native compress_budget "
     "compressed_saves".split()
 )
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "compress_bits": (1, 2, 4, 8, 32),
+    "compress_bits": BITS,
     "compress_rounding": ("stochastic", "nearest"),
     "compress_require_native": (False, True),
     "compressed_saves": (False, True),

@@ -26,7 +26,7 @@ def check_rate(config: Any, *keys: str) -> None:
     """Raise ConfigurationError unless the values are probabilities below 1."""
     for key in keys:
         value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise ConfigurationError(f"{key} must lie in [0, 1); got {value!r}")
 
 
@@ -34,11 +34,20 @@ def check_weight(config: Any, *keys: str) -> None:
     """Raise ConfigurationError unless the values are finite numbers of 0 or more."""
     for key in keys:
         value = config[key]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float("inf"):
+        if not is_number(value) or not 0 <= value < float("inf"):
             raise ConfigurationError(f"{key} must be a number of 0 or more; got {value!r}")
 
 
 def is_positive(value: Any) -> bool:
     """Whether a value is an integer above 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return is_integer(value) and value > 0
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an integer or a float, maybe infinite or NaN; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

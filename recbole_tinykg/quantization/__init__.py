@@ -7,6 +7,6 @@
 """
 
 from recbole_tinykg.quantization.noise_streams import NoiseStreams
-from recbole_tinykg.quantization.quantizer import Quantized, Quantizer, quantize, stream
+from recbole_tinykg.quantization.quantizer import BITS, Quantized, Quantizer, quantize, stream
 
-__all__ = ["NoiseStreams", "Quantized", "Quantizer", "quantize", "stream"]
+__all__ = ["BITS", "NoiseStreams", "Quantized", "Quantizer", "quantize", "stream"]

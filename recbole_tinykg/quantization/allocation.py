@@ -16,9 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-WIDTHS = (1, 2, 4, 8, 32)
-"""Bits that a map may have."""
-
 
 class Option(NamedTuple):
     """One way to keep a map."""

@@ -6,21 +6,19 @@ bits to take is a knapsack problem (`allocation`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
-from torch import Tensor
 
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.byte_sizes import format_bytes
-from recbole_tinykg.quantization.allocation import WIDTHS, choose_options, fewest_bytes
+from recbole_tinykg.memory.step_meter import LossFunction
+from recbole_tinykg.quantization.allocation import choose_options, fewest_bytes
+from recbole_tinykg.quantization.quantizer import BITS
 from recbole_tinykg.quantization.sensitivity import Sensitivity, measure_sensitivity
 
 _ALIGN = ("left", *["right"] * 4)
-
-LossFunction = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Allocation:
     @property
     def uniform_bits(self) -> int | None:
         """The most bits that would fit for all maps alike."""
-        fitting = [bits for bits in WIDTHS if self._uniform_bytes(bits) <= self.budget]
+        fitting = [bits for bits in BITS if self._uniform_bytes(bits) <= self.budget]
         return max(fitting, default=None)
 
     def _uniform_bytes(self, bits: int) -> int:
@@ -110,6 +108,4 @@ def allocate_bits(
             f"bytes ({format_bytes(budget)})"
         )
     names = [own.name for own in sensitivity.maps]
-    return Allocation(
-        budget, sensitivity, dict(zip(names, (WIDTHS[i] for i in widths), strict=True))
-    )
+    return Allocation(budget, sensitivity, dict(zip(names, (BITS[i] for i in widths), strict=True)))

@@ -25,6 +25,9 @@ from recbole_tinykg.errors import ConfigurationError
 UNCOMPRESSED = 32
 """The value of `bits` that keeps the tensor as it is."""
 
+BITS = (*ops.BITS, UNCOMPRESSED)
+"""Every number of bits that a stored map may have."""
+
 Rounding = Literal["stochastic", "nearest"]
 
 
@@ -132,8 +135,10 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if self.bits not in (*ops.BITS, UNCOMPRESSED):
-            raise ConfigurationError(f"bits must be one of 1, 2, 4, 8, 32; got {self.bits!r}")
+        if self.bits not in BITS:
+            raise ConfigurationError(
+                f"bits must be one of {', '.join(map(str, BITS))}; got {self.bits!r}"
+            )
         if self.rounding not in ("stochastic", "nearest"):
             raise ConfigurationError(
                 f"rounding must be stochastic or nearest; got {self.rounding!r}"

@@ -19,7 +19,7 @@ noise of the training are untouched. The noise comes from steps that no training
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,14 +28,13 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.memory.meter import saved_tensors
-from recbole_tinykg.quantization.allocation import WIDTHS, Option
-from recbole_tinykg.quantization.quantizer import Quantized, Quantizer, SiteQuantizers, stream
+from recbole_tinykg.memory.step_meter import LossFunction
+from recbole_tinykg.quantization.allocation import Option
+from recbole_tinykg.quantization.quantizer import BITS, Quantized, Quantizer, SiteQuantizers, stream
 
 _FIRST_STEP = 1 << 40  # of the noise; training does not get there
 _MEASURED = (1, 2)  # bits
 _PIECE = 1 << 16  # elements whose squares are summed at a time
-
-LossFunction = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class StoredMap:
 
     name: str
     shape: tuple[int, int]  # rows in the largest batch, columns
-    options: tuple[Option, ...]  # for each of `allocation.WIDTHS`
+    options: tuple[Option, ...]  # for each of `quantizer.BITS`
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Sensitivity:
 
     def chosen(self, bits: Mapping[str, int]) -> list[Option]:
         """The option of each map that the bits of its name stand for."""
-        return [own.options[WIDTHS.index(bits[own.name])] for own in self.maps]
+        return [own.options[BITS.index(bits[own.name])] for own in self.maps]
 
     def saved_bytes(self, bits: Mapping[str, int]) -> int:
         """Bytes that a step keeps with those bits."""
@@ -116,11 +115,11 @@ class _Seen:
     dtype: torch.dtype | None = None
 
     def num_bytes(self) -> list[int]:
-        """Bytes of the map at each of `WIDTHS`; 0 if no step has it."""
+        """Bytes of the map at each of `BITS`; 0 if no step has it."""
         if self.dtype is None:
-            return [0] * len(WIDTHS)
+            return [0] * len(BITS)
         row, noise = torch.zeros(1, self.columns, dtype=self.dtype), stream(0, 0)
-        return [self.rows * Quantizer(bits).quantize(row, noise).nbytes for bits in WIDTHS]
+        return [self.rows * Quantizer(bits).quantize(row, noise).nbytes for bits in BITS]
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class _Steps:
         hooks = saved_tensors(self.model, self.batch, keep=keep)
         with self._keeping(recorders), hooks as saved:
             loss = self.loss_func(self.batch)
-        width = WIDTHS.index(self.base.bits)
+        width = BITS.index(self.base.bits)
         return loss, seen, saved.num_bytes - sum(own.num_bytes()[width] for own in seen)
 
     def measure(self) -> _Measured:
@@ -198,8 +197,8 @@ class _Steps:
 def _widest(steps: _Steps, budget: int) -> Quantizer:
     """The most bits for all maps alike that fit the budget, at least 1 and at most 8."""
     _, seen, fixed_bytes = steps.forward(keep=False)
-    totals = [fixed_bytes + sum(own.num_bytes()[i] for own in seen) for i in range(len(WIDTHS))]
-    fitting = [bits for bits, total in zip(WIDTHS, totals, strict=True) if total <= budget]
+    totals = [fixed_bytes + sum(own.num_bytes()[i] for own in seen) for i in range(len(BITS))]
+    fitting = [bits for bits, total in zip(BITS, totals, strict=True) if total <= budget]
     return Quantizer(min(max(fitting, default=1), 8))
 
 
@@ -210,12 +209,12 @@ def _square(tensors: list[Tensor]) -> Tensor:
 
 
 def _variances(at_1: float, at_2: float, base_bits: int) -> list[float]:
-    """Variance at each of `WIDTHS`, from two squared distances to a gradient at `base_bits`."""
-    ratio = {bits: (3 / (2**bits - 1)) ** 2 for bits in WIDTHS[1:-1]}  # to that at 2 bits
+    """Variance at each of `BITS`, from two squared distances to a gradient at `base_bits`."""
+    ratio = {bits: (3 / (2**bits - 1)) ** 2 for bits in BITS[1:-1]}  # to that at 2 bits
     if base_bits == 1:  # the noise of the base would drown that at 2 bits
         first = at_1 / 2
         second = first / 9
     else:
         second = at_2 / (1 + ratio[base_bits])
         first = max(at_1 - second * ratio[base_bits], second)
-    return [first, *(second * ratio[bits] for bits in WIDTHS[1:-1]), 0.0]
+    return [first, *(second * ratio[bits] for bits in BITS[1:-1]), 0.0]

@@ -16,8 +16,9 @@ import torch
 
 from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.memory.byte_sizes import read_bytes
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.quantization.budget import Allocation, LossFunction, allocate_bits
+from recbole_tinykg.quantization.budget import Allocation, allocate_bits
 
 MEASURED_BATCHES = 2
 

@@ -17,7 +17,8 @@ from recbole.trainer import Trainer
 
 from recbole_tinykg.memory.step_meter import LossFunction
 
-PHASES = ("rs", "kg")
+PHASES = {"rs": "recommendation", "kg": "knowledge graph"}
+"""What people call the phases of an epoch, in their order."""
 
 
 def phase_of(loss_func: LossFunction) -> str:

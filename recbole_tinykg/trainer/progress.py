@@ -19,8 +19,9 @@ from typing import Any
 import recbole.trainer.trainer
 from tqdm import tqdm
 
+from recbole_tinykg.trainer.phases import PHASES
+
 EVALUATION = "evaluation"
-_PHASES = {"rs": "recommendation", "kg": "knowledge graph"}
 
 
 class Progress(tqdm):
@@ -63,7 +64,7 @@ class Progress(tqdm):
 
 def training(epoch: int, phase: str) -> str:
     """Say what a training pass is, for a phase `rs` or `kg`."""
-    return f"epoch {epoch}, {_PHASES[phase]}"
+    return f"epoch {epoch}, {PHASES[phase]}"
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.memory.byte_sizes import format_bytes, read_bytes
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.model import MODELS, get_model
-from recbole_tinykg.quantization import Quantizer
-from recbole_tinykg.quantization.allocation import WIDTHS
+from recbole_tinykg.quantization import BITS, Quantizer
 from recbole_tinykg.quantization.budget import allocate_bits
 from recbole_tinykg.quantization.sensitivity import Sensitivity, measure_sensitivity
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
@@ -61,7 +60,7 @@ def distance(some, others) -> float:
 
 def chosen_at_random(model, seed=0):
     draw = random.Random(seed)
-    return {name: draw.choice(WIDTHS) for name in model.map_sites}
+    return {name: draw.choice(BITS) for name in model.map_sites}
 
 
 def test_every_code_of_a_step_is_a_named_map(case):
@@ -114,7 +113,7 @@ def test_foretold_variance_is_that_of_the_gradient(name, settings, tiny):
             drawn = [gradients(model, batch, chosen, step) for step in range(1, count + 1)]
             squares = torch.tensor([distance(noisy, exact) for noisy in drawn])
             scatter = float(squares.std()) * (2 / count) ** 0.5  # of a difference of two means
-            foretold = own.options[WIDTHS.index(bits)].variance
+            foretold = own.options[BITS.index(bits)].variance
             assert abs(foretold - float(squares.mean())) <= 5 * scatter + rounding, own.name
 
 
@@ -224,8 +223,8 @@ def test_bits_beside_a_budget_are_refused(tiny, tmp_path):
 def test_a_choice_is_shown_beside_the_widest_uniform_bits(tiny):
     model, batches = prepared("TinyKGAT", {**tiny, "layers": [8, 4]})
     allocation = allocate_bits(model, model.calculate_loss, batches, 8 * 1024)
-    uniform = {bits: allocation._uniform_bytes(bits) for bits in WIDTHS}
-    assert allocation.uniform_bits == max(bits for bits in WIDTHS if uniform[bits] <= 8 * 1024)
+    uniform = {bits: allocation._uniform_bytes(bits) for bits in BITS}
+    assert allocation.uniform_bits == max(bits for bits in BITS if uniform[bits] <= 8 * 1024)
     lines = allocation.table().splitlines()
     assert [line.split()[0] for line in lines[2:-3]] == list(model.map_sites)
     assert lines[-1].startswith("all maps alike")

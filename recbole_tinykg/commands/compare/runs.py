@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recbole_tinykg.commands.flags import chosen_models, chosen_name, meant_for
+from recbole_tinykg.commands.flags import BITS, chosen_models, chosen_name, meant_for
 from recbole_tinykg.config import Config
 from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.model import MODELS, get_model, stock_name_of
 
-BITS = (32, 8, 4, 2, 1)
 _DEFAULT_BITS = (2,)
 _DEFAULT_SEEDS = 5
 _OURS = {  # parameters that a comparison sets itself

@@ -24,11 +24,11 @@ from scipy import stats
 from recbole_tinykg.commands.compare.folder import Line
 from recbole_tinykg.commands.compare.runs import Request, Run
 from recbole_tinykg.model import get_model, stock_name_of
+from recbole_tinykg.trainer.phases import PHASES
 
 CONFIDENCE = 0.95
 WILCOXON_PAIRS = 6
 _DECIMALS = 12  # beyond them is only what subtracting floats leaves: 0.1235 − 0.1234 is not 0.0001
-PHASES = {"rs": "recommendation step", "kg": "knowledge graph step"}
 
 Runs = Mapping[Run, Line]
 Quantity = Callable[[Line], float | None]

@@ -8,14 +8,15 @@ from tabulate import tabulate
 
 from recbole_tinykg.commands.compare.folder import Line
 from recbole_tinykg.commands.compare.runs import Request, Run
-from recbole_tinykg.commands.compare.statistics import PHASES, WILCOXON_PAIRS, Row
+from recbole_tinykg.commands.compare.statistics import WILCOXON_PAIRS, Row
 from recbole_tinykg.memory.byte_sizes import format_bytes
+from recbole_tinykg.trainer.phases import PHASES
 
 TERMINAL, MARKDOWN = "simple", "github"
 
 _COSTS = {
     **{
-        f"{phase}_{quantity}": f"{name}: {label}"
+        f"{phase}_{quantity}": f"{name} step: {label}"
         for phase, name in PHASES.items()
         for quantity, label in (("saved_activation_bytes", "saved"), ("peak_bytes", "peak"))
     },

@@ -16,7 +16,13 @@ from typing import Any
 
 from recbole_tinykg.checkpoint import random_state
 from recbole_tinykg.checkpoint.safe_write import write_whole
-from recbole_tinykg.commands.flags import chosen_models, chosen_name, meant_for, refuse_conflicts
+from recbole_tinykg.commands.flags import (
+    BITS,
+    chosen_models,
+    chosen_name,
+    meant_for,
+    refuse_conflicts,
+)
 from recbole_tinykg.commands.plan.device_memory import room_for
 from recbole_tinykg.commands.plan.measurement import measured
 from recbole_tinykg.commands.plan.memory import Memory, Plan, PlannedModel
@@ -32,9 +38,6 @@ from recbole_tinykg.model import get_model, is_tiny, stock_name_of
 from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.trainer.bit_budget import allocate_for
-
-BITS = (32, 8, 4, 2, 1)
-"""Bits that a plan tries unless told otherwise."""
 
 _TWINS_ONLY = "compress_"
 

@@ -23,8 +23,7 @@ from recbole_tinykg.memory.meter import peak_bytes
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer import TinyTrainer
-
-_PHASES = ("rs", "kg")
+from recbole_tinykg.trainer.phases import PHASES
 
 
 def measured(
@@ -106,7 +105,7 @@ class _MeasuredSteps(FirstSteps):
 def _memory_of(answer: Mapping[str, Any]) -> Memory:
     steps = {
         phase: StepMemory(answer[phase]["saved_activation_bytes"], answer[phase]["peak_bytes"])
-        for phase in _PHASES
+        for phase in PHASES
         if phase in answer
     }
     names = ("parameter_bytes", "optimizer_bytes", "graph_bytes", "refresh_peak_bytes")

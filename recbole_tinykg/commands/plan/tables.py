@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from recbole_tinykg.commands import report
 from recbole_tinykg.commands.plan.memory import Plan, PlannedModel
 from recbole_tinykg.memory.byte_sizes import format_bytes
+from recbole_tinykg.trainer.phases import PHASES
 
 _LABELS = {
     **{
-        f"{phase} {name}": f"{step}: {label}"
-        for phase, step in report.PHASES.items()
-        for name, label in (("saved", "saved activations"), ("peak", "peak"))
+        f"{phase} {quantity}": f"{name} step: {label}"
+        for phase, name in PHASES.items()
+        for quantity, label in (("saved", "saved activations"), ("peak", "peak"))
     },
     "refresh peak": "refresh of the attention: peak",
     **{name.removesuffix("_bytes"): label for name, label in report.RESIDENT.items()},

@@ -164,8 +164,10 @@ def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row],
 
 
 def _row(trainer: Any, epoch: int, score: float, eval_step: int) -> Row:
+    from recbole_tinykg.trainer.phases import PHASES
+
     memory = trainer.memory()
-    phases = [memory[phase] for phase in ("rs", "kg") if phase in memory]
+    phases = [memory[phase] for phase in PHASES if phase in memory]
     peaks = [phase["peak_bytes"] for phase in phases if phase["peak_bytes"] is not None]
     return {
         **_NOTHING,
