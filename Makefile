@@ -22,9 +22,10 @@ setup: $(VENV)/.native  ## create .venv: PyTorch, the locked packages, the nativ
 train: setup  ## train TinyKGAT at INT2 on ml-100k; ARGS='--epochs=5 --compress_bits=4' adds flags
 	$(BIN)/python run_recbole_tinykg.py $(ARGS)
 
-# One thread: on tensors as small as the tests' threads mostly wait for each other.
+# Two processes of one thread: on tensors as small as the tests' threads mostly wait for each other. A file stays
+# in one process, for what its tests share.
 test: setup $(VENV)/.dev  ## run the tests; ARGS='-k quantizer' adds pytest flags
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # A copy of the package whose CPU library has AddressSanitizer and UndefinedBehaviorSanitizer; PyTorch
 # and Python have neither, so the sanitizers come in by LD_PRELOAD and leaks are not looked for.

@@ -141,7 +141,7 @@ def train(job: tuple[argparse.Namespace, tuple[str, int]]) -> dict[str, Any]:
 
 
 def score_stock(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """The best weights of a finished run of stock, and what it sampled, scored by the twin."""
+    """Score the best weights of a finished stock run, and what it sampled, with the twin."""
     from recbole_tinykg.quick_start import load_data_and_model, prepare
 
     folder = args.scratch / f"{args.results.stem}-{STOCK}-{seed}" / "saved"

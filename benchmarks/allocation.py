@@ -67,7 +67,7 @@ def compare(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one case: for every width, with and without more bits for gradients."""
     found: dict[tuple[int, bool], list[dict[str, float]]] = {}
     for seed in range(args.seeds):
-        model, batches = trained(name.split()[0], {**CASES[name], "seed": seed})
+        model, batches = train(name.split()[0], {**CASES[name], "seed": seed})
         exact = [gradient(model, batch, Quantizer(32), 0) for batch in batches[2:]]
         for bits in BITS:
             for floor in (1, GRADIENT_BITS):
@@ -95,8 +95,8 @@ def one(
     }
 
 
-def trained(model_name: str, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """A model after two epochs, and batches."""
+def train(model_name: str, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """Return a model after two epochs, and batches."""
     run = {"epochs": 2, "eval_step": 0, "state": "ERROR", "gpu_id": ""}
     experiment = prepare(model_name, "ml-100k", config_dict={**run, **settings})
     experiment.trainer.fit(experiment.train_data, saved=False)
@@ -145,7 +145,7 @@ def summary(name: str, bits: int, floored: bool, runs: list[dict[str, float]]) -
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A line of the table."""
+    """Return a line of the table."""
     span = f"{min(row['ratios']):.3f} to {max(row['ratios']):.3f}"
     numbers = [f"{row[key]:.2e}" for key in ("uniform", "chosen")]
     kilobytes = f"{row['bytes'] / 1000:.0f} KB"

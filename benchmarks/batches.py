@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
@@ -25,6 +24,7 @@ from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.utils import KGDataLoaderState
 
+from benchmarks.processes import processor
 from recbole_tinykg.data import loaders
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.quick_start import experiment as experiment_module
@@ -50,7 +50,7 @@ def main() -> None:
     for model, kinds in rows.items():
         for kind, parts in kinds.items():
             print(f"| {model} | {kind} | {' | '.join(cell(parts[part]) for part in PARTS)} |")
-    where = {"torch": torch.__version__, "threads": args.threads, "cpu": platform.processor()}
+    where = {"torch": torch.__version__, "threads": args.threads, "cpu": processor()}
     print(json.dumps({**where, "dataset": args.dataset, "seconds": rows}))
 
 
@@ -69,7 +69,7 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, dict[str, list[fl
 
 
 def build(model: str, kind: str, args: argparse.Namespace) -> Experiment:
-    """A twin of one kind."""
+    """Return a twin of one kind."""
     parameters = {"gpu_id": "", "state": "ERROR", "skip_unread_kg_batches": kind == KINDS[2]}
     if args.data_path:
         parameters["data_path"] = args.data_path
@@ -82,7 +82,7 @@ def build(model: str, kind: str, args: argparse.Namespace) -> Experiment:
 
 
 def runs(experiment: Experiment, kind: str, epoch: int) -> dict[str, Callable[[], Any]]:
-    """What is timed."""
+    """Return what is timed."""
     stepper, data = experiment.trainer, experiment.train_data
 
     def batches() -> None:

@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     results = []
     for layers in map(json.loads, args.layers.split(";")):
-        model, batch = trained(layers, args.bits)
+        model, batch = train(layers, args.bits)
         for bits in map(int, args.gradient_bits.split(",")):
             bpr.GRADIENT_BITS = bits
             noise = relative_noise(model, batch, args.draws)
@@ -41,8 +41,8 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def trained(layers: list[int], bits: int) -> tuple[Any, Any]:
-    """A model after three epochs, and a batch."""
+def train(layers: list[int], bits: int) -> tuple[Any, Any]:
+    """Return a model after three epochs, and a batch."""
     settings = {"layers": layers, "compress_bits": bits, "mess_dropout": 0.0, "gpu_id": ""}
     run = {"epochs": 3, "eval_step": 0, "learning_rate": 0.005, "state": "ERROR"}
     experiment = prepare("TinyKGAT", "ml-100k", config_dict={**settings, **run})

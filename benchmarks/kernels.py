@@ -6,18 +6,16 @@
 Each operator and `copy_` run in turn, call by call, after three calls each that are not counted;
 the table has medians of `--repeats` calls. Bandwidth counts the bytes that the operator must move
 (docs/kernels.md). `copy_` writes into memory that is there, which a fresh result does not: so
-`dequantize` stands beside `clone`, and `dequantize_` is the operator that does what `copy_` does.
-On a GPU times are of events, and the last column is the share of `copy_`'s bandwidth. The last line
-is JSON. It needs no RecBole.
+`dequantize` is compared with `clone`, and `dequantize_` is the operator that does what `copy_`
+does. On a GPU times are of events, and the last column is the share of `copy_`'s bandwidth. The
+last line is JSON. It needs no RecBole.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.processes import processor
 from recbole_tinykg import ops
 from recbole_tinykg.quantization import stream
 
@@ -65,7 +64,7 @@ def main() -> None:
                 x = torch.randn(size, device=device).to(getattr(torch, dtype))
                 rows += measure(x, list(map(int, args.bits.split(","))), args.repeats)
     print(judged(rows), table(rows), sep="\n\n")
-    where = {"torch": torch.__version__, "threads": args.threads, "cpu": cpu_name()}
+    where = {"torch": torch.__version__, "threads": args.threads, "cpu": processor()}
     if torch.cuda.is_available():
         where["gpu"] = torch.cuda.get_device_name()
     print(json.dumps({**where, "repeats": args.repeats, "rows": rows}))
@@ -109,7 +108,7 @@ def calls(x: Tensor, bits: list[int]) -> Iterator[Call]:
 
 
 def quantizing_calls(x: Tensor, bits: int, noise: Tensor, out: Tensor) -> Iterator[Call]:
-    """The operators that depend on the number of bits."""
+    """Return the operators that depend on the number of bits."""
     kept = ops.quantize(x, noise, bits=bits)
     code, size = sum(part.nbytes for part in kept), x.nbytes
     shape = {"num_columns": x.shape[1], "dtype": x.dtype}
@@ -125,7 +124,7 @@ def quantizing_calls(x: Tensor, bits: int, noise: Tensor, out: Tensor) -> Iterat
 
 
 def measure(x: Tensor, bits: list[int], repeats: int) -> list[dict[str, Any]]:
-    """A row for every operator on x."""
+    """Return a row for every operator on x."""
     target = torch.empty_like(x)
     time = seconds_on_gpu if x.is_cuda else seconds_on_cpu
     rows = []
@@ -195,17 +194,6 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {r['times_copy']:.2f} | {r['bandwidth_of_copy']:.0%} |"
         )
     return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def newest() -> str:
-    """The newest release of PyTorch on the index."""
+    """Return the newest release of PyTorch on the index."""
     command = [sys.executable, "-m", "pip", "index", "versions", "torch"]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Available versions: ([\d.]+)", listing)

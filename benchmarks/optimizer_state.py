@@ -48,13 +48,13 @@ def main() -> None:
         print(step_table(found["step"]), end="\n\n")
     if args.seeds:
         seeds = range(*map(int, args.seeds.split(":")))
-        found["accuracy"] = {name: trained(chosen[name], seeds, args.epochs) for name in chosen}
+        found["accuracy"] = {name: train(chosen[name], seeds, args.epochs) for name in chosen}
         print(accuracy_table(found["accuracy"]))
     print(json.dumps(found))
 
 
 def optimizers() -> Optimizers:
-    """What can be had here, by name; the first one is the one to beat."""
+    """Return what can be had here, by name; the first one is the one to beat."""
     adam = torch.optim.Adam
     found: Optimizers = {
         "torch, fused": lambda p, **kwargs: adam(p, fused=True, **kwargs),
@@ -120,7 +120,7 @@ def step_table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def trained(
+def train(
     make: Callable[..., torch.optim.Optimizer], seeds: Iterable[int], epochs: int
 ) -> list[dict[str, float]]:
     """Test metrics and seconds of a training, one for each seed."""

@@ -40,22 +40,22 @@ QUANTITIES = ("resident", "rs saved", "rs peak", "kg saved", "kg peak", "refresh
 
 
 def cases() -> Iterable[tuple[str, str, dict[str, Any], tuple[int, ...]]]:
-    """Data set, twin, parameters and bits."""
+    """Return data set, twin, parameters and bits."""
     for dataset in DATASETS:
         yield from ((dataset, twin, {}, BITS) for twin in TWINS)
         yield from ((dataset, twin, given, (8, 2)) for twin, given in VARIANTS)
 
 
-def compared(
+def compare(
     dataset: str, twin: str, given: dict[str, Any], bits: tuple[int, ...], own: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A row per planned model."""
+    """Return a row per planned model."""
     planned = plan(twin, dataset, bits=bits, measure=True, config_dict={**given, **own})
     return [{"dataset": dataset, "parameters": given, **row} for row in planned.to_dict()["models"]]
 
 
 def largest(rows: list[dict[str, Any]], quantity: str) -> str:
-    """The deviation that is farthest from 0, for a cell."""
+    """Return the deviation that is farthest from 0, for a cell."""
     found = [row["deviations"][quantity] for row in rows if quantity in row["deviations"]]
     return f"{max(found, key=abs):+.2%}" if found else "-"
 
@@ -109,7 +109,7 @@ def main() -> None:
     for dataset, twin, given, bits in cases():
         if (dataset, str(given), twin) not in have:
             own = {} if dataset == "ml-100k" else {"data_path": arguments.data_path}
-            rows += compared(dataset, twin, given, bits, {**own, "state": "ERROR"})
+            rows += compare(dataset, twin, given, bits, {**own, "state": "ERROR"})
             write(arguments.output, rows)
             print(f"{dataset} {twin} {given}", file=sys.stderr)
     print(arguments.output.with_suffix(".md").read_text())

@@ -131,7 +131,7 @@ def library_add_(
     rows: Tensor | None = None,
     places: Tensor | None = None,
 ) -> None:
-    """What a caller without our kernel would do."""
+    """Do what a caller without our kernel would do."""
     if rows is not None:
         crow, col, values = _select_rows(crow, col, values, rows)
     if places is not None:

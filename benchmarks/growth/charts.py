@@ -1,4 +1,4 @@
-"""Charts of `growth.py`: time and memory against edges, log-log, beside a linear line."""
+"""Charts of growth: time and memory against edges, log-log, beside a linear line."""
 
 from __future__ import annotations
 

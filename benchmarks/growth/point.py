@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from recbole.utils import KGDataLoaderState
 
+from benchmarks.suite.memory import total
 from benchmarks.synthetic_data.array_dataset import ArrayDataset, build_model
 from benchmarks.synthetic_data.synthetic import (
     SIZES,
@@ -90,7 +91,7 @@ def from_arrays(point: dict[str, Any], folder: Path) -> tuple[Built, dict[str, f
 
 
 def cached_arrays(size: str, scale: int, folder: Path) -> KnowledgeData:
-    """The arrays of a size, drawn once and kept in a file."""
+    """Return the arrays of a size, drawn once and kept in a file."""
     file = folder / f"{size}-x{scale}.npz"
     if not file.exists():
         drawn = interactions_and_triples(size, scale)
@@ -125,7 +126,7 @@ def from_files(point: dict[str, Any], folder: Path) -> tuple[Built, dict[str, fl
 
 
 def first_batch(loader: Any, state: Any) -> Any:
-    """The first batch that RecBole's loader draws in a state."""
+    """Return the first batch that RecBole's loader draws in a state."""
     loader.set_mode(state)
     return next(iter(loader))
 
@@ -147,7 +148,7 @@ def measure_phase(built: Built, phase: str, batch: Any) -> dict[str, Any]:
 
     def step() -> None:
         built.optimizer.zero_grad(set_to_none=True)
-        scalar(loss(batch)).backward()
+        total(loss(batch)).backward()
         built.optimizer.step()
 
     seconds = repeat(step)
@@ -156,7 +157,7 @@ def measure_phase(built: Built, phase: str, batch: Any) -> dict[str, Any]:
         value = loss(batch)
     del value
     with meter.peak_bytes() as peak:
-        scalar(loss(batch)).backward()
+        total(loss(batch)).backward()
     built.optimizer.zero_grad(set_to_none=True)
     return {"seconds": seconds, "saved_bytes": saved.num_bytes, "peak_bytes": peak.num_bytes}
 
@@ -183,13 +184,8 @@ def timed(step: Callable[[], None]) -> float:
     return perf_counter() - start
 
 
-def scalar(losses: Any) -> torch.Tensor:
-    """A loss, or the sum of several."""
-    return sum(losses).sum() if isinstance(losses, tuple) else losses.sum()
-
-
 def peak_rss() -> int:
-    """The most memory that the process had since the last reset, in bytes (Linux)."""
+    """Return the most memory that the process had since the last reset, in bytes (Linux)."""
     status = Path("/proc/self/status").read_text()
     return 1024 * next(int(s.split()[1]) for s in status.splitlines() if s.startswith("VmHWM"))
 

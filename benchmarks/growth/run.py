@@ -110,7 +110,7 @@ class Points:
         return sorted(own, key=lambda r: r["scale"])
 
     def measure(self, series: str, model: str, scale: int) -> Row:
-        """The row of a point; not run if a smaller graph did not fit."""
+        """Return the row of a point; not run if a smaller graph did not fit."""
         own = self.of(series, model)
         for row in own:
             if row["scale"] == scale or (row["scale"] < scale and not row["fits"]):
@@ -162,14 +162,14 @@ def search_largest(points: Points, series: str, model: str) -> None:
         too_large = min((r["scale"] for r in rows if not r["fits"]), default=None)
         if not fit or too_large == fit[-1]["scale"] + 1:
             return
-        scale = predicted(fit)
+        scale = predict_scale(fit)
         if too_large is not None:
             scale = min(scale, too_large - 1)
         points.measure(series, model, max(scale, fit[-1]["scale"] + 1))
 
 
-def predicted(rows: list[Row]) -> int:
-    """The scale at which a line through the peaks of two points or more meets the limit."""
+def predict_scale(rows: list[Row]) -> int:
+    """Return the scale at which a line through the peaks of two points or more meets the limit."""
     if len(rows) < 2:
         return 2 * rows[-1]["scale"]
     scales, peaks = zip(*((r["scale"], max(r["rss_bytes"].values())) for r in rows), strict=True)
@@ -178,7 +178,7 @@ def predicted(rows: list[Row]) -> int:
 
 
 def value(row: Row, path: tuple[str, ...]) -> float | None:
-    """A quantity of a row, None where the model has none."""
+    """Return a quantity of a row, None where the model has none."""
     found: Any = row
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
@@ -242,7 +242,7 @@ def table(rows: list[Row], fitted: dict[str, float | None]) -> str:
 
 
 def cell(name: str, number: float | None) -> str:
-    """A number in the unit of its column."""
+    """Return a number in the unit of its column."""
     if number is None:
         return ""
     return f"{number / 1e6:,.1f}" if name.endswith("MB") else f"{number:.3g}"

@@ -69,7 +69,7 @@ class Models:
         self._built: dict[str, Experiment] = {}
 
     def of(self, variant: Variant) -> Experiment:
-        """The model of a variant, with trainer and data."""
+        """Return the model of a variant, with trainer and data."""
         if not variant.owns_model:
             variant = VARIANTS["stock"]
         if variant.key not in self._built:
@@ -142,8 +142,8 @@ CASES = [
 ]
 
 
-def selected(names: Iterable[str]) -> list[Case]:
-    """The cases of these names, or of these twins; all without a name.
+def select_cases(names: Iterable[str]) -> list[Case]:
+    """Return the cases of these names, or of these twins; all without a name.
 
     Raises:
         SystemExit: There is no such case.

@@ -88,7 +88,7 @@ class Result:
         return self.bytes(variant).get(quantity)
 
     def ratio(self, quantity: str, variant: str, other: str) -> Ratio | None:
-        """A variant's quantity to another's; None where one is not measured or the other is 0."""
+        """Return a variant's quantity over another's; None if one is not measured or is 0."""
         mine, others = self.rounds(variant, quantity), self.rounds(other, quantity)
         if not mine or not others:
             pair = self.bytes(variant).get(quantity), self.bytes(other).get(quantity)
@@ -155,7 +155,7 @@ class Bar:
     cases: tuple[str, ...] = ()  # empty: all
 
     def holds(self, result: Result) -> tuple[Ratio, bool] | None:
-        """The ratio, and whether it keeps the promise; None where it is not measured."""
+        """Return the ratio, and whether it keeps the promise; None where it is not measured."""
         if self.cases and result.name not in self.cases:
             return None
         ratio = result.ratio(self.quantity, TWIN, self.other)

@@ -57,7 +57,7 @@ def first_line(error: Exception) -> str:
 
 
 def measure_phases(case: Case, variant: Variant, experiment: Any) -> list[dict[str, Any]]:
-    """A row for each phase."""
+    """Return a row for each phase."""
     model, rows = experiment.model.train(), []
     for phase, (state, loss_name) in case.phases.items():
         if hasattr(model, loss_name):
@@ -165,7 +165,7 @@ def drop_leftovers(model: torch.nn.Module) -> None:
 
 
 def total(losses: Any) -> torch.Tensor:
-    """A loss, or the sum of several."""
+    """Return a loss, or the sum of several."""
     return sum(losses).sum() if isinstance(losses, tuple) else losses.sum()
 
 

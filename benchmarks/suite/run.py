@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import RESULTS, environment
+from benchmarks.processes import RESULTS, environment, processor
 
 SUITE = RESULTS / "suite"
 MEASURED = ("memory", "time")
@@ -38,12 +38,12 @@ def main() -> None:
     if args.one:
         measure_one(args, *args.one)
         return
-    from benchmarks.suite.cases import selected
-    from benchmarks.suite.variants import chosen
+    from benchmarks.suite.cases import select_cases
+    from benchmarks.suite.variants import choose_variants
 
-    chosen(args.variants, device_of(args))  # a wrong name is told before anything runs
+    choose_variants(args.variants, device_of(args))  # a wrong name is told before anything runs
     failed = []
-    for case in selected(args.models):
+    for case in select_cases(args.models):
         for part in (part for part in MEASURED if part in args.parts):
             if args.again or not is_done(path_of(args, case.name, part), request(args, case, part)):
                 failed += [] if run_apart(args, case.name, part) else [f"{case.name}: {part}"]
@@ -78,12 +78,12 @@ def parse_args() -> argparse.Namespace:
 
 def request(args: argparse.Namespace, case: Any, part: str) -> dict[str, Any]:
     """All that the numbers of a file depend on and that can be asked for."""
-    from benchmarks.suite.variants import DEFAULT, chosen
+    from benchmarks.suite.variants import DEFAULT, choose_variants
 
     keys = args.variants or (*DEFAULT, *(case.extra_variants if part == "time" else ()))
     asked = {
         "settings": case.settings,
-        "variants": [variant.key for variant in chosen(keys, device_of(args))],
+        "variants": [variant.key for variant in choose_variants(keys, device_of(args))],
         "device": "cuda" if args.gpu_id else "cpu",
         "threads": args.threads,
     }
@@ -103,7 +103,7 @@ def is_done(path: Path, asked: dict[str, Any]) -> bool:
 
 
 def path_of(args: argparse.Namespace, case: str, part: str) -> Path:
-    """The file of a case and part."""
+    """Return the file of a case and part."""
     return args.results / f"{case}.{part}.json"
 
 
@@ -140,15 +140,15 @@ def measure_one(args: argparse.Namespace, name: str, part: str) -> None:
     import torch
 
     from benchmarks.suite import memory, timing
-    from benchmarks.suite.cases import selected
-    from benchmarks.suite.variants import chosen
+    from benchmarks.suite.cases import select_cases
+    from benchmarks.suite.variants import choose_variants
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    (case,) = (case for case in selected([name]) if case.name == name)
+    (case,) = (case for case in select_cases([name]) if case.name == name)
     asked = request(args, case, part)
     case = dataclasses.replace(case, rounds=args.rounds or case.rounds)
-    variants = chosen(asked["variants"], device_of(args))
+    variants = choose_variants(asked["variants"], device_of(args))
     start = time.perf_counter()
     measured = {"memory": memory, "time": timing}[part].measure(
         case, variants, {"gpu_id": args.gpu_id}
@@ -165,7 +165,7 @@ def measure_one(args: argparse.Namespace, name: str, part: str) -> None:
 
 
 def device_of(args: argparse.Namespace) -> Any:
-    """The device that RecBole will choose.
+    """Return the device that RecBole will choose.
 
     Raises:
         SystemExit: There is no GPU.
@@ -194,16 +194,6 @@ def where(args: argparse.Namespace) -> dict[str, Any]:
         "recbole": recbole.__version__,
         "recbole_tinykg": recbole_tinykg.__version__,
     }
-
-
-def processor() -> str:
-    """The CPU's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def report(folder: Path) -> None:

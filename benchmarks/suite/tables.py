@@ -46,19 +46,19 @@ def page(results: dict[str, Result]) -> str:
 
 
 def label(result: Result, variant: str) -> str:
-    """A row's name."""
+    """Return a row's name."""
     names = {"stock": result.about["stock"], "twin": result.about["twin"]}
     return VARIANTS[variant].label.format(**names)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table."""
+    """Lay out a table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def summary_table(results: dict[str, Result]) -> str:
-    """A row for each case."""
+    """Lay out a row for each case."""
     head = ["case", "kept, RS", "transient peak", "total peak", "step, RS", "epoch", "evaluation"]
     rows = []
     for result in results.values():
@@ -72,7 +72,7 @@ def summary_table(results: dict[str, Result]) -> str:
 
 
 def bars_table(results: dict[str, Result]) -> str:
-    """What was promised of INT2, and what is."""
+    """Lay out what was promised of INT2, and what holds."""
     rows = []
     for bar in BARS:
         for result in results.values():
@@ -87,7 +87,7 @@ def bars_table(results: dict[str, Result]) -> str:
 
 
 def section(result: Result) -> str:
-    """The tables of a case."""
+    """Lay out the tables of a case."""
     about = result.about
     where = about["where"]
     settings = "".join(f", `{k}` {v}" for k, v in about["request"]["settings"].items())
@@ -133,7 +133,7 @@ def memory_table(result: Result) -> str:
 
 
 def failure(result: Result, variant: str, width: int) -> list[str]:
-    """A row that says why there are no numbers; nothing if it was not asked for."""
+    """Return a row that says why there are no numbers; nothing if it was not asked for."""
     if variant not in result.errors:
         return []
     why = result.errors[variant].replace("|", "\\|")
@@ -188,7 +188,7 @@ def verdict(result: Result) -> str:
 
 
 def name_of(phase: str) -> str:
-    """A phase in a table's head."""
+    """Return a phase in a table's head."""
     return phase if phase == "refresh" else phase.upper()
 
 
@@ -203,7 +203,7 @@ def seconds(value: float | None) -> str:
 
 
 def times(ratio: Ratio | None) -> str:
-    """A ratio, empty where there is none."""
+    """Return a ratio, empty where there is none."""
     return str(ratio) if ratio else ""
 
 

@@ -71,7 +71,7 @@ class Passes:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        """The first batches."""
+        """Yield the first batches."""
         phase = "kg" if self.loader.state is KG else "rs"
         whole = len(self.loader)
         taken = whole if self.num_batches is None else min(self.num_batches, whole)
@@ -93,7 +93,7 @@ class Passes:
 
 
 def now(device: torch.device) -> float:
-    """The clock, after all that the device has been given to do."""
+    """Return the clock, after all that the device has been given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()

@@ -70,12 +70,12 @@ def replaced(methods: Methods, wrap: Callable[[Loss], Loss]) -> Iterator[None]:
 
 
 def losses(model: Any) -> Methods:
-    """The losses that a model has."""
+    """Return the losses that a model has."""
     return [(model, name) for name in LOSSES if hasattr(model, name)]
 
 
 def around_losses(block: Callable[[], AbstractContextManager[Any]]) -> Callable[[Any], Any]:
-    """A variant's `applied`: every loss is computed in a block."""
+    """Return a variant's `applied`: every loss is computed in a block."""
 
     def wrap(loss: Loss) -> Loss:
         def run(batch: Any) -> Any:
@@ -88,7 +88,7 @@ def around_losses(block: Callable[[], AbstractContextManager[Any]]) -> Callable[
 
 
 def layers(modules: Iterable[Any]) -> Methods:
-    """The `forward` of modules."""
+    """Return the `forward` of modules."""
     return [(module, "forward") for module in modules]
 
 
@@ -127,7 +127,7 @@ def in_bfloat16(model: Any) -> AbstractContextManager[None]:
 
 
 def compressed(model: Any) -> AbstractContextManager[None]:
-    """The losses in `compressed_saves` at 2 bits, as `--compressed_saves=true` has them."""
+    """Compute the losses in `compressed_saves` at 2 bits, as `--compressed_saves=true` does."""
     settings = {"compress_bits": 2, "compress_rounding": "stochastic", "compress_seed": 2020}
     wrapper = CompressedLoss(settings, model, next(model.parameters()).device)
     return replaced(losses(model), wrapper.wrap)
@@ -162,8 +162,8 @@ VARIANTS = {
 DEFAULT = tuple(key for key in VARIANTS if key not in ("anomaly", "skip", "tiny2-skip"))
 
 
-def chosen(keys: Iterable[str], device: torch.device) -> list[Variant]:
-    """The variants of these keys that the device can run, the stock model first.
+def choose_variants(keys: Iterable[str], device: torch.device) -> list[Variant]:
+    """Return the variants of these keys that the device can run, the stock model first.
 
     Raises:
         SystemExit: There is no such variant.

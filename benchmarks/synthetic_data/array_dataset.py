@@ -40,7 +40,7 @@ class ArrayDataset:
     head_entity_field, relation_field, tail_entity_field = "head_id", "relation_id", "tail_id"
 
     def __init__(self, data: KnowledgeData, *, kg_reverse_r: bool = False) -> None:
-        """Number everything as RecBole does."""
+        """Give everything the number that RecBole would."""
         size = data.size
         self.dataset_name = "arrays"
         self.user_num, self.item_num = size.users + 1, size.items + 1
@@ -91,7 +91,7 @@ class ArrayDataset:
         return coo_matrix((values, (head, tail)), shape).asformat(form)
 
     def pairs(self, rows: int, seed: int) -> Interaction:
-        """A batch of interactions with items drawn at random, as for `calculate_loss`."""
+        """Return a batch of interactions with items drawn at random, as for `calculate_loss`."""
         draw = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.inter_feat), (rows,), generator=draw)
         columns = {f: self.inter_feat[f][chosen] for f in (self.uid_field, self.iid_field)}
@@ -99,7 +99,7 @@ class ArrayDataset:
         return Interaction(columns)
 
     def labelled(self, rows: int, seed: int) -> Interaction:
-        """A batch of interactions, then as many pairs with items drawn at random, and labels."""
+        """Return a batch of interactions, as many pairs with random items, and labels."""
         pairs = self.pairs(rows // 2, seed)
         items = torch.cat([pairs[self.iid_field], pairs["neg_item_id"]])
         label = torch.cat([torch.ones(rows // 2), torch.zeros(rows // 2)])
@@ -107,7 +107,7 @@ class ArrayDataset:
         return Interaction({self.uid_field: users, self.iid_field: items, "label": label})
 
     def triples(self, rows: int, seed: int) -> Interaction:
-        """A batch of triples with tails drawn at random, as for `calculate_kg_loss`."""
+        """Return a batch of triples with tails drawn at random, as for `calculate_kg_loss`."""
         draw = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.relations), (rows,), generator=draw).numpy()
         names = (self.head_entity_field, self.relation_field, self.tail_entity_field)
@@ -121,7 +121,7 @@ class ArrayDataset:
 
 
 def build_model(name: str, dataset: ArrayDataset, **settings: Any) -> Any:
-    """A stock model or a twin on the data set, with RecBole's initial weights, on the CPU."""
+    """Build a stock model or a twin on the data set, with RecBole's initial weights, on the CPU."""
     given = {"gpu_id": "", "state": "ERROR", **settings}
     config = Config(name, dataset.dataset_name, config_dict=given)
     init_seed(config["seed"], config["reproducibility"])

@@ -16,7 +16,7 @@ BATCH = 2048  # RecBole's default
 
 @functools.cache
 def array_loader(size: str) -> ArrayLoader:
-    """The loader of a synthetic data set, by the name of its size; drawn once in a process."""
+    """Return the loader of a synthetic data set by the name of its size; drawn once."""
     return ArrayLoader(ArrayDataset(interactions_and_triples(size), kg_reverse_r=True))
 
 
@@ -37,7 +37,7 @@ class ArrayLoader:
         self.state = state
 
     def __iter__(self) -> Iterator[Any]:
-        """An epoch."""
+        """Yield the batches of an epoch."""
         batch = self._triples if self.state is KGDataLoaderState.KG else self._pairs
         return (batch for _ in range(len(self)))
 

@@ -53,7 +53,7 @@ class Size:
         return self.items + self.entities
 
     def times(self, scale: int) -> Size:
-        """The size with all counts but the relations multiplied."""
+        """Return the size with all counts but the relations multiplied."""
         counts = ("users", "items", "interactions", "entities", "triples")
         return replace(self, **{name: scale * getattr(self, name) for name in counts})
 
@@ -171,7 +171,7 @@ def _triples(size: Size, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 def _numbered(
     size: Size, head: np.ndarray, relation: np.ndarray, tail: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Triples with relations and entities, but for the items, in the order of appearance."""
+    """Triples with relations and entities, without the items, in the order of appearance."""
     relation = _by_appearance(relation, size.relations)[relation]
     ends = np.concatenate([head, tail])
     number = np.arange(size.all_entities, dtype=np.int32)

@@ -15,7 +15,7 @@ from benchmarks.suite.comparison import Result, better_rows
 from benchmarks.suite.memory import measure as measure_memory
 from benchmarks.suite.memory import total
 from benchmarks.suite.timing import measure as measure_time
-from benchmarks.suite.variants import BLOCKS, DEFAULT, VARIANTS, chosen
+from benchmarks.suite.variants import BLOCKS, DEFAULT, VARIANTS, choose_variants
 
 CPU = torch.device("cpu")
 EXACT = ("stock", "checkpoint", "offload", "compressed", "anomaly", "tiny32", "tiny2")
@@ -100,22 +100,24 @@ def test_stock_variants_share_a_model_and_bits_do_not(kgat):
 
 
 def test_offload_needs_a_gpu_and_anomaly_detection_must_be_asked_for():
-    assert "offload" not in [variant.key for variant in chosen(DEFAULT, CPU)]
-    assert "offload" in [variant.key for variant in chosen(DEFAULT, torch.device("cuda"))]
+    assert "offload" not in [variant.key for variant in choose_variants(DEFAULT, CPU)]
+    assert "offload" in [variant.key for variant in choose_variants(DEFAULT, torch.device("cuda"))]
     assert "anomaly" not in DEFAULT
-    assert [variant.key for variant in chosen(["tiny2"], CPU)] == ["stock", "tiny2"]
+    assert [variant.key for variant in choose_variants(["tiny2"], CPU)] == ["stock", "tiny2"]
 
 
-@pytest.mark.parametrize("choose", [lambda: chosen(["int2"], CPU), lambda: cases_of("KGAT")])
+@pytest.mark.parametrize(
+    "choose", [lambda: choose_variants(["int2"], CPU), lambda: cases_of("KGAT")]
+)
 def test_an_unknown_name_is_told_with_those_that_exist(choose):
     with pytest.raises(SystemExit, match="must be of .*; got"):
         choose()
 
 
 def cases_of(name):
-    from benchmarks.suite.cases import selected
+    from benchmarks.suite.cases import select_cases
 
-    return selected([name])
+    return select_cases([name])
 
 
 def test_what_a_host_cannot_take_is_a_row_that_says_why(kgat, monkeypatch):
@@ -136,7 +138,7 @@ def test_what_a_host_cannot_take_is_a_row_that_says_why(kgat, monkeypatch):
 
 
 def test_memory_and_time_of_a_case_make_tables_and_charts(kgat, tmp_path):
-    variants = chosen(["checkpoint", "tiny2"], CPU)
+    variants = choose_variants(["checkpoint", "tiny2"], CPU)
     about = {"stock": "KGAT", "twin": "TinyKGAT", "dataset": "tiny", "note": ""}
     about["request"] = {"settings": {}, "variants": [v.key for v in variants], "rounds": 2}
     about["where"] = suite.where(argparse.Namespace(gpu_id=""))
