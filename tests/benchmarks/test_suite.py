@@ -67,7 +67,7 @@ def test_a_variant_has_stocks_loss_and_gives_gradients(tiny, kgat, key):
         assert gradient.isfinite().all() and gradient.any() == stock_gradients[name].any()
 
 
-@pytest.mark.parametrize("stock", [*BLOCKS, "CFKG", "RippleNet"])
+@pytest.mark.parametrize("stock_name", [*BLOCKS, "CFKG", "RippleNet"])
 def test_checkpointing_changes_no_gradient(tiny, stock_name):
     (case,) = (case for case in CASES if case.name == f"Tiny{stock_name}")
     case = SmallCase("small", case.twin, tiny, dataset="tiny", phases=case.phases)
@@ -120,7 +120,7 @@ def cases_of(name):
     return select_cases([name])
 
 
-def test_what_a_host_cannot_take_is_a_row_that_says_why(kgat, monkeypatch):
+def test_what_a_stock_model_cannot_take_is_a_row_that_says_why(kgat, monkeypatch):
     def fails(model):
         raise RuntimeError("no kernel for bf16\nand more")
 
