@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recbole_tinykg.graph import paired_edges
-from recbole_tinykg.graph.interactions import Interactions, places_of
+from recbole_tinykg.graph.csr import row_places
+from recbole_tinykg.graph.interactions import Interactions
 from recbole_tinykg.graph.paired_edges import PairedEdges, RelationGradient
 
 NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
@@ -16,7 +17,7 @@ NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
 def edges(request, monkeypatch):
     """Edges with doubles, empty rows and rows above a block; and the formula's arguments."""
     monkeypatch.setattr(paired_edges, "PAIR_BLOCK", request.param[0])
-    monkeypatch.setattr(paired_edges, "ROW_BLOCK", request.param[1])
+    monkeypatch.setattr(paired_edges, "PAIR_BLOCK_ROWS", request.param[1])
     generator = torch.Generator().manual_seed(3)
 
     def draw(high):
@@ -63,7 +64,7 @@ def test_an_absent_column_counts_for_nothing(edges):
     weights, dense, relations = arguments(edges)
     present = torch.tensor([12, 3, 5, 0])
     out = torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64)
-    places = places_of(present, NUM_COLS)
+    places = row_places(present, NUM_COLS)
     edges.add_sums_(out, weights[edges.order.long()], dense[present], relations, places)
     dense[places < 0] = 0
     torch.testing.assert_close(out, formula(triples, weights, dense, relations))

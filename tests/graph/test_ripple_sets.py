@@ -11,7 +11,8 @@ import torch
 from scipy.sparse import coo_matrix
 
 from recbole_tinykg.graph import ripple_sets
-from recbole_tinykg.graph.ripple_sets import RippleSets, Triples, sample
+from recbole_tinykg.graph.ripple_sets import RippleSets, sample
+from recbole_tinykg.graph.triples import Triples
 
 
 def dataset(facts, interactions, num_users=4, num_entities=12, num_relations=4):
