@@ -78,7 +78,7 @@ def test_a_graph_whose_keys_overflow_is_refused():
 
 
 def test_an_edge_costs_twenty_bytes(graph, dataset):
-    """Column, row and two values in the matrix, of a pair; a slot, of an edge."""
+    """A pair has column, row and two values in the matrix, an edge a slot."""
     per_pair, per_edge = 4 + 4 + 8 + 8, 4  # the fixture's values are float64
     tensors = dict(graph.named_buffers())
     per_node = {"node", "message_rows", "message_offset", "message_position"}

@@ -15,7 +15,7 @@ NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
 
 @pytest.fixture(params=[(8192, 4096), (6, 4), (1, 1)], ids=["one block", "blocks", "rows"])
 def edges(request, monkeypatch):
-    """Edges with doubles, empty rows and rows above a block; and the formula's arguments."""
+    """Edges with duplicates, empty rows and rows longer than a block; the formula's arguments."""
     monkeypatch.setattr(paired_edges, "PAIR_BLOCK", request.param[0])
     monkeypatch.setattr(paired_edges, "PAIR_BLOCK_ROWS", request.param[1])
     generator = torch.Generator().manual_seed(3)
@@ -59,7 +59,7 @@ def test_sums_of_some_rows(edges):
     torch.testing.assert_close(got, expected)
 
 
-def test_an_absent_column_counts_for_nothing(edges):
+def test_absent_columns_add_nothing(edges):
     edges, triples = edges
     weights, dense, relations = arguments(edges)
     present = torch.tensor([12, 3, 5, 0])
