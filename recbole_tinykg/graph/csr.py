@@ -14,9 +14,7 @@ def row_pointers(counts: Tensor, dtype: torch.dtype = torch.int32) -> Tensor:
 def row_places(rows: Tensor, num_rows: int) -> Tensor:
     """Return the place (num_rows,) int32 of each row number in `rows`, -1 if it is not there.
 
-    Args:
-        rows: (R,) int64, unique; negative numbers stand for no row.
-        num_rows: Row numbers are below it.
+    The numbers in `rows` (R,) int64 are distinct, except that any may be -1 for no row.
     """
     places = torch.full((num_rows + 1,), -1, dtype=torch.int32, device=rows.device)
     own = torch.arange(len(rows), dtype=torch.int32, device=rows.device)

@@ -49,11 +49,7 @@ class RelationalGraph(nn.Module):
     item_of_head: Tensor  # (num_heads,) int64 item, -1 for heads that are no item
 
     def __init__(
-        self,
-        edges: Triples,
-        interactions: Interactions,
-        num_entities: int,
-        num_relations: int,
+        self, edges: Triples, interactions: Interactions, num_entities: int, num_relations: int
     ) -> None:
         super().__init__()
         head, relation, tail = edges

@@ -28,9 +28,7 @@ class StepMeter:
     count what float32 would save. It keeps nothing, and restores the random state and the model's.
 
     Args:
-        model: The model that trains.
-        optimizer: Its optimizer, whose step ends the measurement.
-        device: Device whose peak is measured.
+        model, optimizer, device: Those of the training loop.
         loss_func: What the loop calls; the meter's `loss_func` takes its place.
         compression: A block in which the model compresses to some bits; None: the model's method
             of that name, if it has one.

@@ -160,7 +160,7 @@ class _PackingMode(TorchDispatchMode):
         return result
 
     def _in_backward(self) -> bool:
-        """Whether backward runs in the block; a block that checkpoint recomputes is in one."""
+        """Whether a backward runs that began in the block; checkpoint may open it in another."""
         return torch._C._current_graph_task_id() != self._task
 
     def _can_wait(self, tensor: Tensor) -> bool:

@@ -27,12 +27,7 @@ _MOST_GATHERS = 8
 
 
 class Recomputed:
-    """Rows that are recomputed, exactly, when they are unpacked.
-
-    Args:
-        origin: The operation.
-        args: Its arguments, packed: tensors by reference, or `_RecomputedView`s.
-    """
+    """Rows that are recomputed from packed arguments: references and `_RecomputedView`s; exact."""
 
     def __init__(self, origin: _Origin, args: list[Any]) -> None:
         self._func, self._kwargs, self._args = origin.func, origin.kwargs, args

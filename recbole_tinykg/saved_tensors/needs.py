@@ -77,10 +77,7 @@ def need_of_output(func: OpOverload, node: Any) -> Need:
 
 @functools.cache
 def _may_save_output(func: OpOverload, node_class: Any) -> bool:
-    """Whether nodes of a class have an output of `func` among their `_saved_<name>` attributes.
-
-    Outputs without a name in the schema are called result, result1 and so on there.
-    """
+    """Whether a node has `_saved_<name>` for an output; unnamed ones are called result, result1."""
     names = {returned.name or "result" for returned in func._schema.returns}
     names |= {f"result{i}" for i in range(len(func._schema.returns))} | {"result", "out", "output"}
     return any(f"_saved_{name}" in dir(node_class) for name in names)
