@@ -1,7 +1,7 @@
-"""Embedding tables: how they are read, and how the gradients of their rows are gathered.
+"""How embedding tables are read and updated; the place for tables larger than the device's memory.
 
-* `shared_table`: all lookups of a table in one step share one gradient map;
-* `table_embedding`: an `nn.Embedding` that reads its table so.
+* `shared_table`: all lookups of a table in one step add to one gradient map;
+* `table_embedding`: an `nn.Embedding` whose lookups do.
 """
 
 from recbole_tinykg.embedding.shared_table import SharedTable

@@ -1,13 +1,13 @@
-"""Rows of an embedding table whose gradients meet in one map.
+"""Lookups in one embedding table that share a gradient map.
 
-Autograd gives each lookup a gradient of the whole table, zero but for a few rows, and adds them up:
-for five lookups, as in CFKG and CKE, five times n x D zeros are written and read, and two such maps
-are alive at a time. Here the lookups of a step add their rows to one map.
+Autograd gives each lookup a gradient of the whole table, zero except in a few rows, and adds these
+up: for five lookups, as in CFKG and CKE, five times n x D zeros are written and read, and two such
+maps are alive at a time. Here the lookups of a step add their rows to one map.
 
-    root: weight -> token        backward: hands over the map
-    rows: token, index -> rows   backward: adds rows to the map, gives the token nothing
+    root: weight -> token        backward: returns the map
+    rows: token, index -> rows   backward: adds rows to the map, gives the token no gradient
 
-Autograd runs the root's backward after that of all lookups it leads to. The sum is the one of the
+Autograd runs the root's backward after that of all lookups of its token. The sum is that of the
 separate maps, in another order.
 
 Saves: the indices, by reference. No noise.
@@ -32,21 +32,20 @@ class SharedTable:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        """Look nothing up yet."""
         self._weight, self._gradient = weight.detach(), _Gradient()
         self._token = _Root.apply(weight, self._gradient)
 
     def rows(self, index: Tensor) -> Tensor:  # (*index.shape, D)
-        """Rows of the table; differentiable once."""
+        """Return rows of the table; differentiable once."""
         return _Rows.apply(self._token, self._weight, index, self._gradient)
 
 
 class _Gradient:
-    """The map of one table while a backward runs."""
+    """The gradient map of one table while a backward runs."""
 
     def __init__(self) -> None:
         self._map: Tensor | None = None
-        self._task = -1  # the backward that the map is of: one that failed may have left its own
+        self._task = -1  # the backward that made the map: one that failed leaves its map behind
 
     def add(self, index: Tensor, rows: Tensor, num_rows: int) -> None:
         task = torch._C._current_graph_task_id()

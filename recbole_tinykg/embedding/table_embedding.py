@@ -1,4 +1,4 @@
-"""An embedding layer whose lookups share one gradient map per table (`shared_table`)."""
+"""An `nn.Embedding` whose lookups in a step share a gradient map (`shared_table`)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ class TableEmbedding(nn.Embedding):
     """An embedding whose lookups in a `shared_gradients` block have one gradient map.
 
     Args:
-        embedding: What it takes the place of; its parameter becomes this one's.
+        embedding: The embedding to replace, whose parameter this one takes.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
-        """Take the parameter."""
         super().__init__(embedding.num_embeddings, embedding.embedding_dim, device="meta")
         self.weight = embedding.weight
         self.table: SharedTable | None = None
 
     def forward(self, index: Tensor) -> Tensor:  # (*index.shape, D)
-        """Rows of the table."""
+        """Return rows of the table."""
         return super().forward(index) if self.table is None else self.table.rows(index)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
-        """Whether a module is an embedding with a dense gradient and nothing special about it."""
+        """Whether a module is a plain embedding: dense gradient, no padding, no maximal norm."""
         return (
             type(module) is nn.Embedding
             and not (module.sparse or module.scale_grad_by_freq)
@@ -41,7 +40,7 @@ class TableEmbedding(nn.Embedding):
 
 @contextmanager
 def shared_gradients(model: nn.Module) -> Iterator[None]:
-    """What the model's `TableEmbedding`s look up in the block has one gradient map per table."""
+    """Let each `TableEmbedding` of a model collect the gradients of the block in one map."""
     embeddings = [m for m in model.modules() if isinstance(m, TableEmbedding)]
     for embedding in embeddings:
         if torch.is_grad_enabled() and embedding.weight.requires_grad:

@@ -1,10 +1,11 @@
-"""Graphs as tensors: CSR adjacencies, neighbour tables and ripple sets, built once, kept resident.
+"""Graphs as tensors: CSR matrices, neighbour tables and ripple sets, built once, kept resident.
 
-* `from_recbole`: the edges and triples of a RecBole data set;
-* KGAT: `attention` over an `adjacency` in `row_blocks`, read at `node_rows`;
-* KGCN, KGNN-LS: `neighbors`, sampled once, followed by a `receptive_field`;
-* KGIN: `relational_graph` of `interactions` and `paired_edges`;
-* RippleNet: `ripple_sets`, and the `ripple_memories` of a batch.
+* `triples`, `from_recbole`: heads, relations and tails, and how to get them from a data set;
+* `csr`: row pointers, and places of rows, as `ops.spmm` takes them;
+* KGAT: `attention` in an `adjacency`, which is handled in `row_blocks` or at some `node_rows`;
+* KGCN, KGNN-LS: `neighbors`, sampled once; `receptive_field` follows them hop by hop;
+* KGIN: `relational_graph`, made of `paired_edges` (entities) and `interactions` (users);
+* RippleNet: `ripple_sets` of all users, and the `ripple_memories` of a batch.
 
-Some of their products are autograd-free building blocks of `functional`; none keeps activations.
+Their sums and products know no autograd: `functional` builds on them and saves what backward needs.
 """

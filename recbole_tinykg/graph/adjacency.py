@@ -8,8 +8,9 @@ every step, so both orders are built once. Four choices keep it small and fast:
   copy of the embeddings.
 * Only rows that receive a message are stored. In ml-100k's collaborative graph 7,880 of 35,573
   nodes have a neighbour: the rest would cost time and memory for rows of zeros.
-* Indices are int32, and there is one per entry and order: 16 bytes an entry with both orders'
-  values. What changes the values, once an epoch, finds the order of the transpose anew.
+* Indices are int32, one per entry and order: 16 bytes an entry with both orders' values. How the
+  entries are ordered in the transpose is not stored but found again whenever the values change,
+  once an epoch.
 * It is built from one sorted array of keys, in time that grows with the number of entries.
 
 The tensors are non-persistent buffers: they move with the module and stay out of `state_dict`.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
+from recbole_tinykg.graph.csr import row_places, row_pointers
 from recbole_tinykg.graph.row_blocks import RowBlock, row_bounds
 
 
@@ -45,10 +47,9 @@ class Adjacency(nn.Module):
     crow_t: Tensor  # (N + 1,) int32
     message_rows: Tensor  # (M,) int64: rows that have an entry
     message_offset: Tensor  # (M,) int64: their places in their row blocks
-    message_position: Tensor  # (N,) int32: place among the message rows, -1 for none
+    message_position: Tensor  # (N,) int32: place among the message rows, -1 without entries
 
     def __init__(self, keys: Tensor, sizes: tuple[int, int]) -> None:
-        """Build both orders."""
         super().__init__()
         self.sizes = sizes
         self.num_nodes = sum(sizes)
@@ -61,22 +62,22 @@ class Adjacency(nn.Module):
             col[self.slots[part]] -= part * sizes[0]
         self._register("col", col)
         self._register_rows(row)
-        self._divide()
+        self._divide_rows()
         self._register_transpose()
         self._register("values", torch.zeros(len(keys)))
         self._register("values_t", torch.zeros(len(keys)))
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        """Behind `to`, `cuda` and their like: another device has other blocks."""
+        """Divide into blocks again after `to`, `cuda` and so on: they differ between devices."""
         super()._apply(*args, **kwargs)
-        self._divide()
+        self._divide_rows()
         return self
 
     def _register(self, name: str, tensor: Tensor) -> None:
         self.register_buffer(name, tensor, persistent=False)
 
     def _register_rows(self, row: Tensor) -> None:
-        """Number the rows with entries, and point to their entries in both column parts."""
+        """Register the rows with entries, and pointers to their entries in both column parts."""
         counts = [torch.bincount(row[slots], minlength=self.num_nodes) for slots in self.slots]
         messages = (counts[0] + counts[1]).nonzero().view(-1)
         position = torch.full((self.num_nodes,), -1, dtype=torch.int32)
@@ -84,14 +85,14 @@ class Adjacency(nn.Module):
         self._register("message_rows", messages)
         self._register("message_position", position)
         for part, count in enumerate(counts):
-            self._register(f"crow_{part}", _row_pointers(count[messages]))
+            self._register(f"crow_{part}", row_pointers(count[messages]))
 
     def _register_transpose(self) -> None:
         counts = [
             torch.bincount(self.col[slots], minlength=size)
             for slots, size in zip(self.slots, self.sizes, strict=True)
         ]
-        self._register("crow_t", _row_pointers(torch.cat(counts)))
+        self._register("crow_t", row_pointers(torch.cat(counts)))
         self._register("col_t", torch.empty_like(self.col))
         for block, places in self._transposed_places():
             own = torch.arange(block.first_message, block.last_message, dtype=torch.int32)
@@ -99,8 +100,8 @@ class Adjacency(nn.Module):
                 [torch.repeat_interleave(own, p.diff()) for p in self.pointers(block)]
             )
 
-    def _divide(self) -> None:
-        """Divide the rows into blocks."""
+    def _divide_rows(self) -> None:
+        """Divide the rows into blocks, and say where each message row lies in its block."""
         self.row_blocks = self._row_blocks()
         starts, lengths = torch.tensor(
             [(b.start, b.last_message - b.first_message) for b in self.row_blocks],
@@ -125,12 +126,12 @@ class Adjacency(nn.Module):
         ]
 
     def _crow(self, part: int) -> Tensor:
-        """(M + 1,) int32 pointers of the message rows into the slots of a column part."""
+        """Return pointers (M + 1,) int32 of the message rows into the slots of a column part."""
         pointers: Tensor = getattr(self, f"crow_{part}")
         return pointers
 
     def _spread(self, of_rows: Tensor) -> Tensor:
-        """(E,): what (M,) says of the message rows, for each slot."""
+        """Repeat a value (M,) per message row for each of its slots: (E,)."""
         spread = [
             torch.repeat_interleave(
                 of_rows, self._crow(part).diff(), output_size=slots.stop - slots.start
@@ -140,16 +141,16 @@ class Adjacency(nn.Module):
         return torch.cat(spread)
 
     def pointers(self, block: RowBlock) -> tuple[Tensor, Tensor]:
-        """(k + 1,) pointers of a block's message rows into either column part."""
+        """Return pointers (k + 1,) of a block's message rows into either column part."""
         rows = slice(block.first_message, block.last_message + 1)
         return self._crow(0)[rows], self._crow(1)[rows]
 
     def _transposed_places(self) -> Iterator[tuple[RowBlock, Tensor]]:
-        """Every row block, and for its slots (e,) int64 their places in the transpose's order.
+        """Yield every row block and the places (e,) int64 of its slots in the transpose's order.
 
         Rows come in order, so a column's entries of earlier blocks lie before those of this one.
         """
-        free = self.crow_t[:-1].long()  # of each column, the first place not yet given away
+        free = self.crow_t[:-1].long()  # of each column, the first place that is still free
         for block in self.row_blocks:
             col = torch.cat([self.columns(slots) for slots in block.entries])
             column, order = torch.sort(col, stable=True)
@@ -171,28 +172,28 @@ class Adjacency(nn.Module):
             self.values_t[places] = torch.cat([self.values[slots] for slots in block.entries])
 
     def rows(self) -> Tensor:
-        """(E,) int32 row of each slot."""
+        """Return the row (E,) int32 of each slot."""
         return self._spread(self.message_rows.int())
 
     def columns(self, slots: Tensor | slice) -> Tensor:
-        """(K,) int64 columns of some slots (K,) int64, or of a range within one part."""
+        """Return the columns (K,) int64 of slots (K,) int64, or of a range within one part."""
         border, shift = self.slots[1].start, self.sizes[0]
         if isinstance(slots, slice):
             return self.col[slots].long().add_(shift if slots.start >= border else 0)
         return self.col.index_select(0, slots) + (slots >= border) * shift
 
     def to_csr(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The whole matrix as one CSR: pointers (N + 1,) and columns (E,) int64, values (E,)."""
+        """Return the matrix as one CSR: pointers (N + 1,) and columns (E,) int64, values (E,)."""
         counts = self.message_rows.new_zeros(self.num_nodes)
         counts[self.message_rows] = (self._crow(0).diff() + self._crow(1).diff()).long()
         places = self._csr_places()
         slots = torch.arange(len(self.col), device=self.col.device)
         col = torch.empty_like(places).index_copy_(0, places, self.columns(slots))
         values = torch.empty_like(self.values).index_copy_(0, places, self.values)
-        return _row_pointers(counts).long(), col, values
+        return row_pointers(counts, torch.int64), col, values
 
     def _csr_places(self) -> Tensor:
-        """(E,) int64 place of each slot in `to_csr`, where a row's two column parts meet."""
+        """Return the place (E,) int64 of each slot in `to_csr`, which joins a row's two parts."""
         first, second = self._crow(0), self._crow(1)
         before = torch.cat([second[:-1], first[1:] - self.slots[1].start])  # of the other part
         counts = torch.cat([first.diff(), second.diff()])
@@ -200,10 +201,10 @@ class Adjacency(nn.Module):
         return places.add_(torch.arange(len(self.col), device=self.col.device))
 
     def load_csr(self, crow: Tensor, col: Tensor, values: Tensor) -> None:
-        """Take the values of a matrix with the same sparsity pattern, as `to_csr` gives it.
+        """Take the values of a matrix with the same sparsity pattern, as from `to_csr`.
 
         Raises:
-            ValueError: if the pattern differs.
+            ValueError: The pattern differs.
         """
         own_crow, own_col, _ = self.to_csr()
         if not (torch.equal(crow.to(own_crow), own_crow) and torch.equal(col.to(own_col), own_col)):
@@ -219,7 +220,7 @@ class Adjacency(nn.Module):
         return len(self.message_rows)
 
     def csr(self, part: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Row pointers, columns and values of the message rows for one column part."""
+        """Return pointers, columns and values of the message rows for one column part."""
         slots = self.slots[part]
         return self._crow(part), self.col[slots], self.values[slots]
 
@@ -227,7 +228,7 @@ class Adjacency(nn.Module):
         self,
         parts: tuple[Tensor, Tensor],  # (sizes[p], D)
     ) -> Iterator[tuple[RowBlock, Tensor]]:
-        """Every row block with the messages (k, D) of its message rows, one at a time."""
+        """Yield every row block with the messages (k, D) of its message rows."""
         values = [self.values.to(part.dtype) for part in parts]
         for block in self.row_blocks:
             first, second = (
@@ -245,7 +246,7 @@ class Adjacency(nn.Module):
             yield block, messages
 
     def _csr_for(self, part: int, dense: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """`csr` with values of the type of `dense`, which autocast may have lowered."""
+        """As `csr`, with values of the type of `dense`, which autocast may have lowered."""
         crow, col, values = self.csr(part)
         return crow, col, values.to(dense[part].dtype)
 
@@ -258,7 +259,7 @@ class Adjacency(nn.Module):
         nodes: Tensor,  # (R,)
         parts: tuple[Tensor, Tensor],  # (sizes[p], D)
     ) -> Tensor:
-        """Messages (R, D) of the nodes `nodes`, zero where a node has no entry."""
+        """Return the messages (R, D) of the nodes `nodes`, zero where a node has no entry."""
         rows = self.message_position.index_select(0, nodes).long()
         messages = ops.spmm(*self._csr_for(0, parts), parts[0], rows)
         ops.spmm_add_(messages, *self._csr_for(1, parts), parts[1], rows)
@@ -272,9 +273,7 @@ class Adjacency(nn.Module):
     ) -> None:
         """Add the transpose of the rows `nodes` times messages to `out` in place."""
         position = self.message_position.index_select(0, nodes).long()
-        places = position.new_full((self.num_messages + 1,), -1, dtype=torch.int32)
-        own = torch.arange(len(nodes), dtype=torch.int32, device=nodes.device)
-        places[position] = own  # -1, no message row, is the place at the end, which nobody reads
+        places = row_places(position, self.num_messages)
         values = self.values_t.to(out.dtype)
         ops.spmm_add_(out, self.crow_t, self.col_t, values, messages, places=places)
 
@@ -284,13 +283,8 @@ def slot_keys(
     col: Tensor,  # (E,) int64
     sizes: tuple[int, int],
 ) -> Tensor:
-    """(E,) int64 keys of entries, which sort as their slots: by column part, row, column."""
+    """Return keys (E,) int64 of entries, which sort as their slots: by column part, row, column."""
     keys = (col >= sizes[0]).long()
     for digit in (row, col):
         keys.mul_(sum(sizes)).add_(digit)
     return keys
-
-
-def _row_pointers(counts: Tensor) -> Tensor:
-    """CSR row pointers (M + 1,) int32 of rows with so many entries (M,)."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()

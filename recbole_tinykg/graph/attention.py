@@ -1,8 +1,8 @@
 r"""The collaborative knowledge graph of KGAT and its attention, as CSR, without DGL.
 
-Nodes are users, then entities (items are the first entities). Edges are interactions in both
-directions, under one relation of their own, and the triples of the knowledge graph. RecBole's
-numbers are kept:
+Nodes are users, then entities (items are the first entities). Edges are the interactions, in both
+directions under a relation of their own, and the triples of the knowledge graph. The numbers are
+RecBole's:
 
 * the first attention matrix is :math:`\sum_r D_r^{-1} A_r`, each relation's adjacency normalised by
   row;
@@ -10,10 +10,10 @@ numbers are kept:
   equation 4), adds the scores of parallel edges, and takes the softmax over each head's edges
   (equation 5).
 
-Stock gathers and projects both ends of every edge; here each relation projects its nodes once
-(155,000 user-item edges of ml-100k have 2,500 nodes), and edges meet projections in blocks. An edge
-costs 4 bytes beside the matrix: its pair's slot there, which leads to head and tail. All is built
-from one array of keys (pair, relation), sorted in place.
+RecBole gathers and projects both ends of every edge; here each relation projects its nodes once
+(155,000 user-item edges of ml-100k have 2,500 nodes), and edges gather projections block by block.
+Besides the matrix (`adjacency`) an edge costs 4 bytes: its pair's slot there, which leads to head
+and tail. Everything is built from one array of keys (pair, relation), sorted in place.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.graph.adjacency import Adjacency, slot_keys
-from recbole_tinykg.graph.from_recbole import Edges
 from recbole_tinykg.graph.node_rows import NodeRows
+from recbole_tinykg.graph.triples import Triples
 
 EDGE_BLOCK = 8192
 """Edges that a refresh scores at a time: three temporaries of 8192 x 64 floats."""
@@ -43,21 +43,20 @@ class _Relation(NamedTuple):
 
 
 class AttentionGraph(nn.Module):
-    """The graph's attention matrix and what it takes to refresh it.
+    """The graph's attention matrix, and what a refresh needs to know of the edges.
 
     Args:
-        edges: edges over users and entities; relation 0 is padding and carries none.
-        sizes: numbers of users and of entities.
+        edges: Triples over users and entities; those of relation 0, padding, are left out.
+        sizes: Numbers of users and of entities.
 
     Raises:
-        ConfigurationError: so many nodes and relations that a key does not fit 64 bits.
+        ConfigurationError: There are so many nodes and relations that a key does not fit 64 bits.
     """
 
     node: Tensor  # int32 nodes of each relation, one relation after the other
     edge_slot: Tensor  # (E,) int32 slot of each edge's pair in the adjacency, by relation
 
-    def __init__(self, edges: Edges, sizes: tuple[int, int]) -> None:
-        """Build the matrix, its first values, and the order of the relations."""
+    def __init__(self, edges: Triples, sizes: tuple[int, int]) -> None:
         super().__init__()
         pairs, slot, relation = _distinct_pairs(edges, sizes)
         self.adjacency = Adjacency(pairs, sizes)
@@ -89,11 +88,11 @@ class AttentionGraph(nn.Module):
         return relations
 
     def _ends(self, slot: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Heads and tails (K,) int64 of slots (K,) int64, from the row (P,) of every slot."""
+        """Return heads and tails (K,) int64 of slots (K,) int64; `rows` (P,) are of all slots."""
         return rows.index_select(0, slot).long(), self.adjacency.columns(slot)
 
     def _mean_within_relations(self) -> Tensor:
-        """(P,) float64 values of the first attention matrix, in slot order."""
+        """Return the values (P,) float64 of the first attention matrix, in slot order."""
         rows = self.adjacency.rows()
         values = torch.zeros(len(rows), dtype=torch.float64)
         place = torch.empty(self.adjacency.num_nodes, dtype=torch.int64)
@@ -133,17 +132,17 @@ class AttentionGraph(nn.Module):
         self.adjacency.set_values(segment_softmax_(scores, self.adjacency))
 
     def state(self) -> dict[str, Tensor]:
-        """The attention matrix as plain CSR arrays `crow`, `col` and `values`."""
+        """Return the attention matrix as plain CSR arrays `crow`, `col` and `values`."""
         crow, col, values = self.adjacency.to_csr()
         return {"crow": crow.int(), "col": col.int(), "values": values}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take a matrix from `state`; ValueError if it belongs to another graph."""
+        """Take the matrix from `state`; ValueError if it belongs to another graph."""
         self.adjacency.load_csr(state["crow"], state["col"], state["values"])
 
 
 def segment_softmax_(scores: Tensor, adjacency: Adjacency) -> Tensor:
-    """Softmax of scores (P,), in slot order, over the entries of each row; in place."""
+    """Take the softmax of scores (P,), in slot order, over the entries of each row; in place."""
     for block in adjacency.row_blocks:
         for_parts = [scores[slots] for slots in block.entries]
         own = torch.cat(for_parts)
@@ -159,11 +158,11 @@ def segment_softmax_(scores: Tensor, adjacency: Adjacency) -> Tensor:
     return scores
 
 
-def _distinct_pairs(edges: Edges, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys (P,) of the distinct pairs, and slot and relation (E,) of the edges, sorted by slot."""
+def _distinct_pairs(edges: Triples, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys (P,) of the distinct pairs; slot and relation (E,) of the edges, by slot."""
     present = edges.relation > 0
     if not present.all():
-        edges = Edges(*(column[present] for column in edges))
+        edges = Triples(*(column[present] for column in edges))
     num_relations = int(edges.relation.max()) + 1 if len(edges.relation) else 1
     if 2 * sum(sizes) ** 2 * num_relations >= 2**63:
         raise ConfigurationError(
@@ -181,5 +180,5 @@ def _distinct_pairs(edges: Edges, sizes: tuple[int, int]) -> tuple[Tensor, Tenso
 
 
 def _smallest_integer(limit: int) -> torch.dtype:
-    """A type for numbers below `limit`; NumPy sorts 16 bits in linear time."""
+    """Return an integer type for numbers below `limit`; NumPy sorts 16 bits in linear time."""
     return torch.int16 if limit <= 2**15 else torch.int32

@@ -2,7 +2,8 @@ r"""The means of users' items: a fixed sparse matrix, its transpose, and dropout
 
 Row u of the matrix holds 1 / (number of the user's items) for each of them. Forward needs the rows
 of a batch's users, backward the transpose of those rows; both patterns are built once. Dropout of
-entries is drawn from a stream position, in forward and again in backward: it keeps 0 bytes.
+entries is drawn from a position of a noise stream, in forward and again in backward: it keeps 0
+bytes.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
-from recbole_tinykg.graph.paired_edges import pointers
+from recbole_tinykg.graph.csr import row_places, row_pointers
 
 
 class Interactions(nn.Module):
     """Sparse (num_users, num_items) matrix of means.
 
     Args:
-        user: (E,) int64 user of each interaction; a pair that comes twice counts once.
+        user: (E,) int64 user of each interaction; a repeated pair counts once.
         item: (E,) int64 item of each interaction.
         sizes: numbers of users and of items.
     """
@@ -32,17 +33,16 @@ class Interactions(nn.Module):
     values_t: Tensor  # (E,) float
 
     def __init__(self, user: Tensor, item: Tensor, sizes: tuple[int, int]) -> None:
-        """Sort the interactions both ways."""
         super().__init__()
         num_users, num_items = sizes
         key = torch.unique(user * num_items + item)
         user, item = key // num_items, key % num_items
         counts = torch.bincount(user, minlength=num_users)
         order_t = torch.argsort(item, stable=True)
-        self._register("crow", pointers(counts))
+        self._register("crow", row_pointers(counts))
         self._register("col", item.int())
         self._register("values", 1 / counts[user].float())
-        self._register("crow_t", pointers(torch.bincount(item, minlength=num_items)))
+        self._register("crow_t", row_pointers(torch.bincount(item, minlength=num_items)))
         self._register("col_t", user[order_t].int())
         self._register("order_t", order_t.int())
         self._register("values_t", self.values[order_t])
@@ -52,7 +52,7 @@ class Interactions(nn.Module):
         self.register_buffer(name, tensor, persistent=False)
 
     def sample(self, stream: Tensor, probability: float, transposed: bool) -> Tensor:
-        """Values (E,) after dropout, in the order of the matrix or of its transpose."""
+        """Return the values (E,) after dropout, in the order of the matrix or of its transpose."""
         if probability == 0:
             return self.values_t if transposed else self.values
         values = ops.dropout(self.values[None], stream, probability=probability)[0]
@@ -65,7 +65,7 @@ class Interactions(nn.Module):
         dense: Tensor,  # (N, D)
         places: Tensor | None = None,  # (num_items or more,) int32, as in `ops.spmm`
     ) -> Tensor:
-        """Means (U, D) of the users' items."""
+        """Return the means (U, D) of the users' items."""
         return ops.spmm(self.crow, self.col, values, dense, users, places)
 
     def add_transposed_(
@@ -77,16 +77,5 @@ class Interactions(nn.Module):
         rows: Tensor | None = None,  # (R,) int64 items, -1 for no item
     ) -> None:
         """Add the gradient of the items through `means_of`, in place."""
-        places = places_of(users, self.num_users)
+        places = row_places(users, self.num_users)
         ops.spmm_add_(out, self.crow_t, self.col_t, values, gradient, rows, places)
-
-
-def places_of(rows: Tensor, num_rows: int) -> Tensor:
-    """(num_rows,) int32 place of each row number in `rows` (R,) int64, unique; -1 if absent.
-
-    Negative numbers in `rows` are nobody's.
-    """
-    places = torch.full((num_rows + 1,), -1, dtype=torch.int32, device=rows.device)
-    own = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
-    places[rows] = own  # -1 writes to the place at the end, which is cut off
-    return places[:num_rows]

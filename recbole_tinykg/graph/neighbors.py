@@ -1,12 +1,11 @@
-"""A fixed number of neighbours for every entity, sampled once, as KGCN and KGNN-LS want them.
+"""A fixed number of neighbours for every entity, sampled once, for KGCN and KGNN-LS.
 
-The knowledge graph counts as undirected: a triple (h, r, t) makes t a neighbour of h and h one of
-t, both under r. From n of them, K are drawn without replacement if n >= K, with replacement if
-fewer; an entity without any is its own neighbour under relation 0, as in RecBole.
+The knowledge graph is taken as undirected: a triple (h, r, t) makes t a neighbour of h, and h of t,
+both under r. Of n neighbours, K are drawn without replacement if n >= K, else with replacement; an
+entity without any is its own neighbour under relation 0, as in RecBole.
 
 Edges are shuffled, then sorted by entity: the first K of an entity are a draw without replacement,
-for all entities at once. The generator is the caller's, so RecBole's own random streams stay where
-they are.
+for all entities at once. The generator is the caller's, so RecBole's random state stays as it is.
 """
 
 from __future__ import annotations

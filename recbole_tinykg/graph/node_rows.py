@@ -1,4 +1,4 @@
-"""Some nodes of a graph whose nodes lie in two tables, users and entities."""
+"""Some nodes of a graph whose embeddings lie in two tables, users and entities (KGAT)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Parts = tuple[Tensor, Tensor]
+"""One tensor for each of the two tables."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class NodeRows:
 
     Attributes:
         nodes: (R,) int64 node numbers over both parts.
-        num_first: how many of them lie in the first part.
-        offset: number of nodes in the first part.
+        num_first: How many of them lie in the first part.
+        offset: Number of nodes in the first part.
     """
 
     nodes: Tensor
@@ -26,7 +27,7 @@ class NodeRows:
 
     @classmethod
     def from_parts(cls, first: Tensor, second: Tensor, offset: int) -> NodeRows:
-        """Rows from unique row numbers within each part, (R_0,) and (R_1,)."""
+        """Make them from unique row numbers within each part, (R_0,) and (R_1,)."""
         return cls(torch.cat([first, second + offset]), len(first), offset)
 
     @property
@@ -35,7 +36,7 @@ class NodeRows:
         return self.nodes[: self.num_first], self.nodes[self.num_first :] - self.offset
 
     def gather(self, parts: Parts) -> Tensor:
-        """The rows (R, D) of parts (sizes[p], D)."""
+        """Return the rows (R, D) of parts (sizes[p], D)."""
         return torch.cat(
             [part.index_select(0, rows) for part, rows in zip(parts, self.local, strict=True)]
         )

@@ -7,10 +7,11 @@ A relational layer (KGIN, equation 9) computes, for a row h with edges (h, r, t)
 
 so that the relation multiplies the sum of a *pair* (h, r), not each edge: in ml-100k 22,609 pairs
 have 91,631 edges. The inner sum is a sparse product over the edges of a pair, the outer one a
-sparse product over the pairs of a row, both in blocks, so that no map of all pairs exists.
+sparse product over the pairs of a row. Both are computed in blocks, so that there is never a row
+for every pair.
 
 Backward is the same sum over the same edges with head and tail exchanged: it sends the gradient of
-s to x, and on its way through a pair (t, r) it meets all that the gradient of :math:`w_r` needs:
+s to x. Its inner sum for a pair (t, r) is all that the gradient of :math:`w_r` needs:
 
 .. math:: \partial w_r = \sum_t x_t \odot \sum_h a_{hrt}\, g_h
 
@@ -26,16 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
+from recbole_tinykg.graph.csr import row_pointers
 
 PAIR_BLOCK = 4096
 """Pairs that dense work handles at a time: 4096 x 64 floats stay in a core's cache."""
 
-ROW_BLOCK = 16384
-"""Rows at a time, where a row may have any number of pairs."""
+PAIR_BLOCK_ROWS = 16384
+"""The most rows that a block of pairs may belong to."""
 
 
 class _Block(NamedTuple):
-    """Ranges of rows and of pairs, and where the block's row pointers begin."""
+    """Ranges of rows and of pairs, and the number of the block."""
 
     rows: slice
     pairs: slice
@@ -43,7 +45,7 @@ class _Block(NamedTuple):
 
 
 class RelationGradient(NamedTuple):
-    """Where the gradient of the relations goes, and the rows that it is made of."""
+    """Where to add the gradient of the relations, and the rows that it is made of."""
 
     out: Tensor  # (num_relations, D), added to
     ego: Callable[[slice], Tensor]  # x of a range of rows
@@ -56,8 +58,8 @@ class PairedEdges(nn.Module):
         row: (E,) int64 row of each edge.
         relation: (E,) int64 relation of each edge.
         col: (E,) int64 column of each edge.
-        num_rows: M, number of rows; some may have no edge.
-        num_relations: number of relations.
+        num_rows: M; some rows may have no edge.
+        num_relations: Number of relations.
     """
 
     order: Tensor  # (E,) int32: place of each sorted edge in the arguments
@@ -73,34 +75,34 @@ class PairedEdges(nn.Module):
     def __init__(
         self, row: Tensor, relation: Tensor, col: Tensor, num_rows: int, num_relations: int
     ) -> None:
-        """Sort the edges and find their pairs and blocks."""
         super().__init__()
         self.num_rows, self.num_relations = num_rows, num_relations
         key = row * num_relations + relation
         order = torch.argsort(key, stable=True)
         pairs, edges_of_pair = torch.unique_consecutive(key[order], return_counts=True)
         pair_row = pairs // num_relations
-        row_crow = pointers(torch.bincount(pair_row, minlength=num_rows))
+        row_crow = row_pointers(torch.bincount(pair_row, minlength=num_rows))
         self._register("order", order)
         self._register("col", col[order])
-        self._register("pair_crow", pointers(edges_of_pair))
+        self._register("pair_crow", row_pointers(edges_of_pair))
         self._register("pair_relation", pairs % num_relations)
         self._register("row_crow", row_crow)
-        self.blocks = _blocks(row_crow)
+        self.blocks = _divide_pairs(row_crow)
         self._register_blocks(pair_row)
 
     def _register(self, name: str, tensor: Tensor) -> None:
         self.register_buffer(name, tensor.int(), persistent=False)
 
     def _register_blocks(self, pair_row: Tensor) -> None:
-        """Numbers within each block: rows of pairs, row pointers, pairs by relation."""
+        """Register what is counted within each block: rows, row pointers, pairs by relation."""
         nothing = torch.zeros(0, dtype=torch.int32)
         rows, crows, relation_crows, relation_cols = [nothing], [nothing], [nothing], [nothing]
         for block in self.blocks:
             relation = self.pair_relation[block.pairs]
             rows.append(pair_row[block.pairs] - block.rows.start)
             crows.append(self.row_crow[block.rows.start : block.rows.stop + 1] - block.pairs.start)
-            relation_crows.append(pointers(torch.bincount(relation, minlength=self.num_relations)))
+            counts = torch.bincount(relation, minlength=self.num_relations)
+            relation_crows.append(row_pointers(counts))
             relation_cols.append(torch.argsort(relation, stable=True))
         self._register("pair_row", torch.cat(rows))
         self._register("block_crow", torch.cat(crows))
@@ -109,11 +111,11 @@ class PairedEdges(nn.Module):
 
     @property
     def num_edges(self) -> int:
-        """E."""
+        """Number of edges, E."""
         return len(self.col)
 
     def degrees(self, values: Tensor) -> Tensor:
-        """Sum (M,) of the values (E,) of each row's edges, in the order of `col`."""
+        """Return the sum (M,) of each row's values; `values` (E,) are in the order of `col`."""
         total = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
         torch.cumsum(values, 0, dtype=torch.float64, out=total[1:])
         ends = total.index_select(0, self.pair_crow.index_select(0, self.row_crow))
@@ -155,7 +157,7 @@ class PairedEdges(nn.Module):
         relations: Tensor,  # (num_relations, D)
         places: Tensor | None = None,  # (K,) int32, as in `ops.spmm`
     ) -> Tensor:
-        """Sum (R, D) of the rows `rows` alone."""
+        """Return the sums (R, D) of the rows `rows` alone."""
         out = dense.new_zeros(len(rows), dense.shape[1])
         pairs, crow, row = self._pairs_of(rows)
         first_rows = row[::PAIR_BLOCK].tolist()
@@ -170,10 +172,10 @@ class PairedEdges(nn.Module):
         return out
 
     def _pairs_of(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs of rows, one row's after the other's; where each row's begin; the row of each."""
+        """Return the pairs of rows, row by row; where each row's begin; the row of each pair."""
         first = self.row_crow.index_select(0, rows.clamp(min=0))
         last = self.row_crow.index_select(0, rows.clamp(min=0) + (rows >= 0))
-        crow = pointers(last - first)
+        crow = row_pointers(last - first)
         row = torch.repeat_interleave((last - first).long())
         shift = (first - crow[:-1]).index_select(0, row)
         return shift + torch.arange(len(shift), device=rows.device), crow, row
@@ -186,25 +188,20 @@ def _add_pairs_(
     relations: Tensor,  # (num_relations, D)
     relation: Tensor,  # (p,)
 ) -> None:
-    """Add to each row its pairs' sums times their relations."""
+    """Add to each row the sums of its pairs times their relations."""
     sums.mul_(relations.index_select(0, relation))
     col = torch.arange(len(sums), dtype=crow.dtype, device=crow.device)
     ops.spmm_add_(out, crow, col, sums.new_ones(len(sums)), sums)
 
 
-def pointers(counts: Tensor) -> Tensor:
-    """CSR pointers (M + 1,) int32 of rows with `counts` (M,) entries."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-
-
-def _blocks(row_crow: Tensor) -> list[_Block]:
-    """Ranges of at most ROW_BLOCK rows with at most PAIR_BLOCK pairs, or of a single row."""
+def _divide_pairs(row_crow: Tensor) -> list[_Block]:
+    """Divide into blocks of PAIR_BLOCK_ROWS rows and PAIR_BLOCK pairs at most, or of one row."""
     blocks: list[_Block] = []
     num_rows, row, pair = len(row_crow) - 1, 0, 0
     while row < num_rows:
         most = torch.tensor(pair + PAIR_BLOCK, dtype=row_crow.dtype)
         fitting = int(torch.searchsorted(row_crow, most, right=True)) - 1
-        stop = min(max(fitting, row + 1), row + ROW_BLOCK, num_rows)
+        stop = min(max(fitting, row + 1), row + PAIR_BLOCK_ROWS, num_rows)
         last = int(row_crow[stop])
         blocks.append(_Block(slice(row, stop), slice(pair, last), len(blocks)))
         row, pair = stop, last

@@ -1,7 +1,7 @@
-"""The receptive field of some items: their sampled neighbours, hop by hop, looked up when needed.
+"""The receptive field of some items: their sampled `neighbors`, hop by hop, looked up when needed.
 
-Hop h of an item holds K^h entities. They are a function of the items and of two resident tables, so
-that forward keeps the items and backward looks the rest up again.
+Hop h of an item holds K^h entities. They follow from the items and two resident tables, so forward
+saves the items and backward looks the rest up again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ReceptiveField:
         return self.neighbors.shape[1]
 
     def entities(self, items: Tensor) -> list[Tensor]:  # items (N,)
-        """Entities (N * K^h,) int32 of hops 0 to H; the neighbours of an entity follow each other.
+        """Return the entities (N * K^h,) int32 of hops 0 to H, an entity's neighbours side by side.
 
-        Hop 0 are the items themselves.
+        Hop 0 holds the items themselves.
         """
         hops = [items.int()]
         for _ in range(self.num_hops):
@@ -41,6 +41,6 @@ class ReceptiveField:
         return hops
 
     def relation_ids(self, items: Tensor) -> list[Tensor]:  # items (N,)
-        """Relations (N * K^h, K) int32 from the entities of hops 0 to H - 1 to their neighbours."""
+        """Return the relations (N * K^h, K) int32 of entities of hops 0 to H - 1 to neighbours."""
         hops = self.entities(items)[:-1]
         return [self.relations.index_select(0, entities) for entities in hops]

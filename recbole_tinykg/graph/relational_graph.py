@@ -2,14 +2,14 @@
 
 Only a *head*, an entity with outgoing edges, ever has a message: after the first hop the maps of
 all other entities are zero (ml-100k: 6,937 heads of 34,629 entities). So maps have a row per head.
-Three sets of paired edges serve all hops:
+Three `paired_edges` serve all hops:
 
 * `by_head`: what a head receives, forward;
 * `by_tail`: what every entity sends, for the backward of the first hop;
-* `by_head_tail`: the same for tails that are heads themselves, for the backward of other hops.
+* `by_head_tail`: the same for tails that are heads themselves, for the backward of later hops.
 
-A step may keep a part of the edges (KGIN's "node dropout"): the patterns stay and the edges that
-are left out weigh 0.
+A step may use a part of the edges (KGIN's "node dropout"): the patterns stay, and edges that are
+left out weigh 0. What users receive from items is in `interactions`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recbole_tinykg.graph.interactions import Interactions, places_of
+from recbole_tinykg.graph.csr import row_places
+from recbole_tinykg.graph.interactions import Interactions
 from recbole_tinykg.graph.paired_edges import PairedEdges, RelationGradient
+from recbole_tinykg.graph.triples import Triples
 
 
-class Weights(NamedTuple):
+class EdgeWeights(NamedTuple):
     """What a step multiplies edges and interactions by."""
 
     edges: Tensor  # (E,) 1, or 0 for an edge that is left out
@@ -35,31 +37,26 @@ class RelationalGraph(nn.Module):
     """Directed edges with relations over entities, and who interacted with which item.
 
     Args:
-        edges: head, relation and tail (E,) int64.
-        interactions: user and item; items are the first entities.
-        num_entities: number of entities.
-        num_relations: number of relations.
+        edges: Triples (E,) int64.
+        interactions: Users and items; items are the first entities.
+        num_entities: Number of entities.
+        num_relations: Number of relations.
     """
 
     heads: Tensor  # (num_heads,) int64 entities
-    position: Tensor  # (num_entities,) int32 place among the heads, -1 for none
+    position: Tensor  # (num_entities,) int32 place among the heads, -1 if it is no head
     slot: Tensor  # int32 place in `by_head` of the edges of `by_head_tail`, before they are sorted
-    item_of_head: Tensor  # (num_heads,) int64 item, -1 for heads that are none
+    item_of_head: Tensor  # (num_heads,) int64 item, -1 for heads that are no item
 
     def __init__(
-        self,
-        edges: tuple[Tensor, Tensor, Tensor],
-        interactions: Interactions,
-        num_entities: int,
-        num_relations: int,
+        self, edges: Triples, interactions: Interactions, num_entities: int, num_relations: int
     ) -> None:
-        """Sort the edges in both directions."""
         super().__init__()
         head, relation, tail = edges
         heads, row = torch.unique(head, return_inverse=True)
         self.num_heads, self.num_entities = len(heads), num_entities
         self.num_items = len(interactions.crow_t) - 1
-        position = places_of(heads, num_entities)
+        position = row_places(heads, num_entities)
         self.register_buffer("heads", heads, persistent=False)
         self.register_buffer("position", position, persistent=False)
         item_of_head = torch.where(heads < self.num_items, heads, -1)
@@ -77,40 +74,43 @@ class RelationalGraph(nn.Module):
 
     @property
     def num_edges(self) -> int:
-        """E."""
+        """Number of edges, E."""
         return self.by_head.num_edges
 
-    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Head, relation and tail (E,) int64 of each edge, in the order of `Weights.edges`."""
+    def edges(self) -> Triples:
+        """Return the edges (E,) int64 in the order of `EdgeWeights.edges`."""
         by_head = self.by_head
         pair = torch.repeat_interleave(by_head.pair_crow.diff().long())
         row = torch.repeat_interleave(by_head.row_crow.diff().long())[pair]
-        return self.heads[row], by_head.pair_relation[pair].long(), by_head.col.long()
+        relation = by_head.pair_relation[pair].long()
+        return Triples(self.heads[row], relation, by_head.col.long())
 
-    def weights(self, edges: Tensor, interactions: Tensor) -> Weights:
-        """Weights of a step from those of its edges (E,) and interactions."""
+    def weights(self, edges: Tensor, interactions: Tensor) -> EdgeWeights:
+        """Return the weights of a step from those of its edges (E,) and interactions."""
         degree = self.by_head.degrees(edges)
-        return Weights(edges, degree.clamp_(min=1).reciprocal_()[:, None], interactions)
+        return EdgeWeights(edges, degree.clamp_(min=1).reciprocal_()[:, None], interactions)
 
     def places(self, first: bool) -> Tensor | None:
-        """Where a hop finds an entity's row: in the parameter, or in a map of the heads."""
+        """Return where a hop finds an entity's row: in the parameter, or in a map of the heads."""
         return None if first else self.position
 
-    def messages(self, weights: Weights, source: Tensor, relations: Tensor, first: bool) -> Tensor:
-        """Means (num_heads, D) that all heads receive."""
+    def messages(
+        self, weights: EdgeWeights, source: Tensor, relations: Tensor, first: bool
+    ) -> Tensor:
+        """Return the means (num_heads, D) that all heads receive."""
         out = source.new_zeros(self.num_heads, source.shape[1])
         self.by_head.add_sums_(out, weights.edges, source, relations, self.places(first))
         return out.mul_(weights.inverse_degree)
 
     def messages_of(
         self,
-        rows: Tensor,  # (R,) int64 places among the heads, -1 for none
-        weights: Weights,
+        rows: Tensor,  # (R,) int64 places among the heads, -1 for no head
+        weights: EdgeWeights,
         source: Tensor,
         relations: Tensor,
         first: bool,
     ) -> Tensor:
-        """Means (R, D) that some heads receive, zero for a row that is no head."""
+        """Return the means (R, D) that some heads receive, zero for a row that is no head."""
         places = self.places(first)
         sums = self.by_head.sums_of(rows, weights.edges, source, relations, places)
         return sums.mul_(weights.inverse_degree.index_select(0, rows.clamp(min=0)))
@@ -118,7 +118,7 @@ class RelationalGraph(nn.Module):
     def return_messages_(
         self,
         out: Tensor,  # (num_entities or num_heads, D)
-        weights: Weights,
+        weights: EdgeWeights,
         gradient: Tensor,  # (num_heads, D), or (R, D) with places
         relations: Tensor,
         relation_gradient: RelationGradient,

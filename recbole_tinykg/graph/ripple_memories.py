@@ -1,12 +1,12 @@
-"""What a batch of users remembers, each distinct fact and each distinct (head, relation) once.
+"""What a batch of users remembers: each distinct fact, and each distinct (head, relation), once.
 
-The ripple sets of RippleNet (`graph.ripple_sets`) are numbers of rows in a table of facts
-that is sorted by relation, head and tail. One sort of the fact numbers of the batch's unique users
-therefore gives everything in the order it is wanted: facts, the *pairs* (head, relation) that share
-a product with a relation's matrix, and the range of pairs of each relation.
+The `ripple_sets` of RippleNet are row numbers in a table of facts that is sorted by relation, head
+and tail. One sort of the fact numbers of the batch's unique users therefore gives everything in the
+order in which it is needed: facts, the *pairs* (head, relation) that share a product with a
+relation's matrix, and the range of pairs of each relation.
 
-A *slot* is a place in the memory of a unique user. A *reading* is a slot seen by a row of the
-batch: there are B * n_hop * n_memory, and they are never written out with an embedding each.
+A *slot* is a place in the memory of a unique user. A *reading* is a slot read for a row of the
+batch: there are B * n_hop * n_memory, and they never get an embedding each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from recbole_tinykg.graph.csr import row_pointers
 
 
 class FactTable(NamedTuple):
@@ -28,14 +30,17 @@ class FactTable(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """The pairs `pairs` are those of `relation`."""
+    """A relation and the range of its pairs."""
 
     relation: int
     pairs: slice
 
 
-class Readings(NamedTuple):
-    """The readings by fact, as CSR matrices over rows (b, hop) of the batch sorted by user."""
+class ReadingsByFact(NamedTuple):
+    """The readings of each fact, and of each pair, as rows of a CSR matrix.
+
+    Its columns are the rows (b, hop) of the batch sorted by user.
+    """
 
     fact_start: Tensor  # (facts + 1,) int32
     pair_start: Tensor  # (pairs + 1,) int32
@@ -45,11 +50,11 @@ class Readings(NamedTuple):
 
 @dataclass(frozen=True)
 class Memories:
-    """The memories of a batch whose rows are taken in the order of their users.
+    """The memories of a batch, with its rows in the order of their users.
 
     Attributes:
         order: (B,) int64 rows of the batch by user.
-        user: (B,) int64 unique user of each row, in that order.
+        user: (B,) int64 number of each row's user among the unique ones, in that order.
         rows_per_user: (U,) int64.
         slots: (U, n_hop, n_memory) int32 fact in each slot, counted among the batch's facts.
         slot_order: (U * n_hop * n_memory,) int64 slots by fact.
@@ -72,8 +77,8 @@ class Memories:
     segments: list[Segment]
 
     @classmethod
-    def of(cls, table: FactTable, users: Tensor) -> Memories:
-        """The memories of users (B,)."""
+    def from_users(cls, table: FactTable, users: Tensor) -> Memories:
+        """Look up the memories of users (B,)."""
         sorted_users, order = torch.sort(users)
         unique, user, rows_per_user = torch.unique_consecutive(
             sorted_users, return_inverse=True, return_counts=True
@@ -99,11 +104,11 @@ class Memories:
         )
 
     def pairs_of(self, hop: int) -> Tensor:
-        """Pair (B, n_memory) int32 of each reading of a hop."""
+        """Return the pair (B, n_memory) int32 of each reading of a hop."""
         return self._by_row(self.pair, hop)
 
     def tails_of(self, hop: int) -> Tensor:
-        """Tail entity (B, n_memory) int32 of each reading of a hop."""
+        """Return the tail entity (B, n_memory) int32 of each reading of a hop."""
         return self._by_row(self.tail, hop)
 
     def _by_row(self, column: Tensor, hop: int) -> Tensor:
@@ -112,7 +117,7 @@ class Memories:
         return values.index_select(0, self.user)
 
     def counts(self, dtype: torch.dtype) -> Tensor:
-        """How many readings of each hop (n_hop, facts) are of each fact."""
+        """Count the readings (n_hop, facts) of each fact in each hop."""
         num_hops, num_facts = self.slots.shape[1], len(self.tail)
         index = self.slots + num_facts * torch.arange(num_hops, device=self.user.device)[:, None]
         weight = self.rows_per_user.to(dtype)[:, None, None].expand_as(self.slots)
@@ -120,11 +125,11 @@ class Memories:
         return counts.scatter_add_(0, index.view(-1), weight.reshape(-1)).view(num_hops, num_facts)
 
     def fact_bounds(self) -> Tensor:
-        """(pairs + 1,) int32 first fact of each pair, and the number of facts."""
-        return _pointers(torch.bincount(self.pair, minlength=len(self.head)))
+        """Return the first fact (pairs + 1,) int32 of each pair, and the number of facts."""
+        return row_pointers(torch.bincount(self.pair, minlength=len(self.head)))
 
-    def readings(self) -> Readings:
-        """The readings by fact: for a slot, one per row of its user."""
+    def readings(self) -> ReadingsByFact:
+        """Return the readings by fact: each slot is read once per row of its user."""
         _, num_hops, num_memory = self.slots.shape
         size = num_hops * num_memory
         user, within = self.slot_order // size, self.slot_order % size
@@ -136,7 +141,7 @@ class Memories:
         row = torch.arange(len(slot), device=slot.device) + first.index_select(0, slot)
         within = within.index_select(0, slot)
         fact_start = self._fact_starts(stop)
-        return Readings(
+        return ReadingsByFact(
             fact_start,
             fact_start.index_select(0, self.fact_bounds()),
             (row * num_hops + within // num_memory).int(),
@@ -144,14 +149,14 @@ class Memories:
         )
 
     def _fact_starts(self, stop: Tensor) -> Tensor:
-        """(facts + 1,) int32 first reading of each fact, from the end of each sorted slot's."""
+        """Return each fact's first reading (facts + 1,) int32, given where each slot's end."""
         slots_per_fact = torch.bincount(self.slots.view(-1), minlength=len(self.tail))
         ends = stop.index_select(0, slots_per_fact.cumsum(0) - 1)
         return torch.cat([ends.new_zeros(1), ends]).int()
 
 
 def distinct_pairs(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pair (F,) int32 of each of the sorted facts, and head and relation (P,) of each pair."""
+    """Return the pair (F,) int32 of each sorted fact, and head and relation (P,) of each pair."""
     is_first = torch.ones_like(head, dtype=torch.bool)
     is_first[1:] = (head[1:] != head[:-1]) | (relation[1:] != relation[:-1])
     first = is_first.nonzero().view(-1)
@@ -160,12 +165,8 @@ def distinct_pairs(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def segments_of(relation: Tensor) -> list[Segment]:
-    """Ranges of equal numbers in a sorted tensor; waits for the device once."""
+    """Return the ranges of equal numbers in a sorted tensor; waits for the device once."""
     numbers, counts = torch.unique_consecutive(relation, return_counts=True)
     stops = counts.cumsum(0)
     rows = torch.stack([numbers.long(), stops - counts, stops], dim=1).tolist()
     return [Segment(number, slice(start, stop)) for number, start, stop in rows]
-
-
-def _pointers(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()

@@ -1,21 +1,22 @@
-r"""Ripple sets: for every user and hop, a fixed number of facts of the knowledge graph (RippleNet).
+"""Ripple sets: for every user and hop, a fixed number of facts of the knowledge graph (RippleNet).
 
 The facts of hop h are those whose head is among the user's training items (h = 0) or among the
-tails of the memory of hop h - 1; each is listed once per time its head is. A user keeps `n_memory`
-of them, drawn once: distinct places of the list if it is long enough, else with replacement. A user
-whose list is empty at hop 0, or who has no interactions, keeps the fact (0, 0, 0) of the padding
-entity; a later hop whose list is empty repeats the hop before.
+tails of the memory of hop h - 1; a head that occurs twice lists its facts twice. A user keeps
+`n_memory` of them, drawn once: distinct places of the list if it is long enough, else with
+replacement. A user whose list is empty at hop 0, or who has no interactions, keeps the fact
+(0, 0, 0) of the padding entity; a later hop whose list is empty repeats the hop before.
 
-RecBole means the same and does less: it looks tails up as tensors, which no dictionary finds, so
-that each of its later hops repeats hop 0; and a user without training items is an IndexError. As
-results differ, `repeat_first_hop` chooses RecBole's or the paper's.
+RecBole intends the same, but looks tails up as tensors, which a dictionary never finds, so that
+each of its later hops repeats hop 0; and a user without training items is an IndexError. As
+results differ, `repeat_first_hop` chooses between RecBole's sets and the paper's.
 
 All users are drawn at once: the lists are never written out, a place in one is found by binary
 search among the running sums of the heads' degrees, and distinct places come from Floyd's algorithm
-(Bentley & Floyd, CACM 1987), a loop over memory slots. The generator is our own.
+(Bentley & Floyd, CACM 1987), a loop over memory slots. The generator is our own, so that RecBole's
+random state stays as it is.
 
-A fact is stored once, in a table sorted by relation, head and tail, and the sets are numbers of
-rows in it: what a batch reads is sorted by relation as soon as its fact numbers are.
+A fact is stored once, in a table sorted by relation, head and tail, and the sets are row numbers in
+it: sorting the fact numbers of a batch sorts them by relation too (`ripple_memories`).
 """
 
 from __future__ import annotations
@@ -26,18 +27,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from recbole_tinykg.graph.csr import row_pointers
+from recbole_tinykg.graph.from_recbole import knowledge_triples, user_item_pairs
 from recbole_tinykg.graph.ripple_memories import FactTable
+from recbole_tinykg.graph.triples import Triples
 
 USER_BLOCK = 8192
 """Users drawn at a time."""
-
-
-class Triples(NamedTuple):
-    """Heads, relations and tails, of one shape."""
-
-    head: Tensor
-    relation: Tensor
-    tail: Tensor
 
 
 class RippleSets(nn.Module):
@@ -45,8 +41,8 @@ class RippleSets(nn.Module):
 
     Args:
         triples: (n_users, n_hop, n_memory) each, int64.
-        num_entities: entities that heads and tails are numbers of.
-        num_relations: relations likewise.
+        num_entities: Heads and tails are below it.
+        num_relations: Relations are below it.
     """
 
     memory: Tensor  # (n_users, n_hop, n_memory) int32 rows of the table
@@ -55,7 +51,6 @@ class RippleSets(nn.Module):
     tail: Tensor  # (F,) int32
 
     def __init__(self, triples: Triples, num_entities: int, num_relations: int) -> None:
-        """Number the distinct facts."""
         super().__init__()
         self.num_entities, self.num_relations = num_entities, num_relations
         self.shape = tuple(triples.head.shape)
@@ -64,10 +59,10 @@ class RippleSets(nn.Module):
         self.set_triples(triples)
 
     def set_triples(self, triples: Triples) -> None:
-        """Replace the sets by others of the same shape.
+        """Replace the sets with others of the same shape.
 
         Raises:
-            ValueError: Shape or range of a tensor is wrong.
+            ValueError: A tensor has the wrong shape or a number out of range.
         """
         self._check(triples)
         n = self.num_entities
@@ -98,16 +93,16 @@ class RippleSets(nn.Module):
         return FactTable(self.memory, self.head, self.relation, self.tail)
 
     def triples(self) -> Triples:
-        """Heads, relations and tails (n_users, n_hop, n_memory), int32."""
+        """Return the sets as triples (n_users, n_hop, n_memory), int32."""
         columns = (self.head, self.relation, self.tail)
         return Triples(*(column[self.memory.long()] for column in columns))
 
     def state(self) -> dict[str, Tensor]:
-        """The sets as plain tensors (n_users, n_hop, n_memory) by the names of `Triples`."""
+        """Return the sets as tensors (n_users, n_hop, n_memory) by the names of `Triples`."""
         return self.triples()._asdict()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take sets from `state`; ValueError if they belong to another data set or model."""
+        """Take the sets from `state`; ValueError if they belong to another data set or model."""
         missing = [name for name in Triples._fields if name not in state]
         if missing:
             raise ValueError(f"ripple sets must have {', '.join(Triples._fields)}; no {missing[0]}")
@@ -116,8 +111,8 @@ class RippleSets(nn.Module):
     def load_stock(self, ripple_set: Mapping[int, Any]) -> None:
         """Take RecBole's sets: per user, a list over hops of (head, relation, tail) tensors.
 
-        Users that RecBole has no set for, or an empty one since it looked for it, keep the padding
-        fact.
+        Users for whom RecBole has no set, or an empty one because it was looked up, keep the
+        padding fact.
         """
         columns = torch.zeros(3, *self.shape, dtype=torch.int64)
         num_users, *shape = self.shape
@@ -137,27 +132,19 @@ class RippleSets(nn.Module):
 def sample(
     dataset: Any, num_hops: int, num_memory: int, seed: int, *, repeat_first_hop: bool = False
 ) -> RippleSets:
-    """Draw the ripple sets of a RecBole `KnowledgeBasedDataset` (training split).
+    """Draw the ripple sets of every user.
 
     Args:
-        dataset: The training split.
+        dataset: The training split, a RecBole `KnowledgeBasedDataset`.
         num_hops: Hops of every user.
         num_memory: Facts of every hop.
         seed: Seed of the draw.
-        repeat_first_hop: Every later hop is the first one, as in RecBole.
+        repeat_first_hop: Whether every later hop is the first one, as in RecBole.
     """
-    interactions = dataset.inter_matrix(form="coo")
-    head, relation, tail = (
-        torch.as_tensor(column, dtype=torch.int64)
-        for column in (dataset.head_entities, dataset.relations, dataset.tail_entities)
-    )
-    graph = _Graph.build(head, relation, tail, dataset.entity_num)
-    users, items = (
-        torch.as_tensor(column, dtype=torch.int64)
-        for column in (interactions.row, interactions.col)
-    )
+    graph = _Graph.from_triples(knowledge_triples(dataset), dataset.entity_num)
+    users, items = user_item_pairs(dataset)
     order = torch.argsort(users, stable=True)
-    start = _pointers(users, dataset.user_num)
+    start = _first_entries(users, dataset.user_num)
     generator = torch.Generator().manual_seed(seed)
     blocks = []
     for first in range(0, dataset.user_num, USER_BLOCK):
@@ -178,15 +165,15 @@ class _Graph(NamedTuple):
     tail: Tensor  # (E,)
 
     @classmethod
-    def build(cls, head: Tensor, relation: Tensor, tail: Tensor, num_entities: int) -> _Graph:
+    def from_triples(cls, triples: Triples, num_entities: int) -> _Graph:
+        head, relation, tail = triples
         order = torch.argsort(head, stable=True)
-        return cls(_pointers(head, num_entities), relation[order], tail[order])
+        return cls(_first_entries(head, num_entities), relation[order], tail[order])
 
 
-def _pointers(rows: Tensor, num_rows: int) -> Tensor:
-    """(num_rows + 1,) running sums of how often each row occurs."""
-    counts = torch.bincount(rows, minlength=num_rows)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+def _first_entries(rows: Tensor, num_rows: int) -> Tensor:
+    """Return the row pointers (num_rows + 1,) int64 of entries sorted by row."""
+    return row_pointers(torch.bincount(rows, minlength=num_rows), torch.int64)
 
 
 def _sample_block(
@@ -196,7 +183,7 @@ def _sample_block(
     shape: tuple[int, int],
     generator: torch.Generator,
 ) -> Triples:
-    """Set (U, n_hop, n_memory) of a block of users."""
+    """Draw the sets (U, n_hop, n_memory) of a block of users."""
     num_hops, num_memory = shape
     hops: list[Triples] = []
     previous = Triples(*torch.zeros(3, len(counts), num_memory, dtype=torch.int64))
@@ -211,15 +198,13 @@ def _sample_hop(
     graph: _Graph,
     heads: Tensor,  # (sum of counts,)
     counts: Tensor,  # (U,)
-    fallback: Triples,  # (U, n_memory): of users whose list is empty
+    fallback: Triples,  # (U, n_memory): for users whose list is empty
     generator: torch.Generator,
 ) -> Triples:
-    """Memory (U, n_memory) of one hop."""
+    """Draw the memory (U, n_memory) of one hop."""
     first = graph.start[heads]
-    ends = (graph.start[heads + 1] - first).cumsum(0)  # in the lists, one after the other
-    bounds = torch.cat([ends.new_zeros(1), ends])[
-        torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    ]
+    bounds = row_pointers(graph.start[heads + 1] - first, torch.int64)  # of heads, in their lists
+    ends, bounds = bounds[1:], bounds[row_pointers(counts, torch.int64)]
     lengths = bounds.diff()
     found = lengths.nonzero().view(-1)
     places = _sample_places(lengths[found], fallback.head.shape[1], generator)
@@ -233,7 +218,7 @@ def _sample_hop(
 
 
 def _sample_places(lengths: Tensor, num_places: int, generator: torch.Generator) -> Tensor:
-    """Places (U, num_places) below lengths (U,) > 0, distinct where there are enough of them.
+    """Draw places (U, num_places) below lengths (U,) > 0, distinct where there are enough of them.
 
     Floyd's algorithm: slot i draws from [0, n - num_places + i]; what was drawn before becomes the
     end of that range, which no earlier slot could draw.

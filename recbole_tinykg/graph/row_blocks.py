@@ -1,4 +1,4 @@
-"""Blocks of rows, in which dense work on all nodes goes on."""
+"""Blocks of rows: dense work on all nodes of an `adjacency` is done block by block (KGAT)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 
 ROW_BLOCK = 4096
-"""Rows that dense work on a CPU handles at a time: 4096 x 64 floats stay in a core's cache."""
+"""Rows at a time on a CPU: 4096 x 64 floats stay in a core's cache."""
 
 DEVICE_ROW_BLOCK = 16 * ROW_BLOCK
-"""Rows at a time on a GPU, which a block has to fill: 65536 x 64 floats are 17 MB."""
+"""Rows at a time on a GPU, which a block has to keep busy: 65536 x 64 floats are 17 MB."""
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows `start:stop` of one part, and the range of message rows that lie among them.
+    """Rows `start:stop` of one part, and the range of message rows among them.
 
-    `entries` are the ranges of the message rows' entries, one per column part; none in a block of
-    a batch's rows, which lie anywhere.
+    `entries` are the ranges of the message rows' entries, one per column part. A block of a batch's
+    rows, which lie anywhere, has none.
     """
 
     part: int
@@ -30,7 +30,7 @@ class RowBlock:
 
 
 def row_bounds(sizes: tuple[int, int], device: torch.device) -> list[tuple[int, int, int]]:
-    """(part, start, stop) of the row blocks of two stacked parts; no block crosses the border."""
+    """Return (part, start, stop) of the row blocks of two parts; no block crosses their border."""
     border, end = sizes[0], sum(sizes)
     step = ROW_BLOCK if device.type == "cpu" else DEVICE_ROW_BLOCK
     return [

@@ -17,7 +17,7 @@ _LIMIT = 2**63  # a number of bytes travels as int64
 
 
 def read_bytes(value: Any, name: str = "size") -> int:
-    """A number of bytes from `268435456`, `256MiB` or `1.5 GB`.
+    """Read a number of bytes such as `268435456`, `256MiB` or `1.5 GB`.
 
     Args:
         value: An integer from 1 to 2^63 - 1, or text: a number and B, KB, KiB, MB, MiB, GB, GiB, TB
@@ -25,7 +25,7 @@ def read_bytes(value: Any, name: str = "size") -> int:
         name: What an error calls it.
 
     Raises:
-        ConfigurationError: It is none of these.
+        ConfigurationError: `value` is neither.
     """
     size = _size_of(value)
     if not 1 <= size < _LIMIT:
@@ -37,7 +37,7 @@ def read_bytes(value: Any, name: str = "size") -> int:
 
 
 def _size_of(value: Any) -> float:
-    """What a value says, as an integer where it is one; 0 if it says no size."""
+    """Return the number of bytes that a value means; 0 if it means none."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value) if isinstance(value, str) else None
@@ -45,7 +45,7 @@ def _size_of(value: Any) -> float:
 
 
 def format_bytes(num_bytes: int | None) -> str:
-    """Bytes in MiB, KiB or B; `-` if they are not known."""
+    """Write bytes in MiB, KiB or B; `-` if they are not known."""
     if num_bytes is None:
         return "-"
     for unit, num_unit_bytes in (("MiB", 2**20), ("KiB", 2**10)):

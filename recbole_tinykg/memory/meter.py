@@ -1,4 +1,4 @@
-"""What a training step costs in memory, measured on a real step and never computed from a formula.
+"""Bytes in a block of code, measured and never computed from a formula.
 
 Two quantities, because a small one does not imply the other:
 
@@ -9,11 +9,12 @@ by storage: ten views of one storage cost one storage. What would be there witho
 out: parameters, the batch, and resident tensors, which are the buffers and every tensor that a
 module holds as an attribute, sparse ones and those in containers too (graphs, neighbour tables).
 
-*Peak*, the highest sum of bytes that forward and backward together have allocated above what was
-there at the start: gradients and temporaries included. On CUDA the allocator keeps this number; on
-a CPU the profiler reports every allocation and release, and the peak is the highest running sum.
+*Peak*, the highest sum of bytes allocated above what was there at the start: of forward and
+backward together, gradients and temporaries included. On CUDA the allocator keeps this number; on a
+CPU the profiler reports every allocation and release, and the peak is the highest running sum.
 
-The same code measures stock and Tiny models. Measuring changes no number, random state or gradient.
+Besides, the bytes that a model and its optimizer hold between steps. The same code measures stock
+and Tiny models. Measuring changes no number, random state or gradient.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _NOT_THE_MODEL = (  # code between a model and our hook
     __file__,
     str(Path(__file__).parents[1] / "saved_tensors"),
 )
-_KINETO_ERRORS_ONLY = "6"  # by default kineto greets on stderr at every start
+_KINETO_ERRORS_ONLY = "6"  # by default kineto logs a line to stderr at every start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SavedTensor:
 
 @dataclasses.dataclass
 class SavedTensors:
-    """What `saved_tensors` found, one entry per storage; filled when its block ends."""
+    """The result of `saved_tensors`, one entry per storage; filled when its block ends."""
 
     tensors: list[SavedTensor] = dataclasses.field(default_factory=list)
 
@@ -64,7 +65,7 @@ class SavedTensors:
 
 @dataclasses.dataclass
 class PeakBytes:
-    """What `peak_bytes` found; filled when its block ends."""
+    """The result of `peak_bytes`; filled when its block ends."""
 
     num_bytes: int | None = None  # None: another profiler was running, or PyTorch has none
 
@@ -75,7 +76,8 @@ def saved_tensors(
 ) -> Iterator[SavedTensors]:
     """Count the storages that autograd keeps alive when the block ends.
 
-    Hold the loss until then, or the graph and everything in it is gone before it is counted::
+    Hold the loss until then: without it the graph, and all that it keeps, is gone before it is
+    counted::
 
         with saved_tensors(model, batch) as saved:
             loss = model.calculate_loss(batch)
@@ -86,29 +88,30 @@ def saved_tensors(
             not counted.
         inputs: Tensors, or containers of tensors such as RecBole's `Interaction`, that are not
             counted either.
-        keep: False counts without keeping anything: the forward needs no more memory than it would
-            without gradients, and no backward can follow.
+        keep: False counts without keeping anything: forward needs no more memory than without
+            gradients, and no backward can follow.
     """
     resident = [*_module_tensors(model), *_tensors_in(inputs)]
-    storages = [storage for tensor in resident for storage in _storages(tensor)]  # held: no reuse
+    # Held until the end, so that no address is reused.
+    storages = [storage for tensor in resident for storage in _storages(tensor)]
     excluded = {StorageWeakRef(storage) for storage in storages}
-    seen: list[weakref.ref[_Kept]] = []
+    seen: list[weakref.ref[_Packed]] = []
 
-    def pack(tensor: Tensor) -> _Kept:
-        kept = _Kept(tensor, keep)
-        seen.append(weakref.ref(kept))
-        return kept
+    def pack(tensor: Tensor) -> _Packed:
+        packed = _Packed(tensor, keep)
+        seen.append(weakref.ref(packed))
+        return packed
 
     result = SavedTensors()
-    with torch.autograd.graph.saved_tensors_hooks(pack, _Kept.unpack):
+    with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpack):
         yield result
-    alive = [kept for reference in seen if (kept := reference()) is not None]
+    alive = [packed for reference in seen if (packed := reference()) is not None]
     result.tensors.extend(_unique(alive, excluded))
 
 
 @contextmanager
 def peak_bytes(device: torch.device | str = "cpu") -> Iterator[PeakBytes]:
-    """Measure the highest sum of bytes allocated on `device` above that at the block's begin.
+    """Measure the highest sum of bytes allocated on `device` above that at the block's start.
 
     On a CPU, releasing a tensor older than the block does not lower the sum; on CUDA it does.
     """
@@ -136,15 +139,14 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     return _total_bytes(_tensors_in(optimizer.state))
 
 
-class _Kept:
-    """What autograd owns in place of a saved tensor, so that its life can be watched."""
+class _Packed:
+    """What autograd owns in place of a saved tensor, so that we see when it lets go."""
 
     def __init__(self, tensor: Tensor, keep: bool) -> None:
-        """Describe `tensor` and holds it, detached: an output must not hold its own graph."""
         self.described = tuple(tensor.shape), tensor.dtype
         self.storages = {StorageWeakRef(s): s.nbytes() for s in _storages(tensor)}
         self.where = _caller()
-        self._tensor = tensor.detach() if keep else None
+        self._tensor = tensor.detach() if keep else None  # an output must not hold its own graph
 
     def unpack(self) -> Tensor:
         """Hand the tensor back to autograd."""
@@ -153,13 +155,15 @@ class _Kept:
         return self._tensor
 
 
-def _unique(alive: Iterable[_Kept], excluded: Collection[StorageWeakRef]) -> Iterator[SavedTensor]:
+def _unique(
+    alive: Iterable[_Packed], excluded: Collection[StorageWeakRef]
+) -> Iterator[SavedTensor]:
     counted = set(excluded)
-    for kept in alive:
-        for storage, num_bytes in kept.storages.items():
+    for packed in alive:
+        for storage, num_bytes in packed.storages.items():
             if storage not in counted:
                 counted.add(storage)
-                yield SavedTensor(*kept.described, num_bytes, kept.where)
+                yield SavedTensor(*packed.described, num_bytes, packed.where)
 
 
 def _cuda_peak(device: torch.device, result: PeakBytes) -> Iterator[PeakBytes]:
@@ -171,7 +175,7 @@ def _cuda_peak(device: torch.device, result: PeakBytes) -> Iterator[PeakBytes]:
 
 
 def _warm_up_matmul(device: torch.device) -> None:
-    """Make cuBLAS take its workspaces, tens of MB that stay, for forward and for backward."""
+    """Make cuBLAS take its workspaces for forward and backward, tens of MB, which it keeps."""
     with torch.enable_grad():
         x = torch.ones(1, 1, device=device, requires_grad=True)
         torch.nn.functional.linear(x, x, x[0]).sum().backward()
@@ -190,7 +194,7 @@ def _cpu_peak(result: PeakBytes) -> Iterator[PeakBytes]:
 
 @contextmanager
 def _quiet_kineto() -> Iterator[None]:
-    """Kineto reads its log level from the environment, at the first start in a process."""
+    """Silence kineto, which reads its log level from the environment when it first starts."""
     chosen = "KINETO_LOG_LEVEL" in os.environ
     os.environ.setdefault("KINETO_LOG_LEVEL", _KINETO_ERRORS_ONLY)
     try:
@@ -201,7 +205,7 @@ def _quiet_kineto() -> Iterator[None]:
 
 
 def _cpu_allocations(profiler: torch.autograd.profiler.profile) -> list[int]:
-    """Return the bytes of each allocation, negative for a release, in the order of time."""
+    """Return the bytes of each allocation, negative for a release, in order of time."""
     assert profiler.kineto_results is not None
     events: list[Any] = profiler.kineto_results.events()
     cpu = torch.autograd.DeviceType.CPU
@@ -252,7 +256,7 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _caller() -> str:
-    """Names the innermost line outside PyTorch and this module: the model's own words."""
+    """Name the innermost line outside PyTorch and our hooks: one of the model."""
     frame = sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_MODEL):
         frame = frame.f_back

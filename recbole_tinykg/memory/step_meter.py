@@ -1,4 +1,4 @@
-"""The bytes of one training step, measured as a trainer makes it."""
+"""The bytes of one training step, measured while a training loop makes it (`meter`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LossFunction = Callable[[Any], Any]
 
 
 class StepMeter:
-    """Measures the first training step that goes through `loss_func`, then steps aside.
+    """Measures the first training step that calls `loss_func`, and no other.
 
     The step begins when the loss function is called and ends when the optimizer is about to step::
 
@@ -24,9 +24,14 @@ class StepMeter:
             train_epoch(meter.loss_func)
         meter.result
 
-    With `compression(bits)`, the model's or the argument, the forward runs once more at 32 bits,
-    keeping nothing and with the random state and the model's own put back, so that its saved bytes
-    can be compared with float32's.
+    With `compression(bits)`, the model's own or the argument, forward runs once more at 32 bits to
+    count what float32 would save. It keeps nothing, and restores the random state and the model's.
+
+    Args:
+        model, optimizer, device: Those of the training loop.
+        loss_func: What the loop calls; the meter's `loss_func` takes its place.
+        compression: A block in which the model compresses to some bits; None: the model's method
+            of that name, if it has one.
     """
 
     def __init__(
@@ -37,7 +42,6 @@ class StepMeter:
         loss_func: LossFunction,
         compression: Callable[[int], AbstractContextManager[None]] | None = None,
     ) -> None:
-        """Wrap `loss_func`; the other arguments are those of the training loop."""
         self._compression = compression or getattr(model, "compression", None)
         self._model, self._optimizer, self._device = model, optimizer, device
         self._loss_func = loss_func
@@ -47,18 +51,16 @@ class StepMeter:
         self._peak = PeakBytes()
 
     def __enter__(self) -> StepMeter:
-        """Watch the optimizer."""
         self._hook = self._optimizer.register_step_pre_hook(lambda *_: self._region.close())
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the optimizer alone, and ends a step that failed."""
-        self._region.close()
+        self._region.close()  # open if the step failed
         self._hook.remove()
 
     @property
     def result(self) -> dict[str, int | None]:
-        """Bytes of the step, empty before it.
+        """Bytes of the step by name; empty before it.
 
         `saved_activation_bytes`; `float32_saved_activation_bytes`, the same number for a stock
         model; `peak_bytes`, None if another profiler was running.
@@ -72,7 +74,7 @@ class StepMeter:
         }
 
     def loss_func(self, interaction: Any) -> Any:
-        """Call the wrapped loss function; measures the first call."""
+        """Call the wrapped loss function, and measure the first call."""
         self._region.close()  # open only if a gradient scaler skipped the optimizer's first step
         if self._saved is not None:
             return self._loss_func(interaction)

@@ -1,15 +1,16 @@
-"""measure_bias: what the gradient of a model loses by compressed saves, measured and not assumed.
+"""measure_bias: the error of a model's gradient under compressed saves, measured, not assumed.
 
 With n draws g_1 .. g_n of a parameter's gradient and the exact one g, mean m and variance
 s^2 = sum |g_i - m|^2 / (n - 1), the mean misses g by its bias and by its own noise:
 
     E |m - g|^2 = |bias|^2 + s^2 / n
 
-The bias reported is the root of |m - g|^2 - s^2 / n, zero where noise alone explains the distance,
-relative to |g|. What n draws cannot tell from zero is about s / sqrt(n).
+The reported bias is the root of |m - g|^2 - s^2 / n, relative to |g|; it is zero where noise alone
+explains the distance. A bias below about s / sqrt(n) cannot be told from zero with n draws.
 
-A model that compresses by itself, a twin, would do so in the exact gradient too, and the innermost
-block decides: its own compression is off while it is measured.
+A model that compresses by itself, as a twin does, has its own compression switched off meanwhile:
+else the exact gradient would have noise too, and as the innermost block decides, the measured block
+none of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Bias:
 
     bias: float  # of the mean over infinitely many draws, estimated
     noise: float  # root mean square distance of one draw from the mean
-    resolution: float  # a bias below this cannot be told from none
+    resolution: float  # a bias below this cannot be told from zero
 
 
 def measure_bias(
@@ -49,21 +50,22 @@ def measure_bias(
 ) -> dict[str, Bias]:
     """Measure bias and noise of the gradient of `loss` under `compressed_saves`.
 
-    PyTorch's random state is put back before each draw, so that all see the same dropout masks;
-    what else `loss` draws, it must draw alike each time. Gradients in `model` stay as they are.
+    PyTorch's random state is restored before each draw, so that all see the same dropout masks; if
+    `loss` has other sources of randomness, they must repeat too. Gradients in `model` stay as they
+    are.
 
     Args:
         model: The module; its own `compression(bits)`, if it has that method, is off meanwhile.
         loss: Runs a forward and returns a scalar, or a tuple of scalars to be added. It must not
             open blocks of its own.
         bits: As for `compressed_saves`.
-        draws: Number of gradients, above 1; the resolution is as its root.
+        draws: Number of gradients, above 1; the resolution improves with its root.
         rounding: As for `compressed_saves`.
         seed: Seed of the noise.
         min_saved_bytes: As for `compressed_saves`.
 
     Returns:
-        By name, the parameters whose exact gradient is not zero.
+        The errors by name of the parameter, for those whose exact gradient is not zero.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     streams = NoiseStreams(seed, 1).to(next(model.parameters()).device)

@@ -1,9 +1,9 @@
-"""What the derivative of an operation asks of the tensors that the operation saves.
+"""What the derivative of an operation needs of the tensors that the operation saves.
 
-An operation that is not named here is taken to need its saved tensors exactly: its derivative may
-be anything, and codes in a nonlinear place would be a bias that nobody sees. Named are operations
-whose derivative is *linear* in the saved tensor, with an unbiased estimate as good on average as
-the tensor, and those that read nothing but a *sign*.
+An operation that is not listed here is taken to need its saved tensors exactly: its derivative may
+be anything, and codes in a nonlinear place would be an unnoticed bias. Listed are operations whose
+derivative is *linear* in the saved tensor, so that an unbiased estimate is on average as good as
+the tensor, and those that read only a *sign*.
 
     operation              derivative                       read from
     mul, mm, conv, ...     g b, g a                         codes of a and of b
@@ -14,8 +14,8 @@ the tensor, and those that read nothing but a *sign*.
     leaky_relu             g where x > 0                    one bit
     relu                   g unless x <= 0, so where NaN    one bit
 
-`x / |x|` (normalise) saves x in both of its parts, and a chain of derivatives meets both: the norm
-reads codes of a second, independent draw.
+`x / |x|` (normalise) saves x twice, for the division and for the norm, and a chain of derivatives
+meets both: the norm reads codes of a second, independent draw.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch._ops import OpOverload
 
 
 class Need(enum.Enum):
-    """What must be kept of a saved tensor."""
+    """What a derivative needs of a saved tensor."""
 
     NOTHING = enum.auto()
     VALUE = enum.auto()  # an unbiased estimate
@@ -43,14 +43,14 @@ class Need(enum.Enum):
 _LINEAR = frozenset(
     "mul mm bmm mv dot addmm addbmm baddbmm addmv addr linear convolution mse_loss addcmul".split()
 )
-# Operations that save their output whenever they have a node: the next save of it is not theirs.
+# Operations that always save their output, once, if they have a node: later saves are of others.
 _OUTPUT_NEEDS = {"exp": Need.VALUE, "relu": Need.SIGN_OR_NAN, "leaky_relu": Need.SIGN}
 _GATHERS = frozenset(("embedding", "index_select", "index", "_to_copy"))
 _CHEAP = frozenset(("add", "sub", "neg", "cat", "stack"))
 
 
 def need_of_argument(func: OpOverload | None, args: tuple[Any, ...], tensor: Tensor) -> Need:
-    """What `func(*args)` needs of a tensor saved for it; if it is none of `args`, everything."""
+    """Return what `func(*args)` needs of a tensor saved for it: all if it is not in `args`."""
     if func is None:
         return Need.EXACT
     positions = [position for position, arg in enumerate(args) if arg is tensor]
@@ -69,7 +69,7 @@ def _need_at(name: str, args: tuple[Any, ...], position: int) -> Need:
 
 
 def need_of_output(func: OpOverload, node: Any) -> Need:
-    """What `func`, whose autograd node is `node`, needs of its own output if it saves it."""
+    """Return what `func`, whose autograd node is `node`, needs of its own output if it saves it."""
     if not _may_save_output(func, type(node)):  # type: ignore[arg-type]
         return Need.NOTHING
     return _OUTPUT_NEEDS.get(base_name(func), Need.EXACT)
@@ -77,7 +77,7 @@ def need_of_output(func: OpOverload, node: Any) -> Need:
 
 @functools.cache
 def _may_save_output(func: OpOverload, node_class: Any) -> bool:
-    """A node shows what it saves as `_saved_<name>`; unnamed outputs are called result, result1."""
+    """Whether a node has `_saved_<name>` for an output; unnamed ones are called result, result1."""
     names = {returned.name or "result" for returned in func._schema.returns}
     names |= {f"result{i}" for i in range(len(func._schema.returns))} | {"result", "out", "output"}
     return any(f"_saved_{name}" in dir(node_class) for name in names)
@@ -85,7 +85,7 @@ def _may_save_output(func: OpOverload, node_class: Any) -> bool:
 
 @functools.cache
 def base_name(func: OpOverload) -> str:
-    """Name of an operation of PyTorch's, in place or not; of others with their namespace."""
+    """Return the name of an operation: PyTorch's without `_`, others with their namespace."""
     namespace, name = func._schema.name.split("::")
     return name.rstrip("_") if namespace == "aten" else func._schema.name
 
@@ -107,10 +107,10 @@ def _written_arguments(func: OpOverload) -> tuple[tuple[int, str], ...]:
 
 
 def is_gather(func: OpOverload) -> bool:
-    """Whether an operation copies numbers of its first argument, so that it can be repeated."""
+    """Whether an operation only copies numbers of its first argument, and can be repeated."""
     return base_name(func) in _GATHERS
 
 
 def is_cheap(func: OpOverload) -> bool:
-    """Whether an operation, not in place, costs little to repeat where its arguments are known."""
+    """Whether an operation, not in place, costs little to repeat given its arguments."""
     return base_name(func) in _CHEAP and not func._schema.is_mutable

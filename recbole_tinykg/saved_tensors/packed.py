@@ -1,7 +1,7 @@
-"""What is kept in place of a saved tensor, and how the tensor is made again.
+"""What a saved tensor's storage is packed as, and how it is unpacked.
 
-Everything that stays in memory goes through `Outer`, the saved-tensor hooks around the block:
-PyTorch asks only the innermost hooks, so without this a meter, or an offloader, would see nothing.
+Everything that stays in memory goes through `OuterHooks`, the saved-tensor hooks around the block:
+PyTorch calls only the innermost hooks, so otherwise a meter or an offloader would see nothing.
 """
 
 from __future__ import annotations
@@ -20,61 +20,63 @@ from recbole_tinykg.quantization.quantizer import Layout
 
 
 @dataclass(frozen=True)
-class Outer:
-    """The hooks around a block, or none."""
+class OuterHooks:
+    """The saved-tensor hooks around a block; by default there are none."""
 
     pack: Callable[[Tensor], Any] = staticmethod(lambda tensor: tensor)
-    unpack: Callable[[Any], Tensor] = staticmethod(lambda kept: kept)
+    unpack: Callable[[Any], Tensor] = staticmethod(lambda packed: packed)
 
     @classmethod
-    def current(cls) -> Outer:
-        """The innermost saved-tensor hooks of this thread."""
+    def current(cls) -> OuterHooks:
+        """Return the innermost saved-tensor hooks of this thread."""
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
         return cls(*hooks) if hooks else cls()
 
 
-class Parcel:
-    """A tensor in the hands of the outer hooks, taken back once: checkpoint gives nothing twice.
+class OuterPacked:
+    """A tensor packed by the outer hooks, which unpack it once however often it is read.
 
-    Several operations share what is kept of a storage, so the second would ask again.
+    Several operations share what a storage is packed as, but checkpoint unpacks nothing twice.
+
+    Args:
+        tensor: Has no autograd history.
+        outer: The hooks.
     """
 
-    def __init__(self, tensor: Tensor, outer: Outer) -> None:
-        """Hand over a tensor that has no autograd history."""
-        self._outer, self._kept = outer, outer.pack(tensor)
-        self._opened: Tensor | None = None
+    def __init__(self, tensor: Tensor, outer: OuterHooks) -> None:
+        self._outer, self._packed = outer, outer.pack(tensor)
+        self._unpacked: Tensor | None = None
 
-    def tensor(self) -> Tensor:
-        """The tensor, or what the hooks made of it."""
-        if self._opened is None:
-            self._opened = self._outer.unpack(self._kept)
-        return self._opened
+    def unpack(self) -> Tensor:
+        """Return the tensor, or what the hooks made of it."""
+        if self._unpacked is None:
+            self._unpacked = self._outer.unpack(self._packed)
+        return self._unpacked
 
 
-class Kept(Protocol):
+class Packed(Protocol):
     """Stands for the numbers of a storage."""
 
-    def tensor(self) -> Tensor:
-        """The numbers, exact or estimated."""
+    def unpack(self) -> Tensor:
+        """Return the numbers, exact or estimated."""
 
 
 class Reference:
-    """A tensor as it is; that it changed since is an error, as in autograd."""
+    """A tensor as it is, without autograd history; changing it is an error, as in autograd."""
 
-    def __init__(self, tensor: Tensor, outer: Outer) -> None:
-        """Keep a tensor that has no autograd history."""
+    def __init__(self, tensor: Tensor, outer: OuterHooks) -> None:
         self._version, self._shape = tensor._version, tuple(tensor.shape)
         self._is_strided = tensor.layout is torch.strided
         self._storage = tensor.untyped_storage()._cdata if self._is_strided else 0
-        self._kept = Parcel(tensor, outer)
+        self._packed = OuterPacked(tensor, outer)
 
-    def tensor(self) -> Tensor:
-        """The tensor.
+    def unpack(self) -> Tensor:
+        """Return the tensor.
 
         Raises:
-            RuntimeError: It was changed in place since.
+            RuntimeError: It has been changed in place.
         """
-        tensor = self._kept.tensor()
+        tensor = self._packed.unpack()
         is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
         if not is_copy and tensor._version != self._version:
             raise RuntimeError(
@@ -87,35 +89,33 @@ class Reference:
 
 
 class Codes:
-    """A storage as low-bit codes."""
+    """The low-bit codes of a storage, given as a matrix (N, D)."""
 
-    def __init__(self, x: Tensor, quantizer: Quantizer, stream: Tensor, outer: Outer) -> None:
-        """Quantize a storage as a matrix."""
-        kept = quantizer.quantize(x, stream)
-        self._layout: Layout = kept.layout
-        self._kept = [Parcel(tensor, outer) for tensor in kept.tensors()]
+    def __init__(self, x: Tensor, quantizer: Quantizer, stream: Tensor, outer: OuterHooks) -> None:
+        quantized = quantizer.quantize(x, stream)
+        self._layout: Layout = quantized.layout
+        self._packed = [OuterPacked(tensor, outer) for tensor in quantized.tensors()]
         self._last: Callable[[], Tensor | None] = lambda: None
 
-    def tensor(self) -> Tensor:
-        """The estimate; operations of a node that ask at the same time share it."""
+    def unpack(self) -> Tensor:
+        """Return the estimate (N, D), one tensor for all that hold it at the same time."""
         if (tensor := self._last()) is None:
-            parts = tuple(kept.tensor() for kept in self._kept)
+            parts = tuple(packed.unpack() for packed in self._packed)
             tensor = Quantized.from_tensors(parts, self._layout).dequantize()
             self._last = weakref.ref(tensor)
         return tensor
 
 
 class Signs:
-    """One bit per element of a storage: whether it is positive."""
+    """One bit per element of a storage, given as a matrix (N, D): whether it is positive."""
 
-    def __init__(self, x: Tensor, outer: Outer, *, nan_is_positive: bool) -> None:
-        """Take the bits of a storage as a matrix."""
+    def __init__(self, x: Tensor, outer: OuterHooks, *, nan_is_positive: bool) -> None:
         self._shape, self._dtype = x.shape, x.dtype
         x = x.nan_to_num(nan=1.0) if nan_is_positive else x
-        self._kept = Parcel(ops.sign_mask(x), outer)
+        self._packed = OuterPacked(ops.sign_mask(x), outer)
 
-    def tensor(self) -> Tensor:
-        """1 where the element is positive, else 0."""
-        mask = self._kept.tensor()
+    def unpack(self) -> Tensor:
+        """Return 1 where the element is positive, else 0."""
+        mask = self._packed.unpack()
         ones = torch.ones(self._shape, dtype=self._dtype, device=mask.device)
         return ops.leaky_relu_backward(ones, mask, negative_slope=0.0)

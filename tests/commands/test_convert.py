@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from helpers.stock import DETERMINISTIC, trained
+from helpers.stock import DETERMINISTIC, train_stock
 from recbole_tinykg import load_data_and_model
 from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.convert import convert
@@ -20,7 +20,7 @@ from recbole_tinykg.model import MODELS
 @pytest.fixture
 def stock(tiny):
     """KGAT, trained."""
-    return trained("KGAT", tiny)
+    return train_stock("KGAT", tiny)
 
 
 def scores(model, users=None) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_convert_keeps_every_score(name, stock, tmp_path):
 
 @pytest.mark.parametrize("stock_name", sorted(name.removeprefix("Tiny") for name in MODELS))
 def test_every_twin_takes_its_stock_models_checkpoint(stock_name, tiny, tmp_path):
-    trainer, _, source = trained(
+    trainer, _, source = train_stock(
         stock_name, {**tiny, **DETERMINISTIC.get(stock_name, {}), "epochs": 1}
     )
     target = tmp_path / "ours.pth"

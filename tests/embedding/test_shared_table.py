@@ -1,4 +1,4 @@
-"""Lookups with one gradient map per table against embeddings with one each."""
+"""Lookups that share a gradient map per table against lookups with a map each."""
 
 from __future__ import annotations
 

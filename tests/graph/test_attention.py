@@ -7,9 +7,10 @@ import torch
 
 from helpers.graphs import GraphDataset
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.graph import attention as graph_module
+from recbole_tinykg.graph import attention
 from recbole_tinykg.graph.attention import AttentionGraph, segment_softmax_
-from recbole_tinykg.graph.from_recbole import Edges, collaborative_edges
+from recbole_tinykg.graph.from_recbole import collaborative_edges
+from recbole_tinykg.graph.triples import Triples
 from recbole_tinykg.quantization import NoiseStreams
 
 
@@ -43,7 +44,7 @@ def test_first_attention_averages_within_each_relation(dataset, graph):
 
 @pytest.mark.parametrize("edge_block", [8192, 7])
 def test_refresh_is_the_softmax_of_summed_scores(dataset, graph, edge_block, monkeypatch):
-    monkeypatch.setattr(graph_module, "EDGE_BLOCK", edge_block)
+    monkeypatch.setattr(attention, "EDGE_BLOCK", edge_block)
     generator = torch.Generator().manual_seed(0)
     shapes = ((9, 5), (30, 5), (6, 3), (6, 15))
     users, entities, relations, projections = (
@@ -71,13 +72,13 @@ def test_softmax_survives_large_scores(graph):
 
 
 def test_a_graph_whose_keys_overflow_is_refused():
-    edges = Edges(*(torch.tensor([number]) for number in (0, 2**20, 5)))
+    edges = Triples(*(torch.tensor([number]) for number in (0, 2**20, 5)))
     with pytest.raises(ConfigurationError, match="relations < 2"):
         AttentionGraph(edges, (2**21, 2**21))
 
 
 def test_an_edge_costs_twenty_bytes(graph, dataset):
-    """Column, row and two values in the matrix, of a pair; a slot, of an edge."""
+    """A pair has column, row and two values in the matrix, an edge a slot."""
     per_pair, per_edge = 4 + 4 + 8 + 8, 4  # the fixture's values are float64
     tensors = dict(graph.named_buffers())
     per_node = {"node", "message_rows", "message_offset", "message_position"}

@@ -1,4 +1,4 @@
-"""Sampled neighbours are neighbours, without replacement where there are enough, and no others."""
+"""Sampled neighbours are neighbours, drawn without replacement where there are enough."""
 
 from __future__ import annotations
 

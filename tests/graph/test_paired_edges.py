@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recbole_tinykg.graph import paired_edges
-from recbole_tinykg.graph.interactions import Interactions, places_of
+from recbole_tinykg.graph.csr import row_places
+from recbole_tinykg.graph.interactions import Interactions
 from recbole_tinykg.graph.paired_edges import PairedEdges, RelationGradient
 
 NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
@@ -14,9 +15,9 @@ NUM_ROWS, NUM_COLS, NUM_RELATIONS, WIDTH = 11, 13, 4, 5
 
 @pytest.fixture(params=[(8192, 4096), (6, 4), (1, 1)], ids=["one block", "blocks", "rows"])
 def edges(request, monkeypatch):
-    """Edges with doubles, empty rows and rows above a block; and the formula's arguments."""
+    """Edges with duplicates, empty rows and rows longer than a block; the formula's arguments."""
     monkeypatch.setattr(paired_edges, "PAIR_BLOCK", request.param[0])
-    monkeypatch.setattr(paired_edges, "ROW_BLOCK", request.param[1])
+    monkeypatch.setattr(paired_edges, "PAIR_BLOCK_ROWS", request.param[1])
     generator = torch.Generator().manual_seed(3)
 
     def draw(high):
@@ -58,12 +59,12 @@ def test_sums_of_some_rows(edges):
     torch.testing.assert_close(got, expected)
 
 
-def test_an_absent_column_counts_for_nothing(edges):
+def test_absent_columns_add_nothing(edges):
     edges, triples = edges
     weights, dense, relations = arguments(edges)
     present = torch.tensor([12, 3, 5, 0])
     out = torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64)
-    places = places_of(present, NUM_COLS)
+    places = row_places(present, NUM_COLS)
     edges.add_sums_(out, weights[edges.order.long()], dense[present], relations, places)
     dense[places < 0] = 0
     torch.testing.assert_close(out, formula(triples, weights, dense, relations))

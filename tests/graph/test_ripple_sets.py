@@ -1,4 +1,4 @@
-"""Ripple sets: which facts a user may remember, how they are drawn, and how they come and go."""
+"""Ripple sets: which facts a user may remember, how they are drawn, saved and loaded."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from scipy.sparse import coo_matrix
 
 from recbole_tinykg.graph import ripple_sets
-from recbole_tinykg.graph.ripple_sets import RippleSets, Triples, sample
+from recbole_tinykg.graph.ripple_sets import RippleSets, sample
+from recbole_tinykg.graph.triples import Triples
 
 
 def dataset(facts, interactions, num_users=4, num_entities=12, num_relations=4):
-    """The part of RecBole's `KnowledgeBasedDataset` that ripple sets read."""
+    """Make the part of RecBole's `KnowledgeBasedDataset` that ripple sets read."""
     head, relation, tail = np.array(facts).reshape(-1, 3).T
     users, items = np.array(interactions).reshape(-1, 2).T
     matrix = coo_matrix((np.ones(len(users)), (users, items)), (num_users, num_entities))
@@ -39,7 +40,7 @@ def random_dataset():
 
 
 def listed(data, heads):
-    """The list that RippleNet draws from: the facts of each head, once per time it occurs."""
+    """Return the list that RippleNet draws from: facts by head, again if the head occurs again."""
     columns = zip(data.head_entities, data.relations, data.tail_entities, strict=True)
     facts = [tuple(map(int, fact)) for fact in columns]
     return [fact for head in heads for fact in facts if fact[0] == head]
@@ -66,7 +67,7 @@ def test_every_memory_comes_from_its_list(random_dataset, user_block, monkeypatc
                 assert memory == previous
             elif len(facts) < 6:
                 assert set(memory) <= set(facts)
-            else:  # as a part of the list, repetitions counted
+            else:  # a part of the list, with repetitions
                 assert all(memory.count(fact) <= facts.count(fact) for fact in memory)
             heads, previous = [tail for _, _, tail in memory], memory
 

@@ -1,9 +1,9 @@
-"""What tests share.
+"""What several test files share.
 
-* `conformance`, `twin_case`: the tests that every twin inherits, and what a model supplies;
+* `conformance`, `twin_case`: the tests that every twin inherits, and what a model's tests supply;
 * `datasets`, `graphs`: data sets and graphs made for tests; `stock`: RecBole's own models;
 * `operators`: difficult inputs of the operators; `identical`: equality to the bit;
-* `unbiased`: when a mean over noise proves a gradient unbiased;
-* `paths`: all paths by plain enumeration; `saved_tensors`: what autograd has saved;
-* `troubled`: the commands of the troubleshooting page.
+* `unbiased`: how close a mean over noise must come for a gradient to count as unbiased;
+* `paths`: all paths by plain enumeration; `saved_tensors`: a net and its saved bytes;
+* `troubled`: the broken files of the troubleshooting page.
 """

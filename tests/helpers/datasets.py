@@ -1,4 +1,4 @@
-"""A knowledge data set small enough to train on in a blink, as RecBole's atomic files."""
+"""Knowledge data sets small enough to train on in a moment, as RecBole's atomic files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ TINY_RUN = {
     "state": "ERROR",
     "gpu_id": "",
 }
-"""Parameters of a run on it that takes a second; `data_path` comes on top."""
+"""Parameters of a run on `tiny` that takes a second; `data_path` is missing."""
 
 NUM_UNLINKED_ITEMS = 4
 
 
 def write_tiny_dataset(folder: Path, name: str = "tiny", seed: int = 7) -> Path:
-    """Writes `folder/name/name.{inter,kg,link}` and returns `folder`, to be given as `data_path`.
+    """Write `folder/name/name.{inter,kg,link}` and return `folder`, to be given as `data_path`.
 
-    Entities 0 to 35 are items, the last four items are not linked; about one triple in five joins
-    the same head and tail as another one, by another relation.
+    Entities 0 to 35 are items; the last four items are not linked. About one triple in five joins
+    the same head and tail as another, by another relation.
     """
     draw = random.Random(seed)
     (folder / name).mkdir(parents=True)
@@ -63,11 +63,11 @@ CHECKERBOARD_KINDS, CHECKERBOARD_ITEMS, CHECKERBOARD_USERS = 4, 6, 8
 
 
 def write_checkerboard(folder: Path, name: str = "checkerboard") -> Path:
-    """Writes a data set in which the held-out item is the one right answer; returns `folder`.
+    """Write a data set in which the held-out item is the one right answer; return `folder`.
 
-    Items are of four kinds, six of each, and the knowledge graph says of which. Eight users like a
-    kind and nothing else. A user's interactions, by time, are all items of the kind; with the last
-    two held out, the only items of the kind that the user has not seen are those.
+    There are four kinds of six items each, and the knowledge graph says which item is of which
+    kind. Eight users like each kind, and nothing else. A user has interacted with all items of the
+    kind; with the last two by time held out, these are the only ones that the user has not seen.
     """
     (folder / name).mkdir(parents=True)
     interactions, links, triples = [], [], []

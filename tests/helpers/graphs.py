@@ -1,4 +1,4 @@
-"""Small hand-made graphs, and a model configuration, for tests that need no RecBole data set."""
+"""A small random graph and a model configuration, for tests that need no RecBole data set."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class GraphDataset:
         return self.sizes[field]
 
     def ckg_graph(self, form, value_field):
-        """Edges over users, then entities, as RecBole gives them."""
+        """Return the edges over users, then entities, as RecBole does."""
         assert (form, value_field) == ("coo", "relation_id")
         nodes = self.sizes["user_id"] + self.sizes["entity_id"]
         return coo_matrix(self.edges, shape=(nodes, nodes))
 
 
 def batches(dataset, size=24, seed=1):
-    """A batch of (user, item, negative item) and one of triples with a corrupted tail."""
+    """Draw a batch of (user, item, negative item) and one of triples with a corrupted tail."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(field):

@@ -1,7 +1,7 @@
-"""The slow version of `recommend --paths`: every path written out, in plain Python and float64.
+"""The slow version of `recommend --paths`: every path enumerated, in plain Python and float64.
 
 Nodes are names, triples come from the atomic files, weights from the parameters of the model; the
-patterns are those of the guide. Nothing is shared with the search but the checkpoint.
+patterns are those of `docs/recommend.md`. It shares nothing with the search except the checkpoint.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Names:
 
 
 def history_of(dataset: Any, names: Names, user: int) -> set[str]:
-    """Names of the user's training items."""
+    """Return the names of the user's training items."""
     table = dataset.inter_feat
     return {names.entity[i] for i in table["item_id"][table["user_id"] == user].tolist()}
 
 
 def kgat_paths(model: Any, dataset: Any, names: Names, user: int, item: str) -> dict[str, float]:
-    """Score of every path, by its text."""
+    """Score every path, by its text."""
     n = model.n_users
     if hasattr(model, "attention"):
         crow, col, values = model.attention
@@ -68,7 +68,7 @@ def kgat_paths(model: Any, dataset: Any, names: Names, user: int, item: str) -> 
 
 
 def kgcn_paths(model: Any, dataset: Any, names: Names, user: int, item: str) -> dict[str, float]:
-    """Score of every path, by its text."""
+    """Score every path, by its text."""
     vector = model.user_embedding.weight[user].double()
     weight = defaultdict(lambda: defaultdict(float))
     for entity, name in enumerate(names.entity):
@@ -93,7 +93,7 @@ def _two_steps(
     num_hops: int,
     step: Callable[[str, str, str, str], str],
 ) -> dict[str, float]:
-    """Paths h .. item of one step, and of two over any entity."""
+    """Score the paths of one step from the history to the item, and of two over any entity."""
     edges = [  # (reader, read, label, weight)
         (a, b, label, w) for a, own in weight.items() for (label, b), w in own.items() if a != b
     ]
@@ -126,7 +126,7 @@ def _two_steps(
 def ripplenet_paths(
     model: Any, dataset: Any, names: Names, user: int, item: str
 ) -> dict[str, float]:
-    """Score of every path, by its text."""
+    """Score every path, by its text."""
     entities, dim = model.entity_embedding.weight.double(), model.embedding_size
     v = entities[names.entity.index(item)]
     hops = []  # {(head, relation, tail): weight}
@@ -178,5 +178,5 @@ EVERY_PATH = {
 
 
 def is_close(a: float, b: float) -> bool:
-    """Equal but for the order of a few float64 operations."""
+    """Whether two numbers are equal up to the order of a few float64 operations."""
     return math.isclose(a, b, rel_tol=1e-12)

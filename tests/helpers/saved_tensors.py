@@ -1,4 +1,4 @@
-"""A small net, activations and their bytes, for the tests of compressed_saves."""
+"""A small net, activations and their saved bytes, for the tests of compressed_saves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def leaf(*shape, seed=0):
 
 
 def hidden(x):
-    """An activation: in its own storage, and no parameter."""
+    """Return an activation: no parameter, on a storage of its own."""
     return x + 0
 
 
@@ -44,7 +44,7 @@ def gradients(loss, module, **kwargs):
     return torch.autograd.grad(loss, list(module.parameters()), **kwargs)
 
 
-def kept_bytes(forward, model=None, inputs=(), **kwargs):
+def saved_bytes(forward, model=None, inputs=(), **kwargs):
     with saved_tensors(model, inputs) as saved, compressed_saves(model, **kwargs):
         result = forward()
     del result

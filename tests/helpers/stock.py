@@ -1,4 +1,4 @@
-"""RecBole alone, as the oracle: its functions in the order of its `run_recbole`."""
+"""RecBole by itself, as the oracle: its functions in the order of its `run_recbole`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DETERMINISTIC = {
     "KTUP": {"use_st_gumbel": False},
     "MCCLK": {"node_dropout_rate": 0.0, "mess_dropout_rate": 0.0},
 }
-"""Settings without which RecBole's own model scores differently every time."""
+"""Settings without which RecBole's own model scores differently each time."""
 
 
-def recboles_own(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any, Any, Any], Any]:
-    """Configuration, loaders and model of a stock model on the data set `tiny`."""
+def build_stock(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any, Any, Any], Any]:
+    """Build configuration, loaders and a stock model on the data set `tiny`."""
     libraries.apply()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", ["run_recbole.py"])
@@ -38,9 +38,9 @@ def recboles_own(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[Any,
     return config, loaders, model
 
 
-def trained(stock_name, parameters):
-    """A model trained by RecBole alone: the trainer, its test data, and the checkpoint it saved."""
-    config, (train_data, _, test_data), model = recboles_own(stock_name, parameters)
+def train_stock(stock_name, parameters):
+    """Train a model by RecBole alone; return trainer, test data and the saved checkpoint."""
+    config, (train_data, _, test_data), model = build_stock(stock_name, parameters)
     trainer = get_trainer(config["MODEL_TYPE"], stock_name)(config, model)
     trainer.fit(train_data, saved=True, verbose=False)
     trainer.tensorboard.close()

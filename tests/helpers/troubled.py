@@ -1,4 +1,4 @@
-"""A folder with everything that can be wrong, as the troubleshooting page tells of it."""
+"""A folder with every broken file that the troubleshooting page describes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.datasets import TINY_RUN, write_tiny_dataset
-from helpers.stock import trained
+from helpers.stock import train_stock
 from recbole_tinykg import run_recbole_tinykg
 from recbole_tinykg.checkpoint import checkpoint
 from recbole_tinykg.commands.convert import convert
@@ -20,7 +20,7 @@ SETTINGS = {**TINY_RUN, "data_path": "data", "epochs": 1}
 
 
 def write_troubled_folder(folder: Path) -> None:
-    """Fills `folder` with data sets, checkpoints and files, most of them broken."""
+    """Fill `folder` with data sets, checkpoints and files, most of them broken."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _write_data(Path("data"))
@@ -52,7 +52,7 @@ def _write_checkpoints(saved: Path) -> None:
         own = {} if model == "TinyKGAT" else {"detect_anomaly": False}
         run_recbole_tinykg(model, "tiny", config_dict={**SETTINGS, **own, "run_name": model})
     best, last = saved / "TinyKGAT.pth", saved / "TinyKGAT-last.pth"
-    *_, pickled = trained("KGAT", {**SETTINGS, "checkpoint_dir": "recbole"})
+    *_, pickled = train_stock("KGAT", {**SETTINGS, "checkpoint_dir": "recbole"})
     shutil.copy(pickled, saved / "KGAT-of-RecBole.pth")
     convert(pickled, saved / "converted.pth")
     shutil.copy(last, saved / "alone-last.pth")

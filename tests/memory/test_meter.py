@@ -111,7 +111,7 @@ def test_activation_that_a_module_keeps_for_itself_still_counts():
     model = Model()
 
     def forward():
-        model.kept = model.weight * 2  # RippleNet keeps its batch's embeddings like this
+        model.kept = model.weight * 2  # as RippleNet keeps its batch's embeddings
         return model.kept.exp().sum() + (model.kept**2).sum()
 
     with saved_tensors(model) as saved:
@@ -250,7 +250,7 @@ def test_peak_on_cuda_is_the_allocators():
 
 
 def walk(loss):
-    """Storages that the nodes of an autograd graph say they saved: address and bytes."""
+    """Return address and bytes of the storages that the nodes of an autograd graph have saved."""
     nodes, todo, found = set(), [loss.grad_fn], {}
     while todo:
         node = todo.pop()
@@ -268,7 +268,7 @@ def walk(loss):
 
 
 def is_number(tensor):
-    """A Python number by which a model divides; PyTorch wraps it and shows it to no hook."""
+    """Whether it is a Python number by which a model divides: PyTorch wraps it, past all hooks."""
     return tensor.dim() == 0 and tensor.dtype in (torch.float64, torch.int64)
 
 

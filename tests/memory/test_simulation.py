@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from recbole_tinykg import compressed_saves
 from recbole_tinykg.memory.meter import peak_bytes, saved_tensors
 from recbole_tinykg.memory.simulation import Simulation, SimulationError
-from recbole_tinykg.memory.simulation.allocations import Ledger
+from recbole_tinykg.memory.simulation.allocations import Allocations
 from recbole_tinykg.memory.simulation.workspace import workspace_bytes
 
 ROWS, WIDTH = 512, 64
@@ -217,24 +217,28 @@ def test_optimizer_state_is_counted_without_its_step(table):
 
 
 def test_blocks_of_an_allocator_round_up():
-    ledger = Ledger(block_bytes=512)
-    ledger.start()
+    allocations = Allocations(block_bytes=512)
+    allocations.start()
     x, y = torch.zeros(1), torch.zeros(129)
     for tensor in (x, y, x):
-        ledger.allocate(tensor.untyped_storage())
-    assert ledger.live_bytes == ledger.peak_bytes == 3 * 512
+        allocations.allocate(tensor.untyped_storage())
+    assert allocations.peak_bytes == 3 * 512
     del x, tensor
-    assert ledger.live_bytes == 2 * 512
+    z, more = torch.zeros(1), torch.zeros(1)
+    allocations.allocate(z.untyped_storage())  # takes the place of x
+    assert allocations.peak_bytes == 3 * 512
+    allocations.allocate(more.untyped_storage())
+    assert allocations.peak_bytes == 4 * 512
 
 
 def test_a_tentative_sum_takes_the_place_of_a_term_that_goes():
-    ledger = Ledger()
-    ledger.start()
+    allocations = Allocations()
+    allocations.start()
     term, total = torch.zeros(100), torch.zeros(100)
-    ledger.allocate(term.untyped_storage())
-    ledger.allocate(total.untyped_storage(), tentative=True)
+    allocations.allocate(term.untyped_storage())
+    allocations.allocate(total.untyped_storage(), tentative=True)
     del term
-    assert ledger.peak_bytes == 400
+    assert allocations.peak_bytes == 400
 
 
 SORTED = torch.arange(5000)

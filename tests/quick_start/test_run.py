@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.datasets import TINY_RUN
-from helpers.stock import recboles_own
+from helpers.stock import build_stock
 from recbole_tinykg import load_data_and_model, prepare, run_recbole_tinykg
 from recbole_tinykg.errors import (
     CheckpointError,
@@ -55,7 +55,7 @@ def batches(experiment):
 
 @pytest.mark.parametrize("name", ["KGAT", "TinyKGAT"])
 def test_same_seed_gives_recboles_weights_splits_and_batches(name, tiny):
-    _, (train_data, *evaluation), model = recboles_own("KGAT", tiny)
+    _, (train_data, *evaluation), model = build_stock("KGAT", tiny)
     expected_batches = batches(type("Recboles", (), {"train_data": train_data}))
     experiment = prepare(name, "tiny", config_dict=tiny)
     expected, actual = model.state_dict(), experiment.model.state_dict()

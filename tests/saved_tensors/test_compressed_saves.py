@@ -1,4 +1,4 @@
-"""compressed_saves: what is kept, by reference, as codes, or as it is."""
+"""compressed_saves: what is packed as codes, by reference, or as it is."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from helpers.saved_tensors import (
     Net,
     gradients,
     hidden,
-    kept_bytes,
     leaf,
     rows,
+    saved_bytes,
 )
 from recbole_tinykg.saved_tensors import compressed_saves
-
-# What is kept.
 
 
 def test_forward_is_exact_and_gradients_are_near():
@@ -46,7 +44,7 @@ def test_parameters_and_gathered_rows_cost_nothing():
     indices = rows()
     hidden_bytes = CODES + N * D // 8  # relu's output: its codes and its sign bits
     squared = CODES
-    assert kept_bytes(lambda: net(indices), net, indices) == hidden_bytes + squared
+    assert saved_bytes(lambda: net(indices), net, indices) == hidden_bytes + squared
 
 
 @pytest.mark.parametrize("hold", [lambda x: x, lambda x: [x], lambda x: {"features": x}])
@@ -54,7 +52,7 @@ def test_tensors_that_a_module_holds_cost_nothing(hold):
     net, weight = nn.Module(), leaf()
     features = torch.randn(10 * N, D)
     net.held = hold(features)
-    assert kept_bytes(lambda: features[N : 2 * N] * weight, net) == 0
+    assert saved_bytes(lambda: features[N : 2 * N] * weight, net) == 0
 
 
 def test_gathered_rows_are_exact():
@@ -83,7 +81,7 @@ def test_integers_and_booleans_are_exact_and_by_reference():
 def test_expanded_tensors_never_become_dense():
     scale, x = leaf(N * D // 64, 1), leaf(N * D // 64, 4096)
     batch = x.detach()
-    kept = kept_bytes(lambda: (scale.exp().expand(-1, 4096) * batch).sum(), resident=[batch])
+    kept = saved_bytes(lambda: (scale.exp().expand(-1, 4096) * batch).sum(), resident=[batch])
     assert kept - batch.nbytes <= 4096, "exp's small output, kept as it is; 2 MB when expanded"
 
 
@@ -94,7 +92,7 @@ def test_a_storage_is_packed_once_however_many_save_it():
         y = hidden(x)
         return (y @ w).sum() + (y.t() @ y).sum() + (y[:, : D // 2] * y[:, D // 2 :]).sum()
 
-    assert kept_bytes(forward, inputs=[x, w], min_saved_bytes=1024) - CODES <= D * D * 4
+    assert saved_bytes(forward, inputs=[x, w], min_saved_bytes=1024) - CODES <= D * D * 4
 
 
 CHANGES = {
@@ -115,7 +113,7 @@ def test_a_changed_version_is_packed_again(change):
         CHANGES[change](y)
         return loss + (y * second).sum()
 
-    assert kept_bytes(forward, inputs=[x, first, second]) == 2 * CODES
+    assert saved_bytes(forward, inputs=[x, first, second]) == 2 * CODES
 
 
 @pytest.mark.parametrize("view", [lambda y: y.t(), lambda y: y[:, : D // 2], lambda y: y[::2]])
@@ -129,7 +127,7 @@ def test_an_exact_view_is_kept_instead_of_codes(view, codes_first):
         uses = [lambda: view(y).sin().sum(), lambda: (y * w).sum()]
         return sum(use() for use in (reversed(uses) if codes_first else uses))
 
-    assert kept_bytes(forward, inputs=[x, w]) == FLOATS
+    assert saved_bytes(forward, inputs=[x, w]) == FLOATS
 
 
 def test_transposed_and_strided_views_come_back_in_place():
@@ -146,9 +144,11 @@ def test_transposed_and_strided_views_come_back_in_place():
 
 def test_only_what_saves_half_and_4_kib_is_packed():
     x, w = leaf(16, D), leaf(D, D, seed=1)
-    kept = kept_bytes(lambda: (hidden(x) @ w).sum(), inputs=[x, w])
+    kept = saved_bytes(lambda: (hidden(x) @ w).sum(), inputs=[x, w])
     assert kept == 16 * D * 4, "4 KiB as they are: nothing could save 4 KiB of it"
-    assert kept_bytes(lambda: (hidden(x) @ w).sum(), inputs=[x, w], min_saved_bytes=1) == CODES // 8
+    assert (
+        saved_bytes(lambda: (hidden(x) @ w).sum(), inputs=[x, w], min_saved_bytes=1) == CODES // 8
+    )
     narrow = leaf(4096, 2)  # a row of its own would take 7 bytes for 8
-    kept = kept_bytes(lambda: (hidden(narrow) * hidden(narrow)).sum(), inputs=narrow)
+    kept = saved_bytes(lambda: (hidden(narrow) * hidden(narrow)).sum(), inputs=narrow)
     assert kept == 2 * 32 * (64 + 6), "256 numbers after another"

@@ -1,4 +1,4 @@
-"""compressed_saves: rows gathered from tables that stay, and tables that change meanwhile."""
+"""compressed_saves: rows gathered from tables that stay, and from tables that change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from helpers.saved_tensors import CODES, FLOATS, D, N, Net, gradients, kept_bytes, leaf, rows
+from helpers.saved_tensors import CODES, FLOATS, D, N, Net, gradients, leaf, rows, saved_bytes
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.saved_tensors import compressed_saves
 
@@ -51,7 +51,7 @@ def test_rows_read_before_a_table_changes_are_kept(change):
 
 
 def test_a_table_that_is_normalised_whenever_it_is_read():
-    """Rows read before it is normalised again are an activation if nobody has saved them yet."""
+    """Rows read before it is normalised again are an activation if they are saved after that."""
     grads = []
     for bits in (32, 8):
         net = nn.Embedding(50, D, max_norm=1.0, _weight=leaf(50, D).detach())
@@ -64,9 +64,9 @@ def test_a_table_that_is_normalised_whenever_it_is_read():
 def test_rows_kept_for_a_change_are_counted_once():
     net = Table(lambda module, index: module.table.mul_(2))
     index = rows()
-    assert kept_bytes(lambda: net(index), net, index) == FLOATS
+    assert saved_bytes(lambda: net(index), net, index) == FLOATS
     unchanged = Table(lambda module, index: None)
-    assert kept_bytes(lambda: unchanged(index), unchanged, index) == 0
+    assert saved_bytes(lambda: unchanged(index), unchanged, index) == 0
 
 
 def test_rows_saved_only_after_the_table_changed_are_an_activation():
@@ -77,7 +77,7 @@ def test_rows_saved_only_after_the_table_changed_are_an_activation():
         net.table.mul_(2)
         return (read * net.weight).sum()
 
-    assert kept_bytes(forward, net, index) == CODES
+    assert saved_bytes(forward, net, index) == CODES
 
 
 def test_a_table_changed_after_the_block_is_an_error_that_names_the_rows():
@@ -89,7 +89,7 @@ def test_a_table_changed_after_the_block_is_an_error_that_names_the_rows():
         loss.backward()
 
 
-def test_nothing_is_kept_of_rows_that_nobody_saves():
+def test_rows_that_are_not_saved_cost_nothing():
     net, indices = nn.Embedding(50, D), []
     with saved_tensors(net) as saved, compressed_saves(net), torch.no_grad():
         for _ in range(5):
@@ -133,9 +133,9 @@ class Expression(nn.Module):
         return loss + (torch.cat([parts[:N], both]) * self.weights[1]).sum()
 
 
-def test_sums_and_concatenations_of_rows_are_made_again():
+def test_sums_and_concatenations_of_rows_are_recomputed():
     net, indices = Expression(), (rows(), rows(1))
-    assert kept_bytes(lambda: net(*indices), net, indices) == 0
+    assert saved_bytes(lambda: net(*indices), net, indices) == 0
 
 
 def double(table):
@@ -143,8 +143,8 @@ def double(table):
 
 
 @pytest.mark.parametrize("change", [lambda table: None, double], ids=["same", "changed"])
-def test_what_is_made_again_of_rows_is_exact(change):
-    """Also where the table has changed since; what is saved only then is an activation."""
+def test_what_is_recomputed_from_rows_is_exact(change):
+    """Also if the table has changed since; what is saved after that is an activation."""
     grads = []
     for bits in (32, 2):
         torch.manual_seed(0)
@@ -162,7 +162,7 @@ def test_long_sums_of_rows_are_packed():
     indices = [rows(seed) for seed in range(12)]
 
     def kept(count):
-        return kept_bytes(
+        return saved_bytes(
             lambda: (sum(net(index) for index in indices[:count]) * weight).sum(),
             net,
             [*indices, weight],

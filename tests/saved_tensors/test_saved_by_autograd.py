@@ -1,4 +1,4 @@
-"""compressed_saves: under everything else that uses autograd."""
+"""compressed_saves together with everything else that uses autograd."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_backward_may_run_inside_the_block():
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_checkpoint(reentrant, inside):
-    """It keeps its inputs, exactly, and nothing else; what it recomputes is kept briefly, as is."""
+    """It keeps exactly its inputs; what it recomputes is kept as it is, for a moment."""
     net, x = Net(), leaf()
     w = torch.randn(D, 1)
 
@@ -207,7 +207,7 @@ def test_blocks_nest_and_the_inner_one_decides():
     assert all(map(torch.equal, gradients(loss, net), expected))
 
 
-def test_threads_do_not_meet():
+def test_threads_do_not_interfere():
     net, found = Net(), {}
     with compressed_saves(net):
         alone = gradients(net(rows()), net)

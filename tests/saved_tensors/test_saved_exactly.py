@@ -1,4 +1,4 @@
-"""compressed_saves: what a derivative is nonlinear in is exact."""
+"""compressed_saves: a tensor in which a derivative is nonlinear is exact."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from helpers.saved_tensors import FLOATS, D, N, hidden, kept_bytes, leaf
+from helpers.saved_tensors import FLOATS, D, N, hidden, leaf, saved_bytes
 from recbole_tinykg.saved_tensors import compressed_saves
-
-# What is exact.
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
@@ -71,7 +69,7 @@ NONLINEAR = {
 
 @pytest.mark.parametrize("name", NONLINEAR)
 def test_nonlinear_operations_are_exact(name):
-    """Before and after operations that would do with codes, which read the same storage."""
+    """Also next to operations for which codes of the same storage would do."""
     x = leaf().detach().abs().add(0.5).requires_grad_()
     weight = leaf(N, D, seed=1)
     grads = []
@@ -126,10 +124,10 @@ def test_an_exact_need_replaces_codes():
         y = hidden(x)
         return (y * y).sum() + y.exp().log().sum() + y.cos().sum()
 
-    assert kept_bytes(forward, inputs=x) == 2 * FLOATS, "y and exp(y), each once, and no codes"
+    assert saved_bytes(forward, inputs=x) == 2 * FLOATS, "y and exp(y), each once, and no codes"
 
 
-def test_an_operation_of_ones_own_gets_its_tensors_exactly():
+def test_a_custom_function_gets_its_tensors_exactly():
     class Cube(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):

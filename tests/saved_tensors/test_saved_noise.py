@@ -1,4 +1,4 @@
-"""compressed_saves: its noise, and measure_bias, which finds what the noise does to a gradient."""
+"""compressed_saves: its noise, and measure_bias, which measures what it does to a gradient."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_global_random_stream_is_left_alone():
 
 
 def test_normalize_is_unbiased():
-    """Its derivative meets its input twice: in two draws."""
+    """Its derivative reads its input twice: as two draws."""
     net = nn.Linear(D, D)
     x, weight = leaf().detach(), torch.randn(N, D)
     report = measure_bias(net, lambda: (F.normalize(net(x)) * weight).sum(), 1, draws=300)

@@ -12,7 +12,7 @@ from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 import recbole_tinykg
 from helpers.datasets import write_tiny_dataset
-from helpers.stock import DETERMINISTIC, trained
+from helpers.stock import DETERMINISTIC, train_stock
 from recbole_tinykg import load_data_and_model
 from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.convert import convert
@@ -30,7 +30,7 @@ def as_dict(results) -> dict[str, list[str]]:
 @pytest.mark.parametrize("stock_name", STOCK_NAMES)
 def test_agrees_with_recboles_own_utilities_on_its_own_checkpoint(stock_name, tiny):
     settings = DETERMINISTIC.get(stock_name, {})
-    trainer, test_data, source = trained(stock_name, {**tiny, **settings, "epochs": 1})
+    trainer, test_data, source = train_stock(stock_name, {**tiny, **settings, "epochs": 1})
     dataset, ids = test_data.dataset, np.array([7, 3, 20, 1])
     tokens = dataset.id2token("user_id", ids)
     expected, items = full_sort_topk(ids, trainer.model, test_data, 6)
@@ -45,7 +45,7 @@ def test_agrees_with_recboles_own_utilities_on_its_own_checkpoint(stock_name, ti
 
 
 def test_every_score_is_recboles(tiny):
-    trainer, test_data, source = trained("KGCN", {**tiny, "epochs": 1})
+    trainer, test_data, source = train_stock("KGCN", {**tiny, "epochs": 1})
     convert(source, "ours.pth")
     dataset = test_data.dataset
     ids = np.arange(1, dataset.user_num)
@@ -213,7 +213,7 @@ def test_other_wrong_input_is_one_line(titled, checkpoint_of, capsys):
 
 def test_users_without_a_ripple_set_are_named(tiny):
     by_time = {"group_by": None, "order": "TO", "split": {"RS": [0.8, 0.1, 0.1]}}
-    *_, source = trained("RippleNet", {**tiny, "epochs": 1, "eval_args": by_time})
+    *_, source = train_stock("RippleNet", {**tiny, "epochs": 1, "eval_args": by_time})
     convert(source, "stock.pth", "RippleNet")
     message = r"training interactions for RippleNet; got 4 without: .*: train TinyRippleNet"
     with pytest.raises(ConfigurationError, match=message):

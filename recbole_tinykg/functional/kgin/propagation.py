@@ -44,9 +44,9 @@ from recbole_tinykg.functional.kgin.step import (
 )
 from recbole_tinykg.functional.kgin.unit_rows import UnitRows, normalize, take
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.graph.interactions import places_of
+from recbole_tinykg.graph.csr import row_places
 from recbole_tinykg.graph.paired_edges import RelationGradient
-from recbole_tinykg.graph.relational_graph import Weights
+from recbole_tinykg.graph.relational_graph import EdgeWeights
 from recbole_tinykg.quantization import Quantized
 from recbole_tinykg.quantization.quantizer import Layout, Quantizers
 
@@ -142,7 +142,7 @@ class _Walk:
         streams: Tensor,
         batch: Batch,
         parameters: tuple[Tensor, ...],
-        weights: Weights,
+        weights: EdgeWeights,
     ) -> None:
         self.plan, self.batch, self.weights = plan, batch, weights
         self.sites = streams[SAMPLING_SITES:].view(-1, SITES_PER_HOP, 2)
@@ -259,7 +259,7 @@ class _Walk:
         graph, degree, places = self.plan.graph, self.weights.inverse_degree, None
         if hop == len(kept) - 1:
             degree = degree.index_select(0, self.row)
-            places = places_of(self.rows, graph.num_heads)
+            places = row_places(self.rows, graph.num_heads)
         before = kept[hop - 1].heads if hop > 0 else None
 
         def ego(rows: slice) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.kgin.edge_sampling import sample_edges
-from recbole_tinykg.graph.relational_graph import RelationalGraph, Weights
+from recbole_tinykg.graph.relational_graph import EdgeWeights, RelationalGraph
 from recbole_tinykg.quantization.quantizer import Quantizers
 
 SAMPLING_SITES = 2
@@ -47,7 +47,7 @@ class IntentPropagation:
             return None
         return sample_edges(streams[0], num_edges, int(num_edges * self.kept_share))
 
-    def weights(self, edges: Tensor, streams: Tensor, transposed: bool) -> Weights:
+    def weights(self, edges: Tensor, streams: Tensor, transposed: bool) -> EdgeWeights:
         """Weights of a step; interactions are dropped out only where edges are left out."""
         probability = self.dropout if self.kept_share > 0 else 0.0
         sample = self.graph.interactions.sample(streams[1], probability, transposed)

@@ -77,7 +77,7 @@ class _RippleLoss(torch.autograd.Function):
     def forward(ctx: Any, penalty: Penalty, *tensors: Tensor) -> Tensor:
         users, items, labels = tensors[:3]
         table, weights = FactTable(*tensors[3:7]), Weights(*tensors[7:])
-        memories = Memories.of(table, users)
+        memories = Memories.from_users(table, users)
         heads, keys, queries = _products(memories, weights)
         read = _read(memories, items, keys, weights)
         scores = read.scores()
@@ -98,7 +98,7 @@ class _RippleLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
         users, items, *saved, probabilities, slope = ctx.saved_tensors
         table, weights = FactTable(*saved[:4]), Weights(*saved[4:])
-        memories = Memories.of(table, users)
+        memories = Memories.from_users(table, users)
         products = _products(memories, weights)
         read = _read(memories, items, products[1], weights, probabilities)
         grads = Weights(*(torch.zeros_like(weight) for weight in weights))

@@ -44,7 +44,7 @@ def pair_scores(
 
 
 def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weights) -> Tensor:
-    memories = Memories.of(table, users)
+    memories = Memories.from_users(table, users)
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
     scores = read_memories(memories, rows, _keys(memories, weights), weights).scores()
     return torch.empty_like(scores).index_copy_(0, memories.order, scores)

@@ -1,29 +1,30 @@
 """The memory of a training step, found by running its code without its numbers.
 
     simulation = Simulation()
-    simulation.forget(*model.parameters())      # their values, and whatever is computed from them
+    simulation.forget(*model.parameters())  # their values, and all that is computed from them
     with simulation:
         simulation.start()
         loss = model(batch)
         loss.backward()
     simulation.peak_bytes
 
-A dispatch mode stands under PyTorch's operators while the model's own code runs, forward and
-backward. A tensor whose values are forgotten is *hollow*: shape, type, strides and a storage that
-is counted, with no memory behind it. An operator that reads a hollow tensor is not run: its shape
-rule makes hollow results. All other operators run, so that what decides shapes (indices, counts,
-sorted relations, dropped edges) is right. Python, autograd and saved-tensor hooks hold hollow
-tensors exactly as long as they would hold real ones, so their bytes, summed over time, are the
-step's: no formula per model, and nothing to keep in step with the code.
+A dispatch mode sees every PyTorch operator while the model's own code runs, forward and backward.
+An operator that reads *unknown* values is not run: its shape rule makes results that have shape,
+type and strides, and a *fake storage*, which is counted but has no memory behind it. All other
+operators run, so that whatever decides shapes (indices, counts, sorted relations, dropped edges) is
+right. Python, autograd and saved-tensor hooks hold tensors on fake storages exactly as long as they
+would hold real ones, so their bytes, summed over time, are the step's: there is no formula per
+model, and nothing to keep up to date with the code.
 
-* `ledger`: the running sum of bytes and its highest value;
-* `hollow`: tensors without memory;
-* `workspace`: what kernels allocate inside, unseen by a mode;
-* `sparse`: operators with sparse tensors, which have no shape rules;
-* `operators`: what PyTorch says about its operators;
-* `mode`: which operator runs and which does not; `guard`: what is refused.
+* `mode`: the dispatch mode: which operator runs and which does not;
+* `fake_storage`: tensors whose values are unknown, and storages without memory;
+* `allocations`: the running sum of bytes and its highest value;
+* `workspace`: what kernels allocate and free inside one call, unseen by a mode;
+* `sparse`: operators on sparse tensors, which have no shape rules;
+* `operators`: what PyTorch knows about its operators;
+* `read_guard`: refuses what reads unknown values.
 
-A step whose shapes depend on forgotten values, such as `x[x > 0]`, is refused: `SimulationError`.
+A step whose shapes depend on unknown values, such as `x[x > 0]`, is refused: `SimulationError`.
 """
 
 from recbole_tinykg.memory.simulation.mode import CUDA_BLOCK_BYTES, Simulation

@@ -1,8 +1,8 @@
-"""The bytes of a step, as an allocator would count them: now, and at the highest.
+"""The bytes that storages take, as an allocator would count them, and their highest sum.
 
 Storages that are made after `start` count until they are gone; older ones never do, as for
-`meter.peak_bytes` on a CPU. Python sees the end of a storage by a finalizer, which PyTorch calls
-when the last tensor of it, in Python or in C++, lets go.
+`meter.peak_bytes` on a CPU. A finalizer tells us that a storage is gone: PyTorch calls it when the
+last tensor on it, in Python or in C++, is released.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import weakref
 from torch import UntypedStorage
 
 
-class Ledger:
-    """Running sum of allocations.
+class Allocations:
+    """The storages that are alive, and the running sum of their bytes.
 
     Args:
-        block_bytes: An allocation takes a multiple of so many bytes.
+        block_bytes: Every allocation takes a multiple of this.
     """
 
     def __init__(self, block_bytes: int = 1) -> None:
-        """Begin without counting."""
         self._block_bytes = block_bytes
         self._known: dict[int, int] = {}  # by storage: what it counts for
         self._is_counting = False
@@ -33,7 +32,7 @@ class Ledger:
         self._live = self._peak = 0
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting: `peak_bytes` stays."""
         self._settle()
         self._is_counting = False
 
@@ -43,18 +42,13 @@ class Ledger:
         self._settle()
         return self._peak
 
-    @property
-    def live_bytes(self) -> int:
-        """The sum of the moment."""
-        return self._live
-
     def allocate(self, storage: UntypedStorage, *, tentative: bool = False) -> None:
         """Count a storage, once, until it is gone.
 
         Args:
-            storage: It.
-            tentative: Whether what is let go before the next allocation does not count beside it,
-                as where a sum is written into one of its terms.
+            storage: What was allocated.
+            tentative: Storages that are gone before the next allocation do not count together with
+                this one, as where a sum is in fact written into one of its terms.
         """
         key = storage._cdata
         if key in self._known:
@@ -66,8 +60,8 @@ class Ledger:
         if not tentative:
             self._settle()
 
-    def pass_through(self, num_bytes: int) -> None:
-        """Count memory that an operator takes and gives back."""
+    def allocate_and_free(self, num_bytes: int) -> None:
+        """Count memory that an operator takes and gives back inside one call."""
         if self._is_counting and num_bytes:
             self._settle()
             self._peak = max(self._peak, self._live + self._rounded(num_bytes))

@@ -1,9 +1,9 @@
-"""Hollow tensors: ordinary tensors, but for a storage that has a size and no memory.
+"""Tensors whose values are unknown; new ones lie on a fake storage: a size without memory.
 
-PyTorch makes a storage from any address. This one is of pages that are reserved and never filled;
-who prints a hollow tensor after all, in a debugger, sees zeros. Operators on hollow tensors are not
-run, but for views, which compute no numbers. A real tensor becomes hollow when its values stop
-being known, as after a sum with a hollow one was written into it; its memory stays what it is.
+PyTorch makes a storage from any address. A fake one has the address of pages that are reserved and
+never filled: printing such a tensor, say in a debugger, shows zeros. Of the operators on unknown
+tensors only views are run, which compute no numbers. A real tensor becomes unknown when its values
+stop being known, for example when an unknown tensor is added to it in place; it keeps its memory.
 """
 
 from __future__ import annotations
@@ -20,42 +20,41 @@ import torch
 from torch import Tensor, UntypedStorage
 
 _RESERVED_BYTES = 2**40
-_without_memory: set[int] = set()  # storages of hollow tensors, those of other simulations too
+_fake_storages: set[int] = set()  # of all simulations
 
 
-class HollowTensors:
+class UnknownTensors:
     """The set of tensors whose values are unknown."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._storages: set[int] = set()
 
     def add(self, tensor: Tensor) -> None:
-        """Forget the values of a tensor, dense or sparse, and of all others in its storage."""
-        _note(values_of(tensor).untyped_storage(), self._storages)
+        """Add a tensor, dense or sparse, and all others on its storage."""
+        _add_while_alive(values_of(tensor).untyped_storage(), self._storages)
 
     def __contains__(self, tensor: object) -> bool:
         """Whether the values of a tensor, or the indices of a sparse one, are unknown."""
         if not isinstance(tensor, Tensor):
             return False
         keys = [part.untyped_storage()._cdata for part in dense_parts(tensor)]
-        return any(key in self._storages or key in _without_memory for key in keys)
+        return any(key in self._storages or key in _fake_storages for key in keys)
 
     def like(self, shape_only: Tensor, device: torch.device) -> Tensor:
-        """A new hollow tensor with the geometry of one on the device `meta`."""
+        """Make an unknown tensor on a fake storage, with the geometry of one on `meta`."""
         num_bytes = shape_only.untyped_storage().nbytes()
         storage: Any = torch._C._construct_storage_from_data_pointer(
             _reserved().ctypes.data, device, num_bytes
         )
         tensor = torch.empty(0, dtype=shape_only.dtype, device=device)
         geometry = shape_only.storage_offset(), shape_only.shape, shape_only.stride()
-        _note(storage, _without_memory)
+        _add_while_alive(storage, _fake_storages)
         return tensor.set_(storage, *geometry)
 
 
 @functools.cache
 def _reserved() -> np.ndarray:
-    """Addresses without memory, for all hollow tensors alike; fewer where a limit forbids many."""
+    """Reserve addresses without memory for all fake storages; fewer where a limit forbids many."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     for num_bytes in (_RESERVED_BYTES, _RESERVED_BYTES >> 10, mmap.PAGESIZE):
         with contextlib.suppress(OSError):
@@ -64,15 +63,15 @@ def _reserved() -> np.ndarray:
     raise MemoryError("not even a page can be reserved")
 
 
-def _note(storage: UntypedStorage, storages: set[int]) -> None:
-    """Have a storage in a set as long as it lives."""
+def _add_while_alive(storage: UntypedStorage, storages: set[int]) -> None:
+    """Keep a storage in a set as long as it is alive."""
     if storage._cdata not in storages:
         storages.add(storage._cdata)
         weakref.finalize(storage, storages.discard, storage._cdata)
 
 
 def values_of(tensor: Tensor) -> Tensor:
-    """The dense tensor that holds a tensor's values."""
+    """Return the dense tensor that holds a tensor's values."""
     if tensor.layout is torch.sparse_coo:
         return tensor._values()
     return tensor if tensor.layout is torch.strided else tensor.values()

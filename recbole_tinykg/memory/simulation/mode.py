@@ -1,17 +1,17 @@
-"""The dispatch mode: runs operators on known values, and gives shapes to all others.
+"""The dispatch mode: runs operators on known values, and only the shape rules of all others.
 
-What a call does:
+What it does with a call, the first line that fits:
 
 ==================================  =======================================================
-view, or change of shape in place    is run: it computes no numbers
-all arguments known                  is run
-composed of other operators          its parts are looked at, so that what it holds is counted
-writes to its arguments only         is left out; what it writes to is hollow
-`isnan`, `isinf`                     no value is: training stops at others anyway
-one hollow argument or more          is left out; hollow results of its shape rule's shape
+view, or change of shape in place    run: it computes no numbers
+all arguments known                  run
+composed of other operators          taken apart, so that what its parts allocate is counted
+`isnan`, `isinf`                     False everywhere: training would stop at such values
+writes to its arguments only         not run; what it writes to becomes unknown
+any other                            not run; results of its shape rule's shape, unknown
 ==================================  =======================================================
 
-Large zeros and the like are hollow from the start: it is not their values that shapes depend on.
+Large tensors of zeros and the like are unknown from the start: no shape depends on their values.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from recbole_tinykg.memory.simulation import sparse
-from recbole_tinykg.memory.simulation.allocations import Ledger
-from recbole_tinykg.memory.simulation.fake_storage import HollowTensors, dense_parts
+from recbole_tinykg.memory.simulation.allocations import Allocations
+from recbole_tinykg.memory.simulation.fake_storage import UnknownTensors, dense_parts
 from recbole_tinykg.memory.simulation.operators import (
     FACTORIES,
     alias_of,
     composition_of,
     computes_nothing,
     has_shape_by_values,
-    is_spared,
+    is_in_place_in_backward,
     name_of,
     shape_of,
     tensors_in,
     written_arguments,
 )
-from recbole_tinykg.memory.simulation.read_guard import ReadingGuard, refusal
+from recbole_tinykg.memory.simulation.read_guard import ReadGuard, refusal
 from recbole_tinykg.memory.simulation.workspace import workspace_bytes
 
 CUDA_BLOCK_BYTES = 512
-"""PyTorch's CUDA allocator hands out multiples of it."""
+"""PyTorch's CUDA allocator hands out multiples of this."""
 
 _LARGE_BYTES = 2**20
 
@@ -53,40 +54,41 @@ _LARGE_BYTES = 2**20
 class Simulation(TorchDispatchMode):
     """Runs what is in its `with` block without numbers, and counts its memory.
 
+    All values are known until `forget`, and nothing is counted until `start`.
+
     Args:
-        block_bytes: An allocation takes a multiple of so many bytes.
+        block_bytes: Every allocation takes a multiple of this.
     """
 
     def __init__(self, block_bytes: int = 1) -> None:
-        """Begin with all values known, and without counting."""
         super().__init__()
-        self._hollow = HollowTensors()
-        self._ledger = Ledger(block_bytes)
-        self._inside: list[Any] = []  # composed operators with hollow arguments
+        self._unknown = UnknownTensors()
+        self._allocations = Allocations(block_bytes)
+        self._inside: list[OpOverload] = []  # composed operators that are taken apart
         self._may_read = False
         self._guards: list[ExitStack] = []
 
     def forget(self, *tensors: Tensor) -> None:
-        """Take values as unknown, and all that is computed from them."""
+        """Take the values of tensors, and all that is computed from them, as unknown."""
         for tensor in tensors:
-            self._hollow.add(tensor)
+            self._unknown.add(tensor)
 
     def start(self) -> None:
         """Count what is allocated from now on."""
-        self._ledger.start()
+        self._allocations.start()
 
     def stop(self) -> None:
-        """Count no more: `peak_bytes` stays."""
-        self._ledger.stop()
+        """Stop counting: `peak_bytes` stays."""
+        self._allocations.stop()
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes that were there at once since `start`."""
-        return self._ledger.peak_bytes
+        """The most bytes that were allocated at once since `start`."""
+        return self._allocations.peak_bytes
 
     @contextmanager
     def unknown_is_zero(self) -> Iterator[None]:
-        """In the block, an unknown number that is read is 0: for a loop that prints its loss."""
+        """Let an unknown number read as 0 in the block: for a loop that prints its loss."""
         previous, self._may_read = self._may_read, True
         try:
             yield
@@ -95,7 +97,7 @@ class Simulation(TorchDispatchMode):
 
     @contextmanager
     def unknown_is_refused(self) -> Iterator[None]:
-        """In the block, as at first, an unknown number that is read raises SimulationError."""
+        """Let reading an unknown number raise SimulationError in the block, as it does at first."""
         previous, self._may_read = self._may_read, False
         try:
             yield
@@ -103,21 +105,18 @@ class Simulation(TorchDispatchMode):
             self._may_read = previous
 
     def __enter__(self) -> Simulation:
-        """Stand under PyTorch's operators."""
         stack = ExitStack()
-        stack.enter_context(ReadingGuard(self._hollow))
+        stack.enter_context(ReadGuard(self._unknown))
         self._guards.append(stack)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        """Leave."""
         super().__exit__(*error)
         self._guards.pop().close()
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operator, or find what it would give."""
         kwargs = kwargs or {}
         tensors = tensors_in((args, kwargs))
         if name_of(func) == "lift_fresh":  # of a tensor that Python has just made
@@ -128,27 +127,29 @@ class Simulation(TorchDispatchMode):
         elif self._is_known(func, args, kwargs, tensors):
             result = func(*args, **kwargs)
         elif func not in self._inside and (parts := composition_of(func)) is not None:
-            return self._look_inside(func, parts, args, kwargs)
+            return self._take_apart(func, parts, args, kwargs)
         else:
             result = self._without_numbers(func, args, kwargs, tensors)
         self._count(func, args, tensors, tensors_in(result))
         return result
 
-    def _copies(self, func: Any, tensors: list[Tensor]) -> bool:
-        """Whether a view is none: of a sparse tensor, only its parts and itself are."""
+    def _copies(self, func: OpOverload, tensors: list[Tensor]) -> bool:
+        """Whether a "view" copies: all views of a sparse tensor do but its parts and itself."""
         is_part = name_of(func) in sparse.PARTS
-        return not is_part and any(sparse.is_sparse(t) and t in self._hollow for t in tensors)
+        return not is_part and any(sparse.is_sparse(t) and t in self._unknown for t in tensors)
 
-    def _is_known(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
+    def _is_known(self, func: OpOverload, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
         if tensors:
-            return not any(tensor in self._hollow for tensor in tensors)
+            return not any(tensor in self._unknown for tensor in tensors)
         if name_of(func) not in FACTORIES:
             return True
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
         num_bytes = math.prod(args[0]) * dtype.itemsize
         return not (dtype.is_floating_point and (self._inside or num_bytes >= _LARGE_BYTES))
 
-    def _look_inside(self, func: Any, parts: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _take_apart(
+        self, func: OpOverload, parts: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         self._inside.append(func)
         try:
             with self:
@@ -156,7 +157,9 @@ class Simulation(TorchDispatchMode):
         finally:
             self._inside.pop()
 
-    def _without_numbers(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+    def _without_numbers(
+        self, func: OpOverload, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> Any:
         name = name_of(func)
         if name in ("isnan", "isinf"):
             return torch.zeros(tensors[0].shape, dtype=torch.bool, device=tensors[0].device)
@@ -171,21 +174,23 @@ class Simulation(TorchDispatchMode):
             return self._sparse(func, args, kwargs)
         return self._by_shape_rule(func, args, kwargs, tensors)
 
-    def _sparse(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _sparse(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
         shape = sparse.product_shape(func, args)
         if shape is not None:
-            return self._hollow.like(shape, args[-1].device)
+            return self._unknown.like(shape, args[-1].device)
         args, kwargs = tree_map(
             lambda x: sparse.stand_in(x) if isinstance(x, Tensor) and sparse.is_sparse(x) else x,
             (args, kwargs),
         )
-        if any(tensor in self._hollow for tensor in tensors_in((args, kwargs))):
+        if any(tensor in self._unknown for tensor in tensors_in((args, kwargs))):
             raise refusal(func, "its result depends on values")
         result = func(*args, **kwargs)
         self.forget(*tensors_in(result))
         return result
 
-    def _by_shape_rule(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+    def _by_shape_rule(
+        self, func: OpOverload, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> Any:
         if name_of(func).startswith(("index", "_index_put", "_unsafe_index")):
             args = tuple(self._with_positions(func, arg) for arg in args)
         elif has_shape_by_values(func, kwargs):
@@ -206,29 +211,31 @@ class Simulation(TorchDispatchMode):
         def tensor_of(shape: Any) -> Any:
             if not isinstance(shape, Tensor):
                 return shape
-            return of_shape.get(id(shape), None) or self._hollow.like(shape, device)
+            return of_shape.get(id(shape), None) or self._unknown.like(shape, device)
 
         return tree_map(tensor_of, result)
 
-    def _with_positions(self, func: Any, arg: Any) -> Any:
-        """An argument with masks replaced by positions, which are what shapes follow from."""
+    def _with_positions(self, func: OpOverload, arg: Any) -> Any:
+        """Replace the masks in an argument by positions, from which shapes follow."""
         if not isinstance(arg, list | tuple):
             return arg
         positions: list[Any] = []
         for part in arg:
             is_mask = isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8)
-            if is_mask and part in self._hollow:
+            if is_mask and part in self._unknown:
                 raise refusal(func, "its result depends on values")
             positions += part.nonzero().unbind(1) if is_mask else [part]
         return positions
 
-    def _count(self, func: Any, args: Any, arguments: list[Tensor], results: list[Tensor]) -> None:
+    def _count(
+        self, func: OpOverload, args: Any, arguments: list[Tensor], results: list[Tensor]
+    ) -> None:
         old = {part.untyped_storage()._cdata for t in arguments for part in dense_parts(t)}
         parts = [part for result in results for part in dense_parts(result)]
         storages = [part.untyped_storage() for part in parts]
-        tentative = is_spared(func, args)
+        tentative = is_in_place_in_backward(func, args)
         for storage in storages:
             if storage._cdata not in old:
-                self._ledger.allocate(storage, tentative=tentative)
+                self._allocations.allocate(storage, tentative=tentative)
         if not func.is_view:
-            self._ledger.pass_through(workspace_bytes(func, args, results))
+            self._allocations.allocate_and_free(workspace_bytes(func, args, results))

@@ -1,6 +1,6 @@
-"""Operators with sparse tensors: they have no shape rules.
+"""Operators on sparse tensors, for which PyTorch has no shape rules.
 
-Indices are real, so what depends on them alone (transposing, coalescing, converting) is run, on a
+Indices are real, so what depends on them alone (transposing, coalescing, converting) is run on a
 stand-in whose values are zero. Products of a sparse and a dense matrix have a rule here.
 """
 
@@ -28,7 +28,7 @@ def is_sparse(tensor: Tensor) -> bool:
 
 
 def product_shape(func: OpOverload, args: Sequence[Any]) -> Tensor | None:
-    """The shape, on `meta`, of a product of a sparse and a dense matrix; None for all else."""
+    """Return a product of a sparse and a dense matrix, on `meta`; None for other operators."""
     name = func._schema.name.partition("::")[2]
     factors = [arg for arg in args if isinstance(arg, Tensor)][-2:]
     if name not in _PRODUCTS or len(factors) < 2 or is_sparse(factors[1]):
@@ -38,7 +38,7 @@ def product_shape(func: OpOverload, args: Sequence[Any]) -> Tensor | None:
 
 
 def stand_in(tensor: Tensor) -> Tensor:
-    """A sparse tensor with the same indices, and zeros."""
+    """Make a sparse tensor with the same indices and zeros for values."""
     values = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
     zeros = torch.zeros(values.shape, dtype=values.dtype, device=values.device)
     if tensor.layout is torch.sparse_coo:

@@ -1,17 +1,16 @@
-"""Memory that kernels take and give back inside one call, where a dispatch mode cannot look.
+"""Memory that kernels take and give back inside one call, which a dispatch mode cannot see.
 
-Each rule is what PyTorch's CPU kernels, and ours, were seen to allocate beyond their results when
-single operators ran under the profiler; `tests/memory/test_simulation.py` repeats that for each
-rule:
+Each rule states what PyTorch's CPU kernels, or ours, allocated besides their results when single
+operators ran under the profiler; `tests/memory/test_simulation.py` repeats that for each rule:
 
-* an elementwise operator copies arguments of another type than it computes in;
+* an elementwise operator copies arguments of another type than the one it computes in;
 * so does a sum or running sum into another type;
-* a boolean mask as an index becomes positions, 8 bytes each and dimension;
+* a boolean mask as an index becomes positions, 8 bytes each per dimension;
 * sorting takes a list of positions, `unique` two;
-* kernels that read rows copy an argument that is laid out otherwise;
-* a product with a sparse matrix as first factor, when autograd writes it, takes a second result.
+* kernels that read rows copy an argument with another layout;
+* `mm` with a sparse first factor, as autograd calls it, allocates its result twice.
 
-On CUDA the same rules are used. cuBLAS keeps its workspaces, which the meter does not count.
+The same rules are used on CUDA. cuBLAS keeps its workspaces, which the meter does not count.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _CONTIGUOUS = ("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softm
 
 
 def workspace_bytes(func: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> int:
-    """Bytes that a call of `func` allocates beyond its results.
+    """Return the bytes that a call of `func` allocates besides its results.
 
     Args:
         func: The operator.
@@ -51,7 +50,7 @@ def workspace_bytes(func: OpOverload, args: Sequence[Any], results: Sequence[Ten
 
 
 def num_positions(mask: Tensor) -> int:
-    """How many elements a mask chooses."""
+    """Count the elements that a mask selects."""
     return int(mask.count_nonzero())
 
 
@@ -85,7 +84,7 @@ def _rows_copied(args: Sequence[Any], results: Sequence[Tensor]) -> int:
 
 
 def _product(args: Sequence[Any], results: Sequence[Tensor]) -> int:
-    """BLAS takes matrices by rows or by columns."""
+    """Count copies: BLAS takes matrices stored by rows or by columns, no others."""
     factors = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() >= 2]
     return sum(f.numel() * f.element_size() for f in factors if 1 not in f.stride()[-2:])
 
