@@ -1,6 +1,6 @@
 """Build the native libraries and map `properties/` into the package; pyproject.toml holds the rest.
 
-`csrc/cpu/*.cpp` becomes `recbole_tinykg/_native_cpu.so` and `csrc/cuda/*.cu` becomes
+`csrc/cpu/**/*.cpp` becomes `recbole_tinykg/_native_cpu.so` and `csrc/cuda/*.cu` becomes
 `_native_cuda.so`: plain shared libraries on PyTorch's stable ABI, opened by
 `torch.ops.load_library`. They use nothing of Python and nothing of PyTorch that 2.10 lacks, so one
 binary serves every Python and every PyTorch >= 2.10, and the wheel is tagged
@@ -220,7 +220,7 @@ def extension(name: str, pattern: str) -> list[Extension]:
 
 setup(
     ext_modules=[
-        *extension("_native_cpu", "csrc/cpu/*.cpp"),
+        *extension("_native_cpu", "csrc/cpu/**/*.cpp"),
         *extension("_native_cuda", "csrc/cuda/*.cu"),
     ],
     cmdclass={"build_ext": BuildNative, "build_py": BuildPython, "bdist_wheel": TagAnyPython},

@@ -27,8 +27,8 @@ struct ActivationJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "activation_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/activation_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {

@@ -21,8 +21,8 @@ struct DequantizeJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "dequantize_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/dequantize_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {

@@ -1,7 +1,7 @@
 // Rows of dequantize, for one instruction set (each_target.h). Groups of few bits have few values:
 // they are computed once, and codes select among them.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 // minimum + code * step, clamped to the range of T, of a group.
 template <typename T>

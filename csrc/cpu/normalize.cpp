@@ -16,8 +16,8 @@ struct NormalizeJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "normalize_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/normalize_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 

@@ -2,7 +2,7 @@
 // for the two sums of each row, the factors of all, and a pass for the results, with the rows in
 // the first cache.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kRows = kLanes;
 

@@ -22,8 +22,8 @@ struct QuantizeJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "quantize_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/quantize_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 

@@ -4,7 +4,7 @@
 // each) of all groups of a batch come first; then the batch is packed in one go, since its packed
 // rows follow each other, however short they are.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kBatch = kLanes;  // groups: their metadata is a vector
 constexpr int64_t kCacheLine = 64;  // bytes

@@ -11,8 +11,8 @@
 #include <cmath>
 #include <vector>
 
-#include "pack.h"
 #include "quantize_core.h"
+#include "simd/pack.h"
 #include "tensors.h"
 
 #if defined(__linux__)

@@ -29,8 +29,8 @@ struct SpmmJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "spmm_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/spmm_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {

@@ -24,8 +24,8 @@ struct SpmmBackwardJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "spmm_backward_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/spmm_backward_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {

@@ -3,7 +3,7 @@
 // branch, which the processor would guess wrong, and their rows of out are fetched while others
 // are worked on.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kLineBytes = 64;
 

@@ -2,7 +2,7 @@
 // registers, up to 64 columns at a time, and the rows of dense that coming entries name are fetched
 // ahead: the processor does not guess them, and waiting for them is most of the time.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kEntriesAhead = 16;
 constexpr int64_t kCacheLineBytes = 64;

@@ -2,7 +2,7 @@
 // to run the kernels of lesser machines; the numbers are the same.
 #include <atomic>
 
-#include "rows.h"
+#include "cpu/rows.h"
 
 namespace tinykg {
 namespace {

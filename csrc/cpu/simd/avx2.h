@@ -107,7 +107,7 @@ inline Floats largest_of_rows(const Floats* row) {
   return load(lane);
 }
 
-// The sum of each of sixteen rows, in the order of vector_array.h.
+// The sum of each of sixteen rows, in the order of array.h.
 inline Floats sums_of_rows(const Floats* row) {
   Array<float> array[kLanes];
   for (int64_t i = 0; i < kLanes; ++i) store(array[i].lane, row[i]);
