@@ -30,6 +30,11 @@ constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
   return (num_columns * bits + 7) / 8;
 }
 
+// Generator calls of a row.
+constexpr int64_t blocks_of(int64_t num_columns) {
+  return (num_columns + kBlockColumns - 1) / kBlockColumns;
+}
+
 // Groups of a row.
 constexpr int64_t groups_of(int64_t num_columns) {
   return (num_columns + kGroupColumns - 1) / kGroupColumns;

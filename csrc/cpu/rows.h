@@ -1,5 +1,4 @@
-// What the CPU kernels share: matrices of any strides, outputs, threads and the choice
-// of instruction set.
+// What the CPU kernels share: matrices of any strides, outputs and threads.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -11,6 +10,7 @@
 #include <cmath>
 #include <vector>
 
+#include "checks.h"
 #include "quantize_core.h"
 #include "simd/pack.h"
 #include "tensors.h"
@@ -24,7 +24,6 @@ namespace tinykg {
 static_assert(std::endian::native == std::endian::little, "packing and noise assume little endian");
 
 constexpr int64_t kTaskElements = 16384;  // least work worth a thread
-constexpr int64_t kNoiseBlocks = 8;       // generator blocks that are drawn at a time
 constexpr int64_t kHugePageBytes = 2 << 20;
 
 // A matrix of any strides, read or written.
@@ -38,20 +37,9 @@ struct Matrix {
   }
 };
 
-template <typename T>
-Matrix<const T> read_matrix(const Tensor& tensor) {
-  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
-}
-
-template <typename T>
-Matrix<T> write_matrix(const Tensor& tensor) {
-  return {static_cast<T*>(tensor.mutable_data_ptr()), tensor.stride(0), tensor.stride(1)};
-}
-
 // [seed, position] as a kernel takes it.
 inline Stream read_stream(const Tensor& stream) {
-  STD_TORCH_CHECK(stream.dim() == 1 && stream.size(0) == 2, "stream must have shape (2,)");
-  STD_TORCH_CHECK(stream.scalar_type() == ScalarType::Long, "stream must be int64");
+  check_stream(stream);
   const int64_t* data = stream.const_data_ptr<int64_t>();
   return make_stream(data[0], data[stream.stride(0)]);
 }
@@ -73,10 +61,9 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, 
   return out;
 }
 
-enum class InstructionSet : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2 };
-
-// The best one of this machine, or a lesser one that a test asked for.
-InstructionSet instruction_set();
+inline Tensor new_matrix(const Tensor& like, int64_t num_columns, ScalarType dtype) {
+  return new_output(like, {like.size(0), num_columns}, dtype);
+}
 
 // Calls rows(begin, end) for ranges of rows, on PyTorch's threads.
 template <typename Rows>

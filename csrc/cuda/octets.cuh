@@ -35,7 +35,7 @@ struct Work {
   }
 
   unsigned blocks_of_groups() const {
-    const int64_t blocks = (num_columns + kGroupColumns - 1) / kGroupColumns;
+    const int64_t blocks = groups_of(num_columns);
     return static_cast<unsigned>(blocks < kMaxBlocksOfGroups ? blocks : kMaxBlocksOfGroups);
   }
 };

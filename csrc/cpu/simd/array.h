@@ -3,6 +3,7 @@
 // vectorises the loops, NEON included). Included once per instruction set, inside its namespace.
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kNoiseBlocks = 8;  // generator blocks that are drawn at a time
 
 template <typename Number>
 struct Array {

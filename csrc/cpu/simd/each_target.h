@@ -7,6 +7,8 @@
 // or portable.h. They must not use lambdas, to which some compilers do not apply the target of the
 // region.
 
+#include "instruction_set.h"
+
 #if defined(__clang__)
 #define TINYKG_PRAGMA(text) _Pragma(#text)
 #define TINYKG_BEGIN_TARGET(names) \

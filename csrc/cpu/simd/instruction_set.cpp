@@ -1,8 +1,9 @@
 // Which instruction set the kernels use. Tests call recbole_tinykg_instruction_set through ctypes
 // to run the kernels of lesser machines; the numbers are the same.
-#include <atomic>
+#include "instruction_set.h"
 
-#include "cpu/rows.h"
+#include <algorithm>
+#include <atomic>
 
 namespace tinykg {
 namespace {

@@ -80,7 +80,3 @@ class Noise {
   int64_t first_ = -kBlocks - 1;
   alignas(64) uint16_t random_[kBlockColumns * kBlocks + kLanes] = {};
 };
-
-inline int64_t blocks_of(int64_t num_columns) {
-  return (num_columns + kBlockColumns - 1) / kBlockColumns;
-}
