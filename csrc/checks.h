@@ -1,5 +1,5 @@
-// Checks of arguments, the same on every device. `ops` has checked them all and says more; here
-// only what would corrupt memory is checked again, for those who call an operator past it.
+// Checks of arguments, the same on every device. The functions of `ops` have checked everything;
+// this catches what would corrupt memory when an operator is called directly.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -44,7 +44,7 @@ inline void check_index(const Tensor& index) {
                   "index must be int64, of shape (N,)");
 }
 
-// What quantize gives for num_rows rows with the columns and the dtype of out.
+// Checks that these are what quantize returns for num_rows rows with out's columns and dtype.
 inline void check_quantized(const Tensor& codes, const Tensor& minimum, const Tensor& step,
                             const Tensor& out, int64_t num_rows, int64_t bits) {
   check_bits(bits);

@@ -1,4 +1,4 @@
-// From tensors to what kernels take, on every device: a C++ type for a dtype, matrices and outputs.
+// Turns tensors into what kernels take, on every device: C++ types, matrices, outputs.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -8,7 +8,7 @@
 
 namespace tinykg {
 
-// What the operators work on; each leaves some of it empty.
+// The arguments of all five operators; each leaves some of them empty.
 template <typename T>
 struct ActivationJob {
   Matrix<const T> x{};
@@ -16,7 +16,7 @@ struct ActivationJob {
   T* out = nullptr;
   uint8_t* mask = nullptr;
   Compute<T> negative_slope = 0;
-  Matrix<T> target{};  // of the operator that works in place
+  Matrix<T> target{};  // of leaky_relu_dropout_, which works in place
   Matrix<const T> addend{};
   T* grad_addend = nullptr;
   int64_t first_row = 0;

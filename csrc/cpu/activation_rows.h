@@ -1,5 +1,5 @@
 // Rows of the activation operators, for one instruction set (each_target.h): sixteen elements and
-// their mask bits at a time, and the noise of dropout drawn again wherever it is needed.
+// their mask bits at a time; the noise of dropout is drawn again wherever it is needed.
 
 #include "simd/lanes.h"
 

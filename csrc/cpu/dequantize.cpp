@@ -1,5 +1,5 @@
-// dequantize, dequantize_ and dequantize_add_ on the CPU: bits / 8 bytes read and a number written
-// per element, or added to the one there.
+// dequantize, dequantize_ and dequantize_add_ on the CPU: per element bits / 8 bytes are read and a
+// number is written, or added to the one there.
 #include <limits>
 #include <optional>
 
@@ -16,7 +16,7 @@ struct DequantizeJob {
   int bits;
   Matrix<T> out;
   const int64_t* index;  // rows of out; null: row by row
-  bool past_cache;       // out is large, dense and aligned: nobody finds it in a cache later
+  bool past_cache;       // out is large, dense and aligned: too large to be in a cache later
 };
 
 }  // namespace tinykg
@@ -27,7 +27,7 @@ struct DequantizeJob {
 namespace tinykg {
 namespace {
 
-// Beyond the last cache of most machines.
+// More than the last-level cache of most machines.
 constexpr int64_t kLargeBytes = 32 << 20;
 
 bool skips_cache(const Tensor& out) {

@@ -1,6 +1,6 @@
 // quantize on the CPU: codes, minimum and step of every group, in one pass over x.
 //
-// Bytes kept per group: count * bits / 8 of codes and 6 of metadata (16 for double).
+// Bytes stored per group: count * bits / 8 of codes and 6 of metadata (16 for double).
 #include <limits>
 #include <tuple>
 

@@ -1,4 +1,4 @@
-// From tensors to what jobs hold, and the check that all are on one device.
+// Turns tensors into what jobs hold, and checks that all are on one device.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -12,7 +12,7 @@ struct Quantized {
   const Tensor codes, minimum, step;
 };
 
-// What quantize gave for num_rows rows like those of out, checked and contiguous.
+// The codes and metadata of num_rows rows like those of out, checked and contiguous.
 Quantized read_quantized(const Tensor& out, const Tensor& codes, const Tensor& minimum,
                          const Tensor& step, int64_t num_rows, int64_t bits) {
   check_quantized(codes, minimum, step, out, num_rows, bits);

@@ -3,9 +3,8 @@
 // same bits, as nothing is reassociated or contracted. No include guard: each source names its own
 // file.
 //
-// What TINYKG_ROWS holds are plain loops over a range of rows, on the vectors of avx512.h, avx2.h
-// or portable.h. They must not use lambdas, to which some compilers do not apply the target of the
-// region.
+// The file holds plain loops over a range of rows, on the vectors of avx512.h, avx2.h or portable.h
+// and on lanes.h. It must not use lambdas: some compilers do not apply the region's target to them.
 
 #include "instruction_set.h"
 
