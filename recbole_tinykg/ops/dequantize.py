@@ -62,7 +62,7 @@ def dequantize_(
     *,
     bits: int,
 ) -> Tensor:  # out
-    """Write what `dequantize` gives into `out`: memory that is there already costs no faults.
+    """Write what `dequantize` returns to `out`: memory already in use costs no page faults.
 
     Raises:
         RuntimeError: `out` requires a gradient and autograd is on.

@@ -16,6 +16,20 @@ from recbole_tinykg.errors import NativeLibraryError
 from recbole_tinykg.quantization import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+
+
+def stems(folder, suffix):
+    return {path.stem for path in (ROOT / folder).glob(f"*{suffix}")}
+
+
+def test_an_operator_has_the_same_stem_everywhere():
+    operators = stems("csrc/cpu", ".cpp")
+    assert "quantize" in operators
+    assert operators <= stems("recbole_tinykg/ops", ".py")
+    assert operators <= stems("recbole_tinykg/ops/reference", ".py")
+    assert {f"test_{name}" for name in operators} <= stems("tests/ops", ".py")
+    assert stems("csrc/cuda", ".cu") == operators - {"spmm", "spmm_backward"}  # PyTorch's own there
 
 
 def opcheck_cases(device):
