@@ -31,7 +31,7 @@ test: setup $(VENV)/.dev  ## run the tests; ARGS='-k quantizer' adds pytest flag
 # and Python have neither, so the sanitizers come in by LD_PRELOAD and leaks are not looked for.
 SANITIZERS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 # `-o pythonpath=tests` leaves out this folder, whose library has no sanitizers.
-SANITIZED := $(addprefix tests/ops/test_,activation.py arguments.py normalize.py properties.py \
+SANITIZED := $(addprefix tests/ops/test_,activation.py arguments.py dequantize.py normalize.py properties.py \
   quantize.py spmm.py spmm_backward.py instruction_sets.py)
 sanitize: setup $(VENV)/.dev  ## run the operators' tests on a library with ASan and UBSan (GCC)
 	CXX=g++ CXXFLAGS="$(SANITIZERS)" RECBOLE_TINYKG_CUDA=0 $(BIN)/python setup.py -q build \

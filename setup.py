@@ -1,6 +1,6 @@
 """Build the native libraries and map `properties/` into the package; pyproject.toml holds the rest.
 
-`csrc/cpu/*.cpp` becomes `recbole_tinykg/_native_cpu.so` and `csrc/cuda/*.cu` becomes
+`csrc/cpu/**/*.cpp` becomes `recbole_tinykg/_native_cpu.so` and `csrc/cuda/*.cu` becomes
 `_native_cuda.so`: plain shared libraries on PyTorch's stable ABI, opened by
 `torch.ops.load_library`. They use nothing of Python and nothing of PyTorch that 2.10 lacks, so one
 binary serves every Python and every PyTorch >= 2.10, and the wheel is tagged
@@ -9,7 +9,7 @@ interpreter; a compiler call per source does not.
 
 Environment:
     CXX: the C++ compiler; by default the first of c++, g++, clang++.
-    CXXFLAGS: more flags for it, which win over those here.
+    CXXFLAGS: more flags for it, which override those here.
     CUDA_HOME: where to look for nvcc when it is not on PATH.
     RECBOLE_TINYKG_CUDA: 1 builds the CUDA library even for a PyTorch without CUDA, 0 never builds
         it; unset, it is built where PyTorch has CUDA and nvcc is found.
@@ -69,12 +69,12 @@ FAILED = "building recbole_tinykg failed in {command} (its messages are above)"
 
 
 def stop(sentence: str, **values: str) -> SystemExit:
-    """An exit with one sentence, which pip, build and make show without a traceback."""
+    """Return an exit with one sentence, which pip, build and make show without a traceback."""
     return SystemExit("error: " + sentence.format(**values))
 
 
 def find_torch() -> tuple[Path, bool]:
-    """The folder of the installed PyTorch and whether it has CUDA, found without importing it.
+    """Return the folder of the installed PyTorch and whether it has CUDA, without importing it.
 
     pip's build isolation hides the environment's packages from `import` but leaves them in place,
     and only headers and libraries are needed here.
@@ -92,7 +92,7 @@ def find_torch() -> tuple[Path, bool]:
 
 
 def find_cxx() -> list[str]:
-    """The C++ compiler as a command; CXX may hold several words, as in `ccache g++`."""
+    """Return the C++ compiler as a command; CXX may hold several words, as in `ccache g++`."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for command in map(shlex.split, names):
         if shutil.which(command[0]):
@@ -101,7 +101,7 @@ def find_cxx() -> list[str]:
 
 
 def find_nvcc(torch_has_cuda: bool) -> str | None:
-    """NVIDIA's compiler where the CUDA library is to be built, otherwise None."""
+    """Return NVIDIA's compiler if the CUDA library is to be built, otherwise None."""
     choice = os.environ.get("RECBOLE_TINYKG_CUDA", "")
     if choice == "0" or not (choice == "1" or torch_has_cuda):
         return None
@@ -115,7 +115,7 @@ def find_nvcc(torch_has_cuda: bool) -> str | None:
 
 
 def cuda_architectures(nvcc: str) -> list[str]:
-    """The -gencode flags: code for each architecture, PTX where later GPUs are to be served."""
+    """Return the -gencode flags: code for each architecture, and PTX for later GPUs."""
     listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
     known = re.findall(r"compute_(\d+)", listing.stdout)
     names = [name for name in CUDA_ARCHITECTURES if name in known] or known[:1]
@@ -142,7 +142,7 @@ def run(command: list[str]) -> None:
 
 
 def link_flags(torch: Path, name: str, scratch: Path) -> list[str]:
-    """What binds a library to the PyTorch in the process, keeping no path of this machine."""
+    """Return the flags that bind a library to the PyTorch in the process, without a local path."""
     if sys.platform == "darwin":
         return ["-undefined", "dynamic_lookup"]
     flags = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
@@ -156,10 +156,10 @@ def link_flags(torch: Path, name: str, scratch: Path) -> list[str]:
 
 
 class BuildNative(build_ext):
-    """Compiles each source of a library and links the objects, with no Python in between."""
+    """Compile each source of a library and link the objects, without Python in between."""
 
     def run(self) -> None:
-        """Build the CPU library, and the CUDA library where it is wanted and can be built."""
+        """Build the CPU library, and the CUDA library where it is wanted and possible."""
         self.torch, torch_has_cuda = find_torch()
         own_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
         self.compilers = {"_native_cpu": [*find_cxx(), *FLAGS, *CPU_FLAGS, *own_flags]}
@@ -171,11 +171,11 @@ class BuildNative(build_ext):
         super().run()
 
     def get_ext_filename(self, fullname: str) -> str:
-        """`recbole_tinykg/_native_cpu.so`: the name carries no interpreter and no platform."""
+        """Return `recbole_tinykg/_native_cpu.so`: a name without interpreter and platform."""
         return os.path.join(*fullname.split(".")) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile the sources side by side, then link."""
+        """Compile the sources in parallel, then link."""
         compiler = [*self.compilers[ext.name.split(".")[-1]], "-isystem", f"{self.torch}/include"]
         library = Path(self.get_ext_fullpath(ext.name))
         objects = [Path(self.build_temp, source).with_suffix(".o") for source in ext.sources]
@@ -194,7 +194,7 @@ class BuildNative(build_ext):
 
 
 class BuildPython(build_py):
-    """Puts `properties/` into the package; an editable install reads it from the checkout."""
+    """Put `properties/` into the package; an editable install reads it from the checkout."""
 
     def run(self) -> None:
         """Copy the Python files, then the properties."""
@@ -204,15 +204,15 @@ class BuildPython(build_py):
 
 
 class TagAnyPython(bdist_wheel):
-    """Tags the wheel for any Python 3: the native libraries do not depend on the interpreter."""
+    """Tag the wheel for any Python 3: the native libraries do not depend on the interpreter."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """`py3-none-<platform>`."""
+        """Return `py3-none-<platform>`."""
         return "py3", "none", super().get_tag()[2]
 
 
 def extension(name: str, pattern: str) -> list[Extension]:
-    """The library `name` from the sources that match `pattern`; nothing where there are none."""
+    """Return the library `name` from the sources that match `pattern`, or nothing without any."""
     sources = sorted(map(str, Path().glob(pattern)))
     headers = [str(path) for end in ("h", "cuh") for path in sorted(Path("csrc").rglob(f"*.{end}"))]
     return [Extension(f"recbole_tinykg.{name}", sources, depends=headers)] if sources else []
@@ -220,7 +220,7 @@ def extension(name: str, pattern: str) -> list[Extension]:
 
 setup(
     ext_modules=[
-        *extension("_native_cpu", "csrc/cpu/*.cpp"),
+        *extension("_native_cpu", "csrc/cpu/**/*.cpp"),
         *extension("_native_cuda", "csrc/cuda/*.cu"),
     ],
     cmdclass={"build_ext": BuildNative, "build_py": BuildPython, "bdist_wheel": TagAnyPython},

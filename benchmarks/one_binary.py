@@ -29,14 +29,16 @@ LIBRARY = ROOT / "recbole_tinykg" / "_native_cpu.so"
 OLDEST = "2.10.0"
 NEEDED = ("numpy", "psutil", "pytest", "hypothesis", "setuptools")
 TESTS = (
-    "test_ops_quantization",
-    "test_ops_activation",
-    "test_ops_arguments",
-    "test_ops_properties",
-    "test_ops_normalization",
-    "test_instruction_sets",
-    "test_noise_bounds",
-    "test_spmm",
+    "ops/test_quantize",
+    "ops/test_dequantize",
+    "ops/test_activation",
+    "ops/test_arguments",
+    "ops/test_properties",
+    "ops/test_normalize",
+    "ops/test_instruction_sets",
+    "ops/test_spmm",
+    "ops/test_spmm_backward",
+    "quantization/test_noise_bounds",
 )
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.graph.adjacency import Adjacency
-from recbole_tinykg.ops.reference.spmm import _select_rows
+from recbole_tinykg.ops.reference.spmm import select_rows
 from recbole_tinykg.ops.registration import require_native
 from recbole_tinykg.quick_start import prepare
 
@@ -133,7 +133,7 @@ def library_add_(
 ) -> None:
     """Do what a caller without our kernel would do."""
     if rows is not None:
-        crow, col, values = _select_rows(crow, col, values, rows)
+        crow, col, values = select_rows(crow, col, values, rows)
     if places is not None:
         present = places >= 0
         spread = dense.new_zeros(len(places), dense.shape[1])

@@ -1,4 +1,4 @@
-// The types of numbers: as they are given, computed with, and stored.
+// The types of numbers: of the input, of the arithmetic, and of what is stored.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

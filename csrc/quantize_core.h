@@ -1,9 +1,9 @@
 // The arithmetic of the quantizer, shared by CPU and CUDA kernels: Philox, metadata of a group, one
 // element.
 //
-// recbole_tinykg/reference is the definition and docs/quantizer.md explains it; every function
-// here agrees with it bit for bit, for which floating-point contraction must be off
-// (-ffp-contract=off, -fmad=false). C is the arithmetic type: float, or double for double input.
+// recbole_tinykg/ops/reference is the definition and docs/quantizer.md explains it; every function
+// here agrees with it bit for bit, which needs floating-point contraction off (-ffp-contract=off,
+// -fmad=false). C is the arithmetic type: float, or double for double input.
 #pragma once
 
 #include <cmath>
@@ -30,12 +30,17 @@ constexpr int64_t packed_bytes(int64_t num_columns, int bits) {
   return (num_columns * bits + 7) / 8;
 }
 
+// Generator calls of a row.
+constexpr int64_t blocks_of(int64_t num_columns) {
+  return (num_columns + kBlockColumns - 1) / kBlockColumns;
+}
+
 // Groups of a row.
 constexpr int64_t groups_of(int64_t num_columns) {
   return (num_columns + kGroupColumns - 1) / kGroupColumns;
 }
 
-// A probability of dropout in 2^-16, and what the elements that stay are multiplied by.
+// A probability of dropout in units of 2^-16, and the factor of the elements that stay.
 struct DropoutRate {
   int32_t num_dropped;  // of the 2^16 values of the random bits
   double keep_scale;
@@ -86,7 +91,7 @@ TINYKG_INLINE void philox(const Stream& stream, uint64_t block, uint32_t* words)
   words[3] = c3;
 }
 
-// The next bfloat16 at or above a non-negative float; a double is kept.
+// The next bfloat16 at or above a non-negative float; a double stays as it is.
 TINYKG_INLINE float round_step_up(float step) {
   uint32_t bits;
   std::memcpy(&bits, &step, sizeof(bits));
@@ -97,7 +102,7 @@ TINYKG_INLINE float round_step_up(float step) {
 
 TINYKG_INLINE double round_step_up(double step) { return step; }
 
-// What is kept of a group beside its codes. A negative step says that the group is scaled by 1/4.
+// What is stored of a group besides its codes. A negative step marks a group scaled by 1/4.
 template <typename C>
 struct Metadata {
   C minimum;
@@ -142,8 +147,8 @@ struct Group {
 };
 
 // Stochastic rounding in integers: up if (random + 0.5) / 2^16 < fraction of v, hence if and only
-// if ceil(2^17 v) + 2 (65535 - random) passes the next multiple of 2^17. No step of it is rounded,
-// so it is the same rule as round_stochastic's.
+// if ceil(2^17 v) + 2 (65535 - random) passes the next multiple of 2^17. Nothing in it is rounded,
+// so it is the rule of round_stochastic.
 constexpr int kThresholdBits = 17;
 
 // Up with the probability of the fraction of v >= 0, to a resolution of 16 bits and without bias.
@@ -161,7 +166,7 @@ TINYKG_INLINE int32_t round_nearest(C v, int32_t levels) {
   return code < levels ? code : levels;
 }
 
-// To the range [-largest, largest]; NaN passes.
+// Clamps to [-largest, largest]; NaN stays NaN.
 template <typename C>
 TINYKG_INLINE C clamp_finite(C value, C largest) {
   value = value > largest ? largest : value;

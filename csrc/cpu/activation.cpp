@@ -8,7 +8,7 @@
 
 namespace tinykg {
 
-// What the operators work on; each leaves some of it empty.
+// The arguments of all five operators; each leaves some of them empty.
 template <typename T>
 struct ActivationJob {
   Matrix<const T> x{};
@@ -16,7 +16,7 @@ struct ActivationJob {
   T* out = nullptr;
   uint8_t* mask = nullptr;
   Compute<T> negative_slope = 0;
-  Matrix<T> target{};  // of the operator that works in place
+  Matrix<T> target{};  // of leaky_relu_dropout_, which works in place
   Matrix<const T> addend{};
   T* grad_addend = nullptr;
   int64_t first_row = 0;
@@ -27,8 +27,8 @@ struct ActivationJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "activation_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/activation_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {
@@ -46,7 +46,7 @@ T* data(const Tensor& tensor) {
 template <typename T>
 void set_dropout(ActivationJob<T>& job, const Tensor& stream, double probability,
                  int64_t first_row) {
-  STD_TORCH_CHECK(probability >= 0 && probability <= 1, "probability must be in [0, 1]");
+  check_probability(probability);
   const DropoutRate rate = dropout_rate(probability);
   job.first_row = first_row;
   job.stream = read_stream(stream);
@@ -54,23 +54,10 @@ void set_dropout(ActivationJob<T>& job, const Tensor& stream, double probability
   job.keep_scale = static_cast<Compute<T>>(rate.keep_scale);
 }
 
-void check_mask(const Tensor& mask, const Tensor& grad) {
-  STD_TORCH_CHECK(grad.dim() == 2, "grad must be a matrix");
-  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte &&
-                      mask.numel() == grad.size(0) * packed_bytes(grad.size(1), 1),
-                  "mask must be uint8 and have one bit per element of grad");
-}
-
-Tensor new_like(const Tensor& x) { return new_output(x, {x.size(0), x.size(1)}, x.scalar_type()); }
-
-Tensor new_mask(const Tensor& x) {
-  return new_output(x, {x.size(0), packed_bytes(x.size(1), 1)}, ScalarType::Byte);
-}
-
 }  // namespace
 
 Tensor sign_mask(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
+  check_matrix("x", x);
   Tensor mask = new_mask(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);
@@ -94,7 +81,7 @@ Tensor leaky_relu_backward(const Tensor& grad, const Tensor& mask, double negati
 }
 
 Tensor dropout(const Tensor& x, const Tensor& stream, double probability, int64_t first_row) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
+  check_matrix("x", x);
   Tensor out = new_like(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);
@@ -107,11 +94,8 @@ Tensor dropout(const Tensor& x, const Tensor& stream, double probability, int64_
 
 Tensor leaky_relu_dropout_(Tensor x, const Tensor& stream, std::optional<Tensor> addend,
                            double negative_slope, double probability, int64_t first_row) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  STD_TORCH_CHECK(
-      !addend || (addend->dim() == 2 && addend->size(0) == x.size(0) &&
-                  addend->size(1) == x.size(1) && addend->scalar_type() == x.scalar_type()),
-      "addend must have the shape and dtype of x");
+  check_matrix("x", x);
+  if (addend) check_addend(*addend, x);
   Tensor mask = new_mask(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);

@@ -1,7 +1,7 @@
 // Rows of the activation operators, for one instruction set (each_target.h): sixteen elements and
-// their mask bits at a time, and the noise of dropout drawn again wherever it is needed.
+// their mask bits at a time; the noise of dropout is drawn again wherever it is needed.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 template <typename T>
 void sign_mask_rows(const ActivationJob<T>& job, int64_t begin, int64_t end) {

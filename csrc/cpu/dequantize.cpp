@@ -1,5 +1,5 @@
-// dequantize, dequantize_ and dequantize_add_ on the CPU: bits / 8 bytes read and a number written
-// per element, or added to the one there.
+// dequantize, dequantize_ and dequantize_add_ on the CPU: per element bits / 8 bytes are read and a
+// number is written, or added to the one there.
 #include <limits>
 #include <optional>
 
@@ -16,18 +16,18 @@ struct DequantizeJob {
   int bits;
   Matrix<T> out;
   const int64_t* index;  // rows of out; null: row by row
-  bool past_cache;       // out is large, dense and aligned: nobody finds it in a cache later
+  bool past_cache;       // out is large, dense and aligned: too large to be in a cache later
 };
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "dequantize_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/dequantize_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {
 
-// Beyond the last cache of most machines.
+// More than the last-level cache of most machines.
 constexpr int64_t kLargeBytes = 32 << 20;
 
 bool skips_cache(const Tensor& out) {
@@ -39,19 +39,7 @@ bool skips_cache(const Tensor& out) {
 template <bool kAdd>
 void run_dequantize(const Tensor& out, const Tensor& codes, const Tensor& minimum,
                     const Tensor& step, const int64_t* index, int64_t bits) {
-  STD_TORCH_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8");
   const int64_t num_rows = codes.size(0), num_columns = out.size(1);
-  const int64_t num_groups = groups_of(num_columns);
-  const bool is_double = out.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(codes.size(1) == packed_bytes(num_columns, static_cast<int>(bits)) &&
-                      minimum.numel() == num_rows * num_groups &&
-                      step.numel() == num_rows * num_groups,
-                  "codes, minimum and step must fit the number of columns and bits");
-  STD_TORCH_CHECK(
-      codes.scalar_type() == ScalarType::Byte &&
-          minimum.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float) &&
-          step.scalar_type() == (is_double ? ScalarType::Double : ScalarType::BFloat16),
-      "codes must be uint8, and metadata double if and only if the result is");
   const Tensor packed = as_contiguous(codes), low = as_contiguous(minimum),
                steps = as_contiguous(step);
   dispatch_float(out.scalar_type(), [&](auto example) {
@@ -60,7 +48,7 @@ void run_dequantize(const Tensor& out, const Tensor& codes, const Tensor& minimu
                                static_cast<const Compute<T>*>(low.const_data_ptr()),
                                static_cast<const Step<T>*>(steps.const_data_ptr()),
                                num_columns,
-                               num_groups,
+                               groups_of(num_columns),
                                static_cast<int>(bits),
                                write_matrix<T>(out),
                                index,
@@ -75,24 +63,25 @@ void run_dequantize(const Tensor& out, const Tensor& codes, const Tensor& minimu
 
 Tensor dequantize(const Tensor& codes, const Tensor& minimum, const Tensor& step,
                   int64_t num_columns, int64_t bits, ScalarType dtype) {
-  Tensor out = new_output(codes, {codes.size(0), num_columns}, dtype);
+  check_matrix("codes", codes);
+  Tensor out = new_matrix(codes, num_columns, dtype);
+  check_quantized(codes, minimum, step, out, out.size(0), bits);
   run_dequantize<false>(out, codes, minimum, step, nullptr, bits);
   return out;
 }
 
 void dequantize_(Tensor out, const Tensor& codes, const Tensor& minimum, const Tensor& step,
                  int64_t bits) {
-  STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == codes.size(0), "out must have a row per row");
+  check_quantized(codes, minimum, step, out, out.size(0), bits);
   run_dequantize<false>(out, codes, minimum, step, nullptr, bits);
 }
 
 void dequantize_add_(Tensor out, const Tensor& codes, const Tensor& minimum, const Tensor& step,
                      std::optional<Tensor> index, int64_t bits) {
-  STD_TORCH_CHECK(out.dim() == 2, "out must be a matrix");
-  const int64_t num_rows = index ? index->numel() : out.size(0);
-  STD_TORCH_CHECK(num_rows == codes.size(0), "codes must have a row per row of out, or of index");
+  if (index) check_index(*index);
+  const int64_t num_rows = index ? index->size(0) : out.size(0);
+  check_quantized(codes, minimum, step, out, num_rows, bits);
   if (!index) return run_dequantize<true>(out, codes, minimum, step, nullptr, bits);
-  STD_TORCH_CHECK(index->scalar_type() == ScalarType::Long, "index must be int64");
   const Tensor rows = as_contiguous(*index);
   const int64_t* first = rows.const_data_ptr<int64_t>();
   const bool inside = std::all_of(first, first + num_rows,

@@ -1,7 +1,7 @@
-// Rows of dequantize, for one instruction set (each_target.h). Groups of few bits have few values:
+// Rows of dequantize, for one instruction set (each_target.h). A group of few bits has few values:
 // they are computed once, and codes select among them.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 // minimum + code * step, clamped to the range of T, of a group.
 template <typename T>
@@ -17,7 +17,7 @@ struct Formula {
         highest(fill(static_cast<C>(std::numeric_limits<T>::max()))) {}
 
   Lanes<C> value(const Lanes<C>& code) const {
-    return larger(lowest, smaller(highest, (low + code * step) * unscale));  // NaN passes
+    return larger(lowest, smaller(highest, (low + code * step) * unscale));  // NaN stays NaN
   }
 };
 

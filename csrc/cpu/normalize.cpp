@@ -16,18 +16,14 @@ struct NormalizeJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "normalize_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/normalize_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 
 Tensor normalize_backward(const Tensor& grad, const Tensor& x, const Tensor& shrink, double eps) {
-  STD_TORCH_CHECK(grad.dim() == 2 && x.dim() == 2 && grad.size(0) == x.size(0) &&
-                      grad.size(1) == x.size(1) && shrink.numel() == x.size(0),
-                  "grad must have the shape of x, and shrink a number per row");
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && shrink.scalar_type() == x.scalar_type(),
-                  "grad and shrink must have the dtype of x");
-  Tensor out = new_output(x, {x.size(0), x.size(1)}, x.scalar_type());
+  check_normalize(grad, x, shrink);
+  Tensor out = new_like(x);
   const Tensor factors = as_contiguous(shrink);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);

@@ -1,8 +1,8 @@
 // Rows of normalize_backward, for one instruction set (each_target.h), sixteen at a time: a pass
-// for the two sums of each row, the factors of all, and a pass for the results, with the rows in
-// the first cache.
+// for the two sums of each row, then the factors of all, then a pass for the results, while the
+// rows are in the L1 cache.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kRows = kLanes;
 
@@ -21,7 +21,7 @@ struct Factors {
       if (i < count) shrink[i] = static_cast<C>(job.shrink[row + i]);
     }
     const auto eps = fill(job.eps), norm = root(sums_of_rows(squares));
-    const auto length = larger(eps, norm);               // NaN passes
+    const auto length = larger(eps, norm);               // NaN stays NaN
     const auto along = sums_of_rows(products) / length;  // grad . y
     const auto factor = choose(positive_bits(eps - norm), load(shrink), fill(C(0)) - along);
     store(pull, factor / length);

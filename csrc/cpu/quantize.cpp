@@ -1,6 +1,6 @@
 // quantize on the CPU: codes, minimum and step of every group, in one pass over x.
 //
-// Bytes kept per group: count * bits / 8 of codes and 6 of metadata (16 for double).
+// Bytes stored per group: count * bits / 8 of codes and 6 of metadata (16 for double).
 #include <limits>
 #include <tuple>
 
@@ -22,24 +22,19 @@ struct QuantizeJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "quantize_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/quantize_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 
 std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, const Tensor& stream, int64_t bits,
                                             bool stochastic, int64_t first_row) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  STD_TORCH_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8");
-  const int64_t num_rows = x.size(0), num_columns = x.size(1);
-  const int64_t num_groups = groups_of(num_columns);
-  const bool is_double = x.scalar_type() == ScalarType::Double;
-  Tensor codes = new_output(x, {num_rows, packed_bytes(num_columns, static_cast<int>(bits))},
-                            ScalarType::Byte);
-  Tensor minimum =
-      new_output(x, {num_rows, num_groups}, is_double ? ScalarType::Double : ScalarType::Float);
-  Tensor step =
-      new_output(x, {num_rows, num_groups}, is_double ? ScalarType::Double : ScalarType::BFloat16);
+  check_matrix("x", x);
+  check_bits(bits);
+  const int64_t num_rows = x.size(0), num_columns = x.size(1), num_groups = groups_of(num_columns);
+  Tensor codes = new_matrix(x, packed_bytes(num_columns, static_cast<int>(bits)), ScalarType::Byte);
+  Tensor minimum = new_matrix(x, num_groups, compute_type(x.scalar_type()));
+  Tensor step = new_matrix(x, num_groups, step_type(x.scalar_type()));
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);
     const QuantizeJob<T> job{read_matrix<T>(x),

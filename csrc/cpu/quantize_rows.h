@@ -1,22 +1,22 @@
 // Rows of quantize, for one instruction set (each_target.h).
 //
-// Groups are treated in batches that stay in the first cache. Extremes, metadata and codes (a byte
-// each) of all groups of a batch come first; then the batch is packed in one go, since its packed
-// rows follow each other, however short they are.
+// Groups are taken in batches that stay in the L1 cache. First come extremes, metadata and codes (a
+// byte each) of all groups of a batch; then the batch is packed in one go, since its packed rows
+// follow each other, however short they are.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kBatch = kLanes;  // groups: their metadata is a vector
 constexpr int64_t kCacheLine = 64;  // bytes
 
-// A step, rounded already, as it is stored: a bfloat16 is the upper half of a float.
+// A step that is rounded already, as it is stored: a bfloat16 is the upper half of a float.
 inline BFloat16 stored_step(float step) {
   return BFloat16(static_cast<uint16_t>(std::bit_cast<uint32_t>(step) >> 16),
                   BFloat16::from_bits());
 }
 inline double stored_step(double step) { return step; }
 
-// A group in the arithmetic type: in place where possible, else in buffer.
+// A group in the arithmetic type: in place where possible, otherwise copied to buffer.
 template <typename T>
 inline const Compute<T>* group_values(const T* source, int64_t stride, int64_t count,
                                       Compute<T>* buffer) {
@@ -52,7 +52,7 @@ TINYKG_INLINE Extremes<C> measure(const C* values, int64_t count) {
   return {low, high, all_zero(broken)};
 }
 
-// make_metadata of sixteen groups, a lane each, with 1 / step (0 for a constant group) beside it.
+// make_metadata of sixteen groups, a lane each, and 1 / step (0 for a constant group).
 // Returns the groups that need care: scaled ones, and those whose 2^17 / step may overflow.
 template <typename C>
 inline uint32_t make_metadata_lanes(const Lanes<C>& smallest, const Lanes<C>& high, uint32_t finite,
@@ -117,7 +117,7 @@ class Encoder {
   int32_t levels_;
 };
 
-// Consecutive groups, counted over all rows, and what is known of them.
+// Consecutive groups, counted over all rows, and their values, metadata and codes.
 template <typename T, int kBits>
 class QuantizeBatch {
  public:
@@ -177,7 +177,7 @@ class QuantizeBatch {
     for (int64_t i = 0; i < count; ++i) job_.step[group + i] = stored_step(step_[i]);
   }
 
-  // Asks for the memory of the group a batch later: codes are made while it comes.
+  // Prefetches the group one batch later, which arrives while codes are made.
   void fetch_ahead(int64_t i) const {
     const auto* next = reinterpret_cast<const char*>(source_[i]) + ahead_bytes_;
     for (int64_t byte = 0; byte < group_bytes_; byte += kCacheLine) __builtin_prefetch(next + byte);

@@ -1,10 +1,11 @@
 // spmm and spmm_add_ on the CPU: a row of the result is the sum of its entries' value * dense row,
 // in the order of the entries, in float32 (float64 for doubles).
 //
-// Threads share out entries, not rows, as a few rows of a graph hold most of them; a row is one
-// thread's, so the numbers depend neither on their number nor on the instruction set. Bytes moved:
-// a value, a column number and a row of dense per entry. The rows form reads the chosen rows of A
-// where they are, and the places form looks a column up instead of spreading dense out.
+// Work is shared among threads by entries, not by rows, as a few rows of a graph hold most entries.
+// A row is summed by one thread, so the result depends neither on the number of threads nor on the
+// instruction set. Bytes moved: a value, a column number and a row of dense per entry. With `rows`,
+// the chosen rows of A are read where they are; with `places`, columns are looked up, so that dense
+// need not be spread out.
 #include <atomic>
 #include <optional>
 
@@ -12,7 +13,7 @@
 
 namespace tinykg {
 
-// A in CSR, checked but for col; dense has unit column stride.
+// A in CSR, of which all but col is checked; dense has unit column stride.
 template <typename T, typename Index>
 struct SpmmJob {
   const Index* crow;
@@ -29,13 +30,13 @@ struct SpmmJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "spmm_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/spmm_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {
 
-// The tensors of a call; those that a kernel reads as lists are contiguous.
+// The tensors of a call; those that kernels read as lists are contiguous.
 struct Operands {
   Tensor crow, col, values, dense;
   std::optional<Tensor> rows, places;
@@ -73,7 +74,7 @@ const T* list(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr<T>() : nullptr;
 }
 
-// Flags are as wide as the numbers: so compilers vectorise the loops.
+// Flags are as wide as the numbers, so that compilers vectorise the loops.
 template <typename Index>
 bool all_below(const Index* first, int64_t count, int64_t limit) {
   Index above = 0;
@@ -88,7 +89,7 @@ bool all_ordered(const Index* crow, int64_t num_rows, int64_t num_entries) {
   return falls == 0 && crow[0] >= 0 && crow[num_rows] <= num_entries;
 }
 
-// All numbers but those of col, which are checked where they are used.
+// Checks all numbers except those of col, which are checked where they are used.
 template <typename Index>
 void check_numbers(const Operands& in) {
   const int64_t num_rows = in.crow.size(0) - 1, num_entries = in.col.size(0);
@@ -103,7 +104,7 @@ void check_numbers(const Operands& in) {
                     "places must hold rows of dense, which has ", in.dense.size(0));
 }
 
-// Work before each row of out, in entries; a row of its own counts as one.
+// The work before each row of out, in entries; a row counts as one more.
 template <typename T, typename Index>
 class Work {
  public:

@@ -1,10 +1,10 @@
-// spmm_backward_ on the CPU: both gradients of A @ dense in one sweep over the entries of A, with
-// nothing per entry in memory but its number.
+// spmm_backward_ on the CPU: both gradients of A @ dense in one sweep over the entries of A,
+// storing only one number per entry.
 //
 // An entry reads a row of grad and a row of dense, for its own gradient, and adds to a row of out.
-// Every column of A is one thread's, so there are no atomics and the numbers depend neither on the
-// number of threads nor on the instruction set; each thread looks at all column numbers and takes
-// those that are its own. Columns are dealt out in turn, as neighbouring ones are often alike.
+// Every column of A belongs to one thread, so there are no atomics and the result depends neither
+// on the number of threads nor on the instruction set; each thread looks at all column numbers and
+// takes its own. Columns go to the shares in turn, as neighbouring columns are often alike.
 #include "rows.h"
 
 namespace tinykg {
@@ -24,13 +24,13 @@ struct SpmmBackwardJob {
 
 }  // namespace tinykg
 
-#define TINYKG_ROWS "spmm_backward_rows.h"
-#include "each_target.h"
+#define TINYKG_ROWS "cpu/spmm_backward_rows.h"
+#include "simd/each_target.h"
 
 namespace tinykg {
 namespace {
 
-// Flags are as wide as the numbers: so compilers vectorise the loops.
+// Flags are as wide as the numbers, so that compilers vectorise the loops.
 template <typename Index>
 void check_numbers(const Index* crow, int64_t num_rows, const Index* col, int64_t num_entries,
                    int64_t num_dense_rows) {

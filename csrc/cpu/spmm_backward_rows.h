@@ -1,9 +1,8 @@
 // Entries of spmm_backward_, for one instruction set (each_target.h), sixteen at a time, so that
-// their sixteen dot products are added up together. A thread's entries are picked without a
-// branch, which the processor would guess wrong, and their rows of out are fetched while others
-// are worked on.
+// their sixteen dot products are added up together. A thread's entries are picked without a branch,
+// which would often be mispredicted, and their rows of out are prefetched.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kLineBytes = 64;
 
@@ -20,7 +19,7 @@ TINYKG_INLINE void fetch(const Matrix<T>& matrix, int64_t row, int64_t num_colum
   for (int64_t i = 0; i < num_bytes; i += kLineBytes) __builtin_prefetch(bytes + i);
 }
 
-// Adds value * grad to out and gives grad * dense, to be summed over the lanes.
+// Adds value * grad to out and returns grad * dense, to be summed over the lanes.
 template <typename T, typename Index>
 TINYKG_INLINE Lanes<Compute<T>> send(const SpmmBackwardJob<T, Index>& job, int64_t row,
                                      int64_t column, int64_t entry) {

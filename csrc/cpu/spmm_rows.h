@@ -1,8 +1,8 @@
 // Rows of the sparse product, for one instruction set (each_target.h). A row's sum stays in
-// registers, up to 64 columns at a time, and the rows of dense that coming entries name are fetched
-// ahead: the processor does not guess them, and waiting for them is most of the time.
+// registers, up to 64 columns at a time, and the rows of dense for coming entries are prefetched:
+// the processor cannot predict them, and waiting for them is most of the time.
 
-#include "lanes.h"
+#include "simd/lanes.h"
 
 constexpr int64_t kEntriesAhead = 16;
 constexpr int64_t kCacheLineBytes = 64;
@@ -15,7 +15,7 @@ struct EntryRange {
 // Not rows of dense: of an entry whose column is absent, and of one whose column does not exist.
 constexpr int64_t kAbsent = -1, kOutside = -2;
 
-// What the loop over entries reads of a job, in registers, from a column of dense on.
+// The parts of a job that the loop over entries reads, in registers, from a column of dense on.
 template <bool kPlaces, typename T, typename Index>
 struct Terms {
   const Index* col;
@@ -34,7 +34,7 @@ struct Terms {
         num_matrix_columns(static_cast<uint64_t>(job.num_matrix_columns)),
         num_dense_rows(static_cast<uint64_t>(job.num_dense_rows)) {}
 
-  // The row of dense that an entry takes; one comparison, is_row, tells whether it is one.
+  // The row of dense for an entry; is_row tells by one comparison whether it is one.
   int64_t dense_row(int64_t entry) const {
     const int64_t column = col[entry];
     if constexpr (!kPlaces) return column;
@@ -53,8 +53,8 @@ struct Terms {
   }
 };
 
-// Entries at a time whose columns are looked up before the arithmetic: a branch per entry that is
-// there or not would be guessed wrong too often.
+// Entries whose columns are looked up together before the arithmetic: a branch per entry, on
+// whether its row is present, would be mispredicted too often.
 constexpr int64_t kEntryBlock = 64;
 
 // Adds value * row of dense to the sums, in whole vectors or (kCut) the first `count` of one.

@@ -12,32 +12,20 @@ namespace {
 
 template <typename T>
 Dropout<Compute<T>> make_dropout(const Noise& noise, double probability) {
+  check_probability(probability);
   const DropoutRate rate = dropout_rate(probability);
   return {noise, rate.num_dropped, static_cast<Compute<T>>(rate.keep_scale)};
 }
 
-void check_probability(double probability) {
-  STD_TORCH_CHECK(probability >= 0 && probability <= 1, "probability must be in [0, 1]");
-}
-
 Work work_on(const Tensor& x) { return Work(x.size(0), x.size(1)); }
-
-Tensor new_like(const Tensor& x) { return new_matrix(x, x.size(1), x.scalar_type()); }
-
-Tensor new_mask(const Tensor& x) {
-  return new_matrix(x, packed_bytes(x.size(1), 1), ScalarType::Byte);
-}
 
 WriteMask write_mask(const Tensor& mask, const Tensor& x) {
   return {mask.mutable_data_ptr<uint8_t>(), x.size(1)};
 }
 
-// The mask, contiguous.
-Tensor check_mask(const Tensor& mask, const Tensor& grad) {
-  STD_TORCH_CHECK(grad.dim() == 2, "grad must be a matrix");
-  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte &&
-                      mask.numel() == grad.size(0) * packed_bytes(grad.size(1), 1),
-                  "mask must be uint8 and have one bit per element of grad");
+// The mask, checked and contiguous.
+Tensor packed_mask(const Tensor& mask, const Tensor& grad) {
+  check_mask(mask, grad);
   check_device("mask", mask, grad);
   return as_contiguous(mask);
 }
@@ -49,7 +37,7 @@ ReadMask read_mask(const Tensor& mask, const Tensor& grad) {
 }  // namespace
 
 Tensor sign_mask(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
+  check_matrix("x", x);
   Tensor mask = new_mask(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
     using T = decltype(example);
@@ -59,7 +47,7 @@ Tensor sign_mask(const Tensor& x) {
 }
 
 Tensor leaky_relu_backward(const Tensor& grad, const Tensor& mask, double negative_slope) {
-  const Tensor packed = check_mask(mask, grad);
+  const Tensor packed = packed_mask(mask, grad);
   Tensor out = new_like(grad);
   dispatch_float(grad.scalar_type(), [&](auto example) {
     using T = decltype(example);
@@ -71,8 +59,7 @@ Tensor leaky_relu_backward(const Tensor& grad, const Tensor& mask, double negati
 }
 
 Tensor dropout(const Tensor& x, const Tensor& stream, double probability, int64_t first_row) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  check_probability(probability);
+  check_matrix("x", x);
   const Noise noise = read_noise(stream, x, first_row);
   Tensor out = new_like(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
@@ -86,13 +73,11 @@ Tensor dropout(const Tensor& x, const Tensor& stream, double probability, int64_
 
 Tensor leaky_relu_dropout_(Tensor x, const Tensor& stream, std::optional<Tensor> addend,
                            double negative_slope, double probability, int64_t first_row) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  STD_TORCH_CHECK(
-      !addend || (addend->dim() == 2 && addend->size(0) == x.size(0) &&
-                  addend->size(1) == x.size(1) && addend->scalar_type() == x.scalar_type()),
-      "addend must have the shape and dtype of x");
-  if (addend) check_device("addend", *addend, x);
-  check_probability(probability);
+  check_matrix("x", x);
+  if (addend) {
+    check_addend(*addend, x);
+    check_device("addend", *addend, x);
+  }
   const Noise noise = read_noise(stream, x, first_row);
   Tensor mask = new_mask(x);
   dispatch_float(x.scalar_type(), [&](auto example) {
@@ -109,8 +94,7 @@ Tensor leaky_relu_dropout_(Tensor x, const Tensor& stream, std::optional<Tensor>
 std::tuple<Tensor, Tensor> leaky_relu_dropout_backward(const Tensor& grad, const Tensor& mask,
                                                        const Tensor& stream, double negative_slope,
                                                        double probability, int64_t first_row) {
-  const Tensor packed = check_mask(mask, grad);
-  check_probability(probability);
+  const Tensor packed = packed_mask(mask, grad);
   const Noise noise = read_noise(stream, grad, first_row);
   Tensor grad_x = new_like(grad), grad_addend = new_like(grad);
   dispatch_float(grad.scalar_type(), [&](auto example) {

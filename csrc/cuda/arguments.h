@@ -1,5 +1,4 @@
-// From tensors to what jobs hold. ops/ has checked all arguments; what would corrupt memory if an
-// operator were called past it is checked here again.
+// Turns tensors into what jobs hold, and checks that all are on one device.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -8,9 +7,10 @@
 
 #include <vector>
 
-#include "../tensors.h"
+#include "checks.h"
 #include "codes.cuh"
 #include "memory.cuh"
+#include "tensors.h"
 
 namespace tinykg {
 
@@ -24,23 +24,11 @@ inline Tensor new_matrix(const Tensor& like, int64_t num_columns, ScalarType dty
   return torch::stable::new_empty(like, std::vector<int64_t>{like.size(0), num_columns}, dtype);
 }
 
-template <typename T>
-Matrix<const T> read_matrix(const Tensor& tensor) {
-  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
-}
-
-template <typename T>
-Matrix<T> write_matrix(const Tensor& tensor) {
-  return {static_cast<T*>(tensor.mutable_data_ptr()), tensor.stride(0), tensor.stride(1)};
-}
-
 // The noise of a matrix whose first row is first_row of the stream.
 inline Noise read_noise(const Tensor& stream, const Tensor& x, int64_t first_row) {
-  STD_TORCH_CHECK(stream.dim() == 1 && stream.size(0) == 2, "stream must have shape (2,)");
-  STD_TORCH_CHECK(stream.scalar_type() == ScalarType::Long, "stream must be int64");
+  check_stream(stream);
   check_device("stream", stream, x);
-  return {stream.const_data_ptr<int64_t>(), stream.stride(0), first_row,
-          (x.size(1) + kBlockColumns - 1) / kBlockColumns};
+  return {stream.const_data_ptr<int64_t>(), stream.stride(0), first_row, blocks_of(x.size(1))};
 }
 
 // Calls function(std::integral_constant<int, bits>{}).

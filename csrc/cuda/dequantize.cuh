@@ -1,5 +1,5 @@
-// dequantize, dequantize_ and dequantize_add_ on a GPU: bits / 8 bytes read and a number written
-// per element, or added to the one there.
+// dequantize, dequantize_ and dequantize_add_ on a GPU: per element bits / 8 bytes are read and a
+// number is written, or added to the one there.
 #pragma once
 
 #include <cassert>
@@ -33,7 +33,7 @@ struct DequantizeJob {
   }
 
  private:
-  // Numbers that are no rows stop the kernel, as they do in PyTorch's own index operators.
+  // A number that is not a row stops the kernel, as in PyTorch's own index operators.
   __device__ __forceinline__ int64_t row_of_out(int64_t row) const {
     if (!kAdd || index == nullptr) return row;
     row = index[row * index_stride];

@@ -12,7 +12,7 @@
 
 namespace tinykg {
 
-// "7.5, 8.0, 9.0": what this library has code for.
+// The GPUs that this library has code for: "7.5, 8.0, 9.0".
 inline std::string built_for() {
   std::string list;
   for (const int architecture : {__CUDA_ARCH_LIST__})
@@ -21,7 +21,7 @@ inline std::string built_for() {
   return list;
 }
 
-// Says which GPU has no code in this library, and what to do.
+// Raises an error that names the GPU without code in this library, and the remedy.
 [[noreturn]] inline void refuse(int32_t device, cudaError_t error) {
   cudaDeviceProp properties{};
   cudaGetDeviceProperties(&properties, device);

@@ -1,4 +1,4 @@
-// How an octet is read and written: 16 bytes at a time where rows are aligned and dense, otherwise
+// Reads and writes octets: 16 bytes at a time where rows are aligned and dense, otherwise
 // element by element, at any strides.
 //
 // Eight floats are two 16-byte chunks. If each lane stored its two in turn, every store of the warp
@@ -42,7 +42,7 @@ __device__ __forceinline__ Chunk<T> from_partner(const Chunk<T>& chunk) {
   return partners;
 }
 
-// By elements: the choice between two addresses would put both chunks into memory.
+// Element by element: choosing between two addresses would put both chunks into memory.
 template <typename T>
 __device__ __forceinline__ Chunk<T> choose(bool first, const Chunk<T>& a, const Chunk<T>& b) {
   Chunk<T> chosen;

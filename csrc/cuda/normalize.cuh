@@ -1,7 +1,7 @@
 // normalize_backward on a GPU: the gradient of x through y = x / max(|x|, eps), row by row.
 //
 // A row has the lanes of one group, however long it is, and they walk along it twice: for the two
-// sums, and for the result, when the row comes from a cache.
+// sums, and for the result, when the row is in a cache.
 #pragma once
 
 #include "memory.cuh"
@@ -29,7 +29,7 @@ struct NormalizeBackwardJob {
       product += from_partner(product, distance);
     }
     const C norm = std::sqrt(square);
-    const C length = norm < eps ? eps : norm;  // NaN passes
+    const C length = norm < eps ? eps : norm;  // NaN stays NaN
     C factor = -product / length;
     if (first.count && norm < eps) factor = static_cast<C>(shrink[first.row * shrink_stride]);
     for (int64_t base = 0; base < num_columns; base += kGroupColumns)

@@ -1,12 +1,12 @@
 // How threads share a matrix: what all CUDA kernels have in common.
 //
-// A lane treats an octet: eight consecutive columns of a row, the elements that share a generator
-// call. A group of 256 columns takes 1 to 32 lanes, a power of two, so that a warp treats several
+// A lane handles an octet: eight consecutive columns of a row, the elements that share a generator
+// call. A group of 256 columns takes 1 to 32 lanes, a power of two, so that a warp handles several
 // short rows at once. blockIdx.y counts groups of columns, blockIdx.x and threadIdx.x count rows;
-// both are the start of strided loops over int64, so that no shape is too large.
+// both start strided loops over int64, so that no shape is too large.
 //
-// A kernel is a job: a struct of pointers whose operator() treats one octet. All lanes of a warp
-// call it together, those without columns too, because they take part in shuffles.
+// A kernel is a job: a struct of pointers whose operator() handles one octet. All lanes of a
+// warp call it together, even those without columns, because they take part in shuffles.
 #pragma once
 
 #include "quantize_core.h"
@@ -15,10 +15,10 @@ namespace tinykg {
 
 constexpr int kWarpLanes = 32;
 constexpr int kBlockThreads = 256;
-constexpr int64_t kMaxBlocksOfRows = 4096;  // fills any GPU some times over; then rows are a loop
+constexpr int64_t kMaxBlocksOfRows = 4096;     // fills any GPU several times; more rows are a loop
 constexpr int64_t kMaxBlocksOfGroups = 65535;  // the hardware's limit on y
 
-// What a launch treats. A group has 2^lane_bits lanes.
+// The matrix of a launch. A group has 2^lane_bits lanes.
 struct Work {
   int64_t num_rows, num_columns;
   int lane_bits;
@@ -35,7 +35,7 @@ struct Work {
   }
 
   unsigned blocks_of_groups() const {
-    const int64_t blocks = (num_columns + kGroupColumns - 1) / kGroupColumns;
+    const int64_t blocks = groups_of(num_columns);
     return static_cast<unsigned>(blocks < kMaxBlocksOfGroups ? blocks : kMaxBlocksOfGroups);
   }
 };
@@ -74,7 +74,7 @@ __device__ __forceinline__ Value from_partner(Value value, int distance) {
 }
 
 // A random stream as a kernel takes it: read on the device, so that each replay of a graph draws
-// anew.
+// fresh noise.
 struct Noise {
   const int64_t* stream;  // seed and position
   int64_t stream_stride;

@@ -9,16 +9,13 @@ namespace tinykg {
 
 std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, const Tensor& stream, int64_t bits,
                                             bool stochastic, int64_t first_row) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must be a matrix");
-  STD_TORCH_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8");
+  check_matrix("x", x);
+  check_bits(bits);
   const int64_t num_rows = x.size(0), num_columns = x.size(1), num_groups = groups_of(num_columns);
-  const bool is_double = x.scalar_type() == ScalarType::Double;
-  const auto compute_type = is_double ? ScalarType::Double : ScalarType::Float;
-  const auto step_type = is_double ? ScalarType::Double : ScalarType::BFloat16;
   const Noise noise = read_noise(stream, x, first_row);
   Tensor codes = new_matrix(x, packed_bytes(num_columns, static_cast<int>(bits)), ScalarType::Byte);
-  Tensor minimum = new_matrix(x, num_groups, compute_type);
-  Tensor step = new_matrix(x, num_groups, step_type);
+  Tensor minimum = new_matrix(x, num_groups, compute_type(x.scalar_type()));
+  Tensor step = new_matrix(x, num_groups, step_type(x.scalar_type()));
   dispatch_float(x.scalar_type(), [&](auto example) {
     dispatch_bits(bits, [&](auto kBits) {
       using T = decltype(example);

@@ -2,7 +2,8 @@
 // find its extremes by shuffles, and each lane rounds and packs what it holds. Per element a float
 // is read and bits / 8 bytes are written; per group 6 bytes of metadata (16 for double).
 //
-// The generator and the rounding outweigh the memory on fast GPUs, hence the rounding in integers.
+// On fast GPUs the generator and the rounding cost more than the memory, hence rounding in
+// integers.
 #pragma once
 
 #include "codes.cuh"

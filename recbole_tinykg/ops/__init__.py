@@ -1,14 +1,18 @@
 """The operators of the package, as functions that check their arguments.
 
-Kernels trust what they are given, so every argument is checked here, once, and cheaply: a training
-step makes some tens of these calls. This is the only place that writes
-`torch.ops.recbole_tinykg`. A function whose name ends with an underscore changes its first
-argument, as in PyTorch.
+Kernels trust their arguments, so every argument is checked here, once and cheaply: a training
+step makes some tens of these calls. Only this package writes `torch.ops.recbole_tinykg`. A
+function whose name ends with an underscore changes its first argument, as in PyTorch.
+
+An operator has one name, or its family's, everywhere: `dequantize` is here `dequantize.py` and
+`reference/dequantize.py`, its kernels `csrc/cpu/dequantize.cpp` and `csrc/cuda/dequantize.cu`, its
+tests `tests/ops/test_dequantize.py`. `ops.dequantize` is the function; from the module of that name
+only `from recbole_tinykg.ops.dequantize import ...` takes something.
 
 Random operators take `stream`, an int64 tensor [seed, position] on the device of the data, and
 have no other state: the same stream draws the same noise, whatever ran before. `first_row` says
-which row of a larger matrix the first row of the argument is, so that a matrix treated in row
-blocks draws the noise it would draw whole.
+which row of a larger matrix the first row of the argument is, so that a matrix in row blocks draws
+the same noise as the whole matrix.
 """
 
 from recbole_tinykg.ops.registration import native_status, require_native  # isort: skip - declares
@@ -20,9 +24,11 @@ from recbole_tinykg.ops.activation import (
     sign_mask,
 )
 from recbole_tinykg.ops.checks import BITS
+from recbole_tinykg.ops.dequantize import dequantize, dequantize_, dequantize_add_
 from recbole_tinykg.ops.normalize import normalize_backward
-from recbole_tinykg.ops.quantize import dequantize, dequantize_, dequantize_add_, quantize
-from recbole_tinykg.ops.spmm import spmm, spmm_add_, spmm_backward_
+from recbole_tinykg.ops.quantize import quantize
+from recbole_tinykg.ops.spmm import spmm, spmm_add_
+from recbole_tinykg.ops.spmm_backward import spmm_backward_
 
 __all__ = [
     "BITS",

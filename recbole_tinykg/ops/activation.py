@@ -1,4 +1,4 @@
-"""Sign masks, LeakyReLU's derivative, dropout, and the two in one sweep."""
+"""Sign masks, LeakyReLU's derivative, dropout, and LeakyReLU with dropout in one sweep."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def dropout(
 ) -> Tensor:  # (N, D)
     """Zero elements at random and scale the others so that the mean is kept.
 
-    The mask is a function of the stream, so nothing needs keeping: the gradient is the same call on
-    the gradient. The probability is rounded to a multiple of 2**-16 and the scale is that of the
-    rounded one.
+    The mask is a function of the stream, so nothing is saved for backward, which is the same call
+    on the gradient. The probability is rounded to a multiple of 2**-16, and the scale is that of
+    the rounded probability.
 
     Args:
         x: Matrix.
         stream: Seed and position of the random stream, on the device of `x`.
-        probability: Chance of an element to be zeroed, in [0, 1].
+        probability: Probability of zeroing an element, in [0, 1].
         first_row: Row of the random stream that the first row of `x` takes.
 
     Raises:
@@ -89,9 +89,9 @@ def leaky_relu_dropout_(
     probability: float,
     first_row: int = 0,
 ) -> Tensor:  # (N, ceil(D / 8)) uint8
-    """Replace x by `dropout(leaky_relu(x) + addend)` in one sweep; give its old `sign_mask`.
+    """Replace x by `dropout(leaky_relu(x) + addend)` in one sweep; return the old x's `sign_mask`.
 
-    The dropout is that of `dropout`; with probability 0 there is none and no noise is drawn.
+    The dropout is that of `dropout`; with probability 0 nothing is dropped and no noise is drawn.
 
     Raises:
         RuntimeError: `x` requires a gradient and autograd is on.
@@ -122,7 +122,7 @@ def leaky_relu_dropout_backward(
     probability: float,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
-    """Gradients of x and of the addend of `leaky_relu_dropout_`, in one sweep.
+    """Return the gradients of x and of the addend of `leaky_relu_dropout_`, in one sweep.
 
     Raises:
         TypeError: A tensor has the wrong dtype.

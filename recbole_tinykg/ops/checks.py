@@ -13,7 +13,7 @@ _INDICES = frozenset((torch.int32, torch.int64))
 
 
 def check_matrix(name: str, x: Tensor) -> None:
-    """A float matrix (N, D)."""
+    """Check that `x` is a float matrix (N, D)."""
     if x.dim() != 2:
         raise ValueError(f"{name} must be a matrix (N, D); got shape {tuple(x.shape)}")
     check_float(name, x.dtype)
@@ -21,7 +21,7 @@ def check_matrix(name: str, x: Tensor) -> None:
 
 
 def check_written(name: str, x: Tensor) -> None:
-    """A float matrix that an operator may write to, unseen by autograd."""
+    """Check that `x` is a float matrix that an operator may write to, unseen by autograd."""
     check_matrix(name, x)
     if x.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
@@ -35,31 +35,31 @@ def check_written(name: str, x: Tensor) -> None:
 
 
 def check_float(name: str, dtype: torch.dtype) -> None:
-    """A float type that has kernels."""
+    """Check that `dtype` is a float type that has kernels."""
     if dtype not in _FLOATS:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64; got {dtype}")
 
 
 def check_bits(bits: int) -> None:
-    """A number of bits that a code may have."""
+    """Check that a code may have this number of bits."""
     if bits not in BITS:
         raise ValueError(f"bits must be one of 1, 2, 4, 8; got {bits}")
 
 
 def check_probability(probability: float) -> None:
-    """A chance."""
+    """Check that `probability` is in [0, 1]."""
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be in [0, 1]; got {probability}")
 
 
 def check_index(name: str, index: Tensor, device: torch.device) -> int:
-    """A list of row numbers; gives its length."""
+    """Check that `index` is a list of row numbers; return its length."""
     check_tensor(name, index, (index.numel(),), torch.int64, device)
     return index.shape[0]
 
 
 def check_stream(stream: Tensor, x: Tensor, first_row: int) -> None:
-    """A stream for `x`, and a row of it."""
+    """Check that `stream` is one for `x` and has noise from `first_row` on."""
     check_tensor("stream", stream, (2,), torch.int64, x.device)
     if first_row < 0:
         raise ValueError(f"first_row must be at least 0; got {first_row}")
@@ -75,7 +75,7 @@ def check_stream(stream: Tensor, x: Tensor, first_row: int) -> None:
 def check_tensor(
     name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Shape, type and device of a tensor."""
+    """Check the shape, type and device of a tensor."""
     if tensor.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
     if tensor.dtype != dtype:
@@ -91,7 +91,7 @@ def _check_strided(name: str, tensor: Tensor) -> None:
 
 
 def check_csr(crow: Tensor, col: Tensor, values: Tensor, dense: Tensor) -> None:
-    """A CSR matrix whose product with `dense` exists, as far as shapes tell."""
+    """Check a CSR matrix and `dense`, its right-hand side, as far as shapes and types tell."""
     check_matrix("dense", dense)
     if crow.dim() != 1 or crow.shape[0] == 0:
         raise ValueError(f"crow must have shape (M + 1,); got {tuple(crow.shape)}")

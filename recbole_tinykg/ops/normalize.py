@@ -17,11 +17,11 @@ def normalize_backward(
     *,
     eps: float,
 ) -> Tensor:  # (N, D)
-    """Gradient of x through `y = x / max(|x|, eps)`, row by row.
+    """Return the gradient of x through `y = x / max(|x|, eps)`, row by row.
 
     With `length = max(|x|, eps)` it is `(grad - (grad . y) y) / length`. Rows shorter than
-    `eps`, through which y is linear, take `(grad + shrink * y) / length`: `shrink` is what a
-    regulariser of y adds there (0 if there is none); through longer rows that part is zero.
+    `eps`, where y is linear in x, take `(grad + shrink * y) / length`: `shrink` is what a
+    regulariser of y adds there (0 without one); for longer rows that part is zero.
 
     Raises:
         TypeError: A tensor has the wrong dtype.

@@ -1,13 +1,13 @@
-"""Declares the operators to PyTorch and loads the native kernels.
+"""Declare the operators to PyTorch and load the native kernels.
 
-Every operator gets a schema, the plain-torch implementation of `reference` on every device,
-and a shape rule for tracing (fake tensors). Importing this module does all of it; `ops` holds the
-functions that people call.
+Every operator gets a schema, the plain PyTorch implementation of the same name in `reference` on
+every device, and a shape rule for tracing (fake tensors). Importing this module does all of it;
+`ops` holds the functions to call.
 
-The native libraries, where they are there, register faster kernels for the CPU and for CUDA on top:
-one call runs everywhere and the dispatcher picks the kernel. A library is loaded by the first call
-on its device, not at import: to ask for GPUs starts CUDA, and RecBole chooses the GPU later, by
-CUDA_VISIBLE_DEVICES.
+The native libraries, where they are installed, register faster kernels for the CPU and for CUDA on
+top: one call runs everywhere and the dispatcher picks the kernel. A library is loaded by the first
+call on its device, not at import: asking for GPUs starts CUDA, and RecBole chooses the GPU later,
+by CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -30,39 +30,16 @@ NAMESPACE = "recbole_tinykg"
 
 _PACKAGE = Path(__file__).parents[1]
 _BUILD = "build it with `pip install --no-build-isolation --no-deps -e .` and"
-_NATIVE = {  # by device type: what people call it, the library, how to get it
+_NATIVE = {  # by device type: its usual name, the library, how to get it
     "cpu": ("CPU", _PACKAGE / "_native_cpu.so", f"{_BUILD} a C++20 compiler"),
     "cuda": ("CUDA", _PACKAGE / "_native_cuda.so", f"{_BUILD} nvcc on PATH"),
 }
 
-_SCHEMAS = (
-    "quantize(Tensor x, Tensor stream, *, int bits, bool stochastic=True, SymInt first_row=0)"
-    " -> (Tensor codes, Tensor minimum, Tensor step)",
-    "dequantize(Tensor codes, Tensor minimum, Tensor step, *, SymInt num_columns, int bits,"
-    " ScalarType dtype) -> Tensor",
-    "dequantize_(Tensor(a!) out, Tensor codes, Tensor minimum, Tensor step, *, int bits) -> ()",
-    "dequantize_add_(Tensor(a!) out, Tensor codes, Tensor minimum, Tensor step,"
-    " Tensor? index=None, *, int bits) -> ()",
-    "sign_mask(Tensor x) -> Tensor",
-    "leaky_relu_backward(Tensor grad, Tensor mask, *, float negative_slope) -> Tensor",
-    "dropout(Tensor x, Tensor stream, *, float probability, SymInt first_row=0) -> Tensor",
-    "leaky_relu_dropout_(Tensor(a!) x, Tensor stream, Tensor? addend=None, *,"
-    " float negative_slope, float probability, SymInt first_row=0) -> Tensor mask",
-    "leaky_relu_dropout_backward(Tensor grad, Tensor mask, Tensor stream, *, float negative_slope,"
-    " float probability, SymInt first_row=0) -> (Tensor grad_x, Tensor grad_addend)",
-    "normalize_backward(Tensor grad, Tensor x, Tensor shrink, *, float eps) -> Tensor",
-    "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? rows=None,"
-    " Tensor? places=None) -> Tensor",
-    "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
-    " Tensor? rows=None, Tensor? places=None) -> ()",
-    "spmm_backward_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
-    " Tensor grad) -> Tensor grad_values",
-)
-_FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_", "spmm_backward_")}  # cuSPARSE and PyTorch there
+_FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_", "spmm_backward_")}  # it calls cuSPARSE there
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
-    """Whether the native kernels of a device load, and their path or the reason why not."""
+    """Return whether the native kernels of a device load, and their path or why they do not."""
     return _load_native(device_type)
 
 
@@ -87,7 +64,7 @@ def require_native(device_type: str | None = None) -> None:
 
 @functools.cache
 def _warn_not_native(device_type: str) -> None:
-    """Say, once per process, that the slow reference stands in for the native kernels."""
+    """Warn, once per process, that the slow reference runs instead of the native kernels."""
     kernels, _, remedy = _NATIVE[device_type]
     detail = _load_native(device_type)[1]
     warnings.warn(
@@ -122,9 +99,9 @@ def _load_native_once(device_type: str) -> tuple[bool, str]:
 
 
 def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """The reference of an operator, reached on a device while no native kernel is registered.
+    """Wrap the reference of an operator, which runs where no native kernel is registered.
 
-    The first call on a device loads the library, after which the dispatcher is asked once more.
+    The first call on a device loads the library and then asks the dispatcher once more.
     """
 
     @functools.wraps(implementation)
@@ -143,9 +120,24 @@ def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., An
     return run
 
 
-def _quantize_shape(
-    x: Tensor, stream: Tensor, *, bits: int, stochastic: bool = True, first_row: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+_SHAPE_RULES: dict[str, Callable[..., Any]] = {}  # by schema
+
+
+def _operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare an operator; what is decorated is its shape rule, with the schema's arguments."""
+
+    def declare(shape_rule: Callable[..., Any]) -> Callable[..., Any]:
+        _SHAPE_RULES[schema] = shape_rule
+        return shape_rule
+
+    return declare
+
+
+@_operator(
+    "quantize(Tensor x, Tensor stream, *, int bits, bool stochastic=True, SymInt first_row=0)"
+    " -> (Tensor codes, Tensor minimum, Tensor step)"
+)
+def _quantized(x: Tensor, *_: Tensor, bits: int, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
     num_rows, num_columns = x.shape
     groups = (num_rows, reference.num_groups(num_columns))
     return (
@@ -155,71 +147,60 @@ def _quantize_shape(
     )
 
 
-def _dequantize_shape(
-    codes: Tensor, minimum: Tensor, step: Tensor, *, num_columns: int, bits: int, dtype: torch.dtype
+@_operator(
+    "dequantize(Tensor codes, Tensor minimum, Tensor step, *, SymInt num_columns, int bits,"
+    " ScalarType dtype) -> Tensor"
+)
+def _dequantized(
+    codes: Tensor, *_: Tensor, num_columns: int, dtype: torch.dtype, **__: Any
 ) -> Tensor:
     return codes.new_empty((codes.shape[0], num_columns), dtype=dtype)
 
 
-def _dequantize__shape(
-    out: Tensor, codes: Tensor, minimum: Tensor, step: Tensor, *, bits: int
-) -> None:
+@_operator(
+    "dequantize_(Tensor(a!) out, Tensor codes, Tensor minimum, Tensor step, *, int bits) -> ()"
+)
+@_operator(
+    "dequantize_add_(Tensor(a!) out, Tensor codes, Tensor minimum, Tensor step,"
+    " Tensor? index=None, *, int bits) -> ()"
+)
+@_operator(
+    "spmm_add_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
+    " Tensor? rows=None, Tensor? places=None) -> ()"
+)
+def _nothing(*_: Tensor | None, **__: Any) -> None:
     return None
 
 
-def _dequantize_add__shape(
-    out: Tensor,
-    codes: Tensor,
-    minimum: Tensor,
-    step: Tensor,
-    index: Tensor | None = None,
-    *,
-    bits: int,
-) -> None:
-    return None
-
-
-def _sign_mask_shape(x: Tensor) -> Tensor:
+@_operator("sign_mask(Tensor x) -> Tensor")
+@_operator(
+    "leaky_relu_dropout_(Tensor(a!) x, Tensor stream, Tensor? addend=None, *,"
+    " float negative_slope, float probability, SymInt first_row=0) -> Tensor mask"
+)
+def _mask_of_first(x: Tensor, *_: Tensor | None, **__: Any) -> Tensor:
     return x.new_empty((x.shape[0], reference.packed_bytes(x.shape[1], 1)), dtype=torch.uint8)
 
 
-def _leaky_relu_backward_shape(grad: Tensor, mask: Tensor, *, negative_slope: float) -> Tensor:
-    return grad.new_empty(grad.shape)
+@_operator("leaky_relu_backward(Tensor grad, Tensor mask, *, float negative_slope) -> Tensor")
+@_operator("dropout(Tensor x, Tensor stream, *, float probability, SymInt first_row=0) -> Tensor")
+@_operator("normalize_backward(Tensor grad, Tensor x, Tensor shrink, *, float eps) -> Tensor")
+def _like_first(first: Tensor, *_: Tensor, **__: Any) -> Tensor:
+    return first.new_empty(first.shape)
 
 
-def _dropout_shape(x: Tensor, stream: Tensor, *, probability: float, first_row: int = 0) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _leaky_relu_dropout__shape(
-    x: Tensor,
-    stream: Tensor,
-    addend: Tensor | None = None,
-    *,
-    negative_slope: float,
-    probability: float,
-    first_row: int = 0,
-) -> Tensor:
-    return _sign_mask_shape(x)
-
-
-def _leaky_relu_dropout_backward_shape(
-    grad: Tensor,
-    mask: Tensor,
-    stream: Tensor,
-    *,
-    negative_slope: float,
-    probability: float,
-    first_row: int = 0,
-) -> tuple[Tensor, Tensor]:
+@_operator(
+    "leaky_relu_dropout_backward(Tensor grad, Tensor mask, Tensor stream, *, float negative_slope,"
+    " float probability, SymInt first_row=0) -> (Tensor grad_x, Tensor grad_addend)"
+)
+def _two_like_first(grad: Tensor, *_: Tensor, **__: Any) -> tuple[Tensor, Tensor]:
     return grad.new_empty(grad.shape), grad.new_empty(grad.shape)
 
 
-def _normalize_backward_shape(grad: Tensor, x: Tensor, shrink: Tensor, *, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _spmm_shape(
+@_operator(
+    "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? rows=None,"
+    " Tensor? places=None) -> Tensor"
+)
+def _product(
     crow: Tensor,
     col: Tensor,
     values: Tensor,
@@ -231,21 +212,11 @@ def _spmm_shape(
     return dense.new_empty((num_rows, dense.shape[1]))
 
 
-def _spmm_add__shape(
-    out: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    values: Tensor,
-    dense: Tensor,
-    rows: Tensor | None = None,
-    places: Tensor | None = None,
-) -> None:
-    return None
-
-
-def _spmm_backward__shape(
-    out: Tensor, crow: Tensor, col: Tensor, values: Tensor, dense: Tensor, grad: Tensor
-) -> Tensor:
+@_operator(
+    "spmm_backward_(Tensor(a!) out, Tensor crow, Tensor col, Tensor values, Tensor dense,"
+    " Tensor grad) -> Tensor grad_values"
+)
+def _like_values(out: Tensor, crow: Tensor, col: Tensor, values: Tensor, *_: Tensor) -> Tensor:
     return values.new_empty(values.shape)
 
 
@@ -264,14 +235,13 @@ def _in_place(name: str) -> Callable[..., None | Tensor]:
 
 def _register() -> Library:
     library = Library(NAMESPACE, "DEF")
-    for schema in _SCHEMAS:
+    for schema, shape_rule in _SHAPE_RULES.items():
         name = schema.partition("(")[0]
         implementation = _stand_in(name, getattr(reference, name))
         library.define(schema)
         library.impl(name, implementation, "CompositeExplicitAutograd")
         if "(a!)" in schema:
             library.impl(name, _in_place(name), "ADInplaceOrView", with_keyset=True)
-        shape_rule = globals()[f"_{name}_shape"]
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_rule, lib=library)
     return library
 

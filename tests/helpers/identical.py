@@ -6,7 +6,7 @@ import torch
 
 
 def flat(value, path="", found=None):
-    """Leaves of nested containers by their path."""
+    """Return the leaves of nested containers by their path."""
     found = {} if found is None else found
     if isinstance(value, dict):
         for key, item in value.items():

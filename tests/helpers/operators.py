@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import psutil
 import torch
 
 from recbole_tinykg import ops
@@ -16,8 +17,13 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SLOPE = 0.2
 
 
+def available_gib():
+    """Return the memory that tests may take."""
+    return psutil.virtual_memory().available / 2**30
+
+
 def bits_of(tensor):
-    """The bit patterns, any NaN as one pattern."""
+    """Return the bit patterns, any NaN as one pattern."""
     if not tensor.is_floating_point():
         return tensor
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
@@ -33,7 +39,7 @@ def assert_same_bits(left, right):
 
 
 def difficult_rows(dtype, num_columns):
-    """Ordinary, offset, huge, tiny, constant, integer, zero, infinite and NaN rows."""
+    """Draw ordinary, offset, huge, tiny, constant, integer, zero, infinite and NaN rows."""
     generator = torch.Generator().manual_seed(num_columns)
     x = torch.randn(20, num_columns, generator=generator, dtype=torch.float64)
     info = torch.finfo(dtype)
@@ -50,7 +56,7 @@ def difficult_rows(dtype, num_columns):
 
 
 def layouts(x):
-    """The same numbers contiguous, transposed, with a stride, misaligned; one column repeated."""
+    """Yield the numbers contiguous, transposed, with a stride, misaligned; one column repeated."""
     yield x
     yield x.t().contiguous().t()
     yield torch.stack((x, -x), dim=2)[:, :, 0]
@@ -59,7 +65,7 @@ def layouts(x):
 
 
 def assert_all_ops_equal_reference(x, noise, first_row=0):
-    """Every operator that has an answer bit for bit, on the device of `noise`."""
+    """Compare every operator whose bits are defined, on the device of `noise`."""
     for bits, stochastic in itertools.product(BITS, (True, False)):
         options = {"bits": bits, "stochastic": stochastic, "first_row": first_row}
         kept = reference.quantize(x, noise.cpu(), **options)
@@ -70,12 +76,12 @@ def assert_all_ops_equal_reference(x, noise, first_row=0):
 
 
 def on(noise, x):
-    """x on the device of the noise, with the strides it has."""
+    """Return x on the device of the noise, with the strides it has."""
     return x if noise.device == x.device else x.to(noise.device)
 
 
 def assert_dequantizes_as_reference(x, on_device, kept, bits):
-    """dequantize, into a strided matrix, and added to rows of a larger one."""
+    """Dequantize to a new matrix, into a strided one, and added to rows of a larger one."""
     options = {"bits": bits, "num_columns": x.shape[1], "dtype": x.dtype}
     expected = reference.dequantize(*kept, **options)
     assert_same_bits(ops.dequantize(*on_device, **options), expected)
@@ -98,7 +104,7 @@ def assert_dequantizes_as_reference(x, on_device, kept, bits):
 
 
 def assert_activations_equal_reference(x, noise, first_row=0):
-    """Sign masks, LeakyReLU's derivative, dropout, and the two in one sweep."""
+    """Compare sign masks, LeakyReLU's derivative, dropout, and the two in one sweep."""
     own = on(noise, x)
     mask = ops.sign_mask(own)
     assert_same_bits(mask, reference.sign_mask(x))

@@ -1,4 +1,4 @@
-"""Bad arguments raise errors that name them, whoever computes; nothing is read out of bounds."""
+"""Bad arguments raise errors that name them, on every backend; nothing is read out of bounds."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_wrong_arguments_are_named(message):
 
 @pytest.mark.parametrize("message", [m for m in REFUSED if "stream must be on" not in m])
 def test_wrong_arguments_are_named_whatever_the_kernel(message, monkeypatch):
-    """On fake tensors, which have no kernel at all, the same checks speak."""
+    """The same checks run on fake tensors, which have no kernels."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for name in ("X", "NOISE", "CROW", "COL", "VALUES"):
             monkeypatch.setitem(globals(), name, mode.from_tensor(globals()[name]))

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(shutil.which(CXX[0]) is None, reason="no C++ com
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
-    """The operators of `csrc/cuda`, running on CPU tensors."""
+    """Return the operators of `csrc/cuda`, running on CPU tensors."""
     folder = tmp_path_factory.mktemp("cuda_emulation")
     extra = shlex.split(os.environ.get("CXXFLAGS", ""))
     compilers = [
@@ -56,7 +56,7 @@ def emulated(tmp_path_factory):
     library = folder / "emulated.so"
     subprocess.run([*CXX, *extra, "-shared", *objects, "-o", library, *libraries], check=True)
     definitions = torch.library.Library(NAMESPACE, "DEF")
-    for schema in registration._SCHEMAS:
+    for schema in registration._SHAPE_RULES:
         definitions.define(schema)
     torch.ops.load_library(str(library))
     yield getattr(torch.ops, NAMESPACE)
@@ -64,7 +64,7 @@ def emulated(tmp_path_factory):
 
 
 def inside(x, margin=3):
-    """The same numbers as a window of a larger matrix, and that matrix."""
+    """Return the same numbers as a window of a larger matrix, and that matrix."""
     num_rows, num_columns = x.shape
     around = torch.full((num_rows + 2, num_columns + 2 * margin), 7.0, dtype=x.dtype)
     window = around[1:-1, margin:-margin]
@@ -103,7 +103,7 @@ def assert_activations_agree(emulated, x, addend, noise=NOISE, first_row=0):
 
 
 def assert_in_place_forms_agree(emulated, x, bits, transposed=False):
-    """Also around `out`, where nothing may be touched."""
+    """Compare also what lies around `out`, which may not change."""
     kept = reference.quantize(x, NOISE, bits=bits)
     index = torch.randperm(x.shape[0] + 4, generator=torch.Generator().manual_seed(0))
     index = index[: x.shape[0]]
@@ -149,7 +149,7 @@ def test_in_place_forms_equal_the_reference_and_touch_nothing_else(emulated, dty
 @pytest.mark.parametrize("num_columns", [*COLUMNS, 1000])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_normalization_equals_the_reference_to_rounding(emulated, dtype, num_columns):
-    """The bound of test_ops_normalization, against the reference in float64."""
+    """The bound of `test_normalize.py`, against the reference in float64."""
     parts = grad, x, shrink = rows_to_normalize(num_columns, dtype)
     wide = [part.double() for part in parts]
     expected = reference.normalize_backward(*wide, eps=EPS)
@@ -180,7 +180,7 @@ def test_more_rows_than_a_launch_has_blocks(emulated, num_columns):
 
 
 def test_largest_value_never_rounds_past_the_last_code(emulated):
-    """15 of these million draws would; see the test of that name in test_ops."""
+    """15 of these million draws would; see the test of that name in `test_quantize.py`."""
     x = torch.full((4000, 256), 255 * (1 + 39 / 128))
     x[:, 0] = 0
     codes = emulated.quantize(x, stream(0, 0), bits=8)[0]

@@ -27,7 +27,7 @@ DROPOUT = {"negative_slope": 0.2, "probability": 0.3, "first_row": 2**33}
 
 
 def every_operator(x, noise, bits=2):
-    """All that our kernels compute from `x`, by name."""
+    """Return the results of all our kernels on `x`, by name."""
     kept = ops.quantize(x, noise, bits=bits)
     options = {"num_columns": x.shape[1], "bits": bits, "dtype": x.dtype}
     mask = ops.sign_mask(x)
@@ -82,7 +82,7 @@ def test_more_rows_than_a_launch_has_blocks(num_rows, num_columns):
 
 
 def test_more_elements_than_32_bits_count():
-    """The last rows know their place: noise and offsets are those of the whole."""
+    """The last rows get the noise and the offsets of the whole matrix."""
     num_rows, num_columns = 2**25 + 11, 64
     if torch.cuda.mem_get_info()[0] < 6 * 2 * num_rows * num_columns:
         pytest.skip("not enough GPU memory")
@@ -177,7 +177,7 @@ def test_nothing_but_the_results_is_allocated():
 
 
 def run_apart(script, folder):
-    """In a process of its own: an error of a kernel ends all further use of CUDA."""
+    """Run a script in another process: an error in a kernel ends all use of CUDA."""
     command = [sys.executable, "-c", script]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
 

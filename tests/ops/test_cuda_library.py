@@ -1,4 +1,4 @@
-"""How the CUDA library is built and found, as far as that needs no GPU."""
+"""How the CUDA library is built and found, as far as a machine without a GPU can tell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ touch "$2"
 
 @pytest.fixture
 def forget_libraries():
-    """Loading is remembered; a test that pretends starts and ends with nothing remembered."""
+    """Clear the cache of loaded libraries before and after a test that pretends to have a GPU."""
     registration._load_native_once.cache_clear()
     yield
     registration._load_native_once.cache_clear()
@@ -54,7 +54,7 @@ def test_with_a_gpu_its_library_is_required(forget_libraries, monkeypatch, tmp_p
 
 
 def test_cpu_operators_ask_for_no_gpu():
-    """Else CUDA would start before RecBole sets CUDA_VISIBLE_DEVICES."""
+    """Otherwise CUDA would start before RecBole sets CUDA_VISIBLE_DEVICES."""
     script = """
 import torch
 def refuse(): raise AssertionError("asked for a GPU")

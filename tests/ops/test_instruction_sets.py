@@ -15,7 +15,7 @@ NAMES = ["portable", "AVX2", "AVX-512"]
 
 
 def choose(number):
-    """Use an instruction set, or the best there is if that is less; gives the one used."""
+    """Use an instruction set, or the best available if that is less; return the one used."""
     loaded, path = ops.native_status()
     assert loaded, path
     return ctypes.CDLL(path).recbole_tinykg_instruction_set(number)

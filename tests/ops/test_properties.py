@@ -155,7 +155,7 @@ FIRST_ROWS = st.one_of(st.just(0), st.integers(0, 2**50))
 
 
 def matrix(shape, dtype, kinds, seed):
-    """Rows of the kinds, one after the other, again and again."""
+    """Draw rows of these kinds, in turn."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     info = torch.finfo(dtype)
@@ -216,7 +216,7 @@ def test_numbers_that_hypothesis_thinks_of(rows, noise, first_row):
 
 
 def test_kinds_are_what_they_are_called():
-    """The generator of the tests above makes the groups that it means to."""
+    """The generator of the tests above makes the groups it is meant to make."""
     for dtype, kind in itertools.product(DTYPES, KINDS):
         x = matrix((3, 40), dtype, [kind], 0)
         info = torch.finfo(dtype)

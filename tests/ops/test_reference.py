@@ -8,7 +8,7 @@ largest number involved.
 from __future__ import annotations
 
 import math
-import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -18,9 +18,7 @@ from recbole_tinykg.ops import reference
 from recbole_tinykg.ops.reference.noise import draw
 from recbole_tinykg.quantization import stream
 
-QUANTIZE = sys.modules[
-    "recbole_tinykg.ops.reference.quantize"
-]  # `reference.quantize` is the function
+QUANTIZE = import_module(reference.quantize.__module__)  # `reference.quantize` is the function
 BITS = [1, 2, 4, 8]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 FULL = 0xFFFFFFFF

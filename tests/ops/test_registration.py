@@ -1,4 +1,4 @@
-"""What PyTorch is told of the operators, and what happens without the native library."""
+"""What PyTorch is told about the operators, and what happens without the native library."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ from recbole_tinykg.errors import NativeLibraryError
 from recbole_tinykg.quantization import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+
+
+def stems(folder, suffix):
+    return {path.stem for path in (ROOT / folder).glob(f"*{suffix}")}
+
+
+def test_an_operator_has_the_same_stem_everywhere():
+    operators = stems("csrc/cpu", ".cpp")
+    assert "quantize" in operators
+    assert operators <= stems("recbole_tinykg/ops", ".py")
+    assert operators <= stems("recbole_tinykg/ops/reference", ".py")
+    assert {f"test_{name}" for name in operators} <= stems("tests/ops", ".py")
+    assert stems("csrc/cuda", ".cu") == operators - {"spmm", "spmm_backward"}  # PyTorch's own there
 
 
 def opcheck_cases(device):
@@ -67,7 +81,7 @@ def test_every_operator_has_an_opcheck():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_functions_compile_into_one_graph(device):
-    """The argument checks and the search for the native library leave nothing to a graph break."""
+    """The argument checks and the search for the native library cause no graph break."""
     x, noise = torch.randn(5, 37, device=device), stream(1, 2, device)
     crow = torch.tensor([0, 2, 3], dtype=torch.int32, device=device)
     col, values = crow.new_tensor([4, 0, 4]), torch.ones(3, device=device)

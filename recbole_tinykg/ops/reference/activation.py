@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.ops.reference.noise import draw
-from recbole_tinykg.ops.reference.quantize import compute_dtype, pack, unpack
+from recbole_tinykg.ops.reference.pack import pack, unpack
+from recbole_tinykg.ops.reference.quantize import compute_dtype
 
 
 def sign_mask(x: Tensor) -> Tensor:  # (N, D) -> (N, ceil(D / 8)) uint8
-    """Bit `j % 8` of byte `j // 8` is `x[:, j] > 0`."""
+    """Set bit `j % 8` of byte `j // 8` to `x[:, j] > 0`."""
     return pack((x > 0).to(torch.uint8), 1)
 
 
@@ -47,7 +48,7 @@ def leaky_relu_dropout_(
     probability: float,
     first_row: int = 0,
 ) -> Tensor:  # (N, ceil(D / 8)) uint8
-    """`x = dropout(leaky_relu(x) + addend)`; gives the sign mask of the old x."""
+    """Set `x = dropout(leaky_relu(x) + addend)`; return the sign mask of the old x."""
     mask = sign_mask(x)
     work = x.to(compute_dtype(x.dtype))
     value = torch.where(work > 0, work, work * negative_slope)
@@ -66,7 +67,7 @@ def leaky_relu_dropout_backward(
     probability: float,
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, D)
-    """Gradients of x and of the addend of `leaky_relu_dropout_`."""
+    """Return the gradients of x and of the addend of `leaky_relu_dropout_`."""
     work = grad.contiguous().to(compute_dtype(grad.dtype))
     work = _drop(work, stream, probability, first_row)
     positive = unpack(mask, 1, grad.shape[1]) > 0
@@ -75,7 +76,7 @@ def leaky_relu_dropout_backward(
 
 
 def _drop(work: Tensor, stream: Tensor, probability: float, first_row: int) -> Tensor:
-    """Dropout of a matrix in the arithmetic type."""
+    """Drop elements of a matrix in the arithmetic type."""
     dropped = round(probability * 2**16)
     keep_scale = 2**16 / (2**16 - dropped) if dropped < 2**16 else 0.0
     kept = draw(stream, first_row, work.shape) >= dropped

@@ -15,7 +15,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def draw(stream: Tensor, first_row: int, shape: torch.Size) -> Tensor:  # shape, int64
-    """16 random bits per element; eight neighbours in a row share one generator call."""
+    """Draw 16 random bits per element; eight neighbours in a row share one generator call."""
     num_rows, num_columns = shape
     blocks = -(-num_columns // 8)
     block = torch.arange(num_rows * blocks, device=stream.device) + first_row * blocks
@@ -31,7 +31,7 @@ def philox4x32(
     key: tuple[Tensor, ...],  # two words, int64 holding 32 bits
     rounds: int = ROUNDS,
 ) -> tuple[Tensor, ...]:  # four words
-    """The Philox 4x32 bijection of `counter` under `key`, in 64-bit integer arithmetic."""
+    """Apply the Philox 4x32 bijection under `key` to `counter`, in 64-bit integer arithmetic."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     key0, key1 = key
     for _ in range(rounds):
@@ -43,7 +43,7 @@ def philox4x32(
 
 
 def _multiply(word: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 64-bit product, by 16-bit halves, as int64 has a sign."""
+    """Return the high and low 32 bits of a product, by 16-bit halves because int64 is signed."""
     product = (word & 0xFFFF) * factor  # below 2**48
     high = ((word >> 16) * factor + (product >> 16)) >> 16
     return high, (word * factor) & _WORD

@@ -15,7 +15,7 @@ def normalize_backward(
     *,
     eps: float,
 ) -> Tensor:  # (N, D)
-    """`(grad + factor * y) / length`, with `y = x / length` and `length = max(|x|, eps)`.
+    """Return `(grad + factor * y) / length`, with `y = x / length`, `length = max(|x|, eps)`.
 
     The factor is `-grad . y`, or `shrink` in rows shorter than `eps`.
     """

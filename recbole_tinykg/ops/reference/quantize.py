@@ -8,11 +8,11 @@ A group is a slice of at most 256 columns of one row. With `levels = 2**bits - 1
 
 and comes back as `minimum + code * step`. Stochastic rounding goes up if and only if
 `fraction(v) > (u + 0.5) / 2**16` for 16 random bits u, so that the mean of what comes back is x.
-The metadata is rounded first and then used, as stored, to quantize: otherwise the rounding of the
-step would be a bias that no averaging removes. docs/quantizer.md has the proofs.
+The metadata is rounded first and used, as stored, to quantize: otherwise the rounding of the step
+would be a bias that no averaging removes. docs/quantizer.md has the proofs.
 
-Special groups: a constant one has step 0 and is exact; one whose range passes a quarter of the
-largest float is computed at a quarter of its size and says so in the sign bit of its step; one with
+Special groups: a constant group has step 0 and is exact; one whose range exceeds a quarter of the
+largest float is computed at a quarter of its size, which the sign bit of its step records; one with
 a NaN or an Inf is stored as NaN and comes back as NaN.
 """
 
@@ -22,29 +22,25 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.ops.reference.noise import draw
+from recbole_tinykg.ops.reference.pack import pack
 
 GROUP_COLUMNS = 256
 """Columns per group: a multiple of the 8 elements that share one generator call."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that a tensor of `dtype` is scaled in: float64 for float64, else float32."""
+    """Return the type of the arithmetic on `dtype`: float64 for float64, float32 otherwise."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def step_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that the steps of a tensor of `dtype` are stored in."""
+    """Return the type that the steps of a tensor of `dtype` are stored in."""
     return torch.float64 if dtype == torch.float64 else torch.bfloat16
 
 
 def num_groups(num_columns: int) -> int:
-    """Group in a row of `num_columns`; the last one may be shorter."""
+    """Count the groups of a row of `num_columns`; the last one may be shorter."""
     return -(-num_columns // GROUP_COLUMNS)
-
-
-def packed_bytes(num_columns: int, bits: int) -> int:
-    """Bytes of a packed row: it is padded to whole bytes and no further."""
-    return -(-num_columns * bits // 8)
 
 
 def quantize(
@@ -60,10 +56,10 @@ def quantize(
     work = x.to(compute_dtype(x.dtype))
     minimum, step = _metadata(work, bits)
     stored = step.to(step_dtype(x.dtype))
-    scale = _per_column(_scale(step), num_columns)
+    scale = per_column(group_scale(step), num_columns)
     inverse = torch.where(step == 0, 0.0, torch.ones_like(step) / step.abs())
-    low = _per_column(minimum, num_columns) * scale
-    v = (work * scale - low) * _per_column(inverse, num_columns)
+    low = per_column(minimum, num_columns) * scale
+    v = (work * scale - low) * per_column(inverse, num_columns)
     if stochastic:
         threshold = (draw(stream, first_row, x.shape).to(v.dtype) + 0.5) * 2.0**-16
         code = v.floor() + (v - v.floor() > threshold)
@@ -73,64 +69,8 @@ def quantize(
     return pack(code.to(torch.uint8), bits), minimum, stored
 
 
-def dequantize(
-    codes: Tensor,  # (N, ceil(D * bits / 8)) uint8
-    minimum: Tensor,  # (N, G)
-    step: Tensor,  # (N, G)
-    *,
-    num_columns: int,
-    bits: int,
-    dtype: torch.dtype,
-) -> Tensor:  # (N, D)
-    """Give back `minimum + code * step`, clamped to the finite range of `dtype`."""
-    return _values(codes, minimum, step, num_columns, bits, dtype).to(dtype)
-
-
-def dequantize_(out: Tensor, codes: Tensor, minimum: Tensor, step: Tensor, *, bits: int) -> None:
-    """`out = minimum + code * step`."""
-    out.copy_(_values(codes, minimum, step, out.shape[1], bits, out.dtype))
-
-
-def dequantize_add_(
-    out: Tensor,  # (M, D)
-    codes: Tensor,
-    minimum: Tensor,
-    step: Tensor,
-    index: Tensor | None = None,  # (N,)
-    *,
-    bits: int,
-) -> None:
-    """`out[index] += minimum + code * step`, the sum in the arithmetic type."""
-    if index is not None:
-        check_rows("index", index, out.shape[0], "out")
-    value = _values(codes, minimum, step, out.shape[1], bits, out.dtype)
-    before = out if index is None else out.index_select(0, index)
-    total = (before.to(value.dtype) + value).to(out.dtype)
-    _ = out.copy_(total) if index is None else out.index_copy_(0, index, total)
-
-
-def check_rows(name: str, index: Tensor, num_rows: int, owner: str) -> None:
-    """On a CPU, refuse a number that is no row; a GPU would have to be waited for."""
-    if index.device.type == "cpu" and ((index < 0) | (index >= num_rows)).any():
-        raise RuntimeError(f"{name} must hold rows of {owner}, which has {num_rows}")
-
-
-def _values(
-    codes: Tensor, minimum: Tensor, step: Tensor, num_columns: int, bits: int, dtype: torch.dtype
-) -> Tensor:  # (N, D)
-    """`minimum + code * step` in the arithmetic type, clamped to the range of `dtype`."""
-    step = step.to(minimum.dtype)
-    scale = _scale(step)
-    low = _per_column(minimum * scale, num_columns)
-    code = unpack(codes, bits, num_columns).to(minimum.dtype)
-    value = low + code * _per_column(step.abs(), num_columns)
-    value = value * _per_column(torch.ones_like(scale) / scale, num_columns)
-    largest = torch.finfo(dtype).max
-    return value.clamp(-largest, largest)
-
-
 def _metadata(work: Tensor, bits: int) -> tuple[Tensor, Tensor]:  # (N, D) -> (N, G), (N, G)
-    """Minimum and signed step of every group, both in the arithmetic type."""
+    """Return minimum and signed step of every group, both in the arithmetic type."""
     groups = work.split(GROUP_COLUMNS, dim=1) if work.shape[1] else ()
     low = work.new_empty(work.shape[0], len(groups))
     high = torch.empty_like(low)
@@ -149,32 +89,18 @@ def _metadata(work: Tensor, bits: int) -> tuple[Tensor, Tensor]:  # (N, D) -> (N
 
 
 def _round_up(step: Tensor) -> Tensor:
-    """The next bfloat16 at or above a non-negative float32; float64 is kept as it is."""
+    """Round a non-negative float32 up to a bfloat16; leave float64 as it is."""
     if step.dtype == torch.float64:
         return step
     bits = step.view(torch.int32) + 0xFFFF
     return (bits & ~0xFFFF).view(torch.float32)
 
 
-def _scale(step: Tensor) -> Tensor:
+def group_scale(step: Tensor) -> Tensor:
+    """Return what each group is multiplied by: 1/4 where the step is negative, else 1."""
     return torch.where(step < 0, 0.25, 1.0).to(step.dtype)
 
 
-def _per_column(group_values: Tensor, num_columns: int) -> Tensor:  # (N, G) -> (N, D)
+def per_column(group_values: Tensor, num_columns: int) -> Tensor:  # (N, G) -> (N, D)
+    """Repeat the value of each group for its columns."""
     return group_values.repeat_interleave(GROUP_COLUMNS, dim=1)[:, :num_columns]
-
-
-def pack(code: Tensor, bits: int) -> Tensor:  # (N, D) uint8 -> (N, ceil(D * bits / 8)) uint8
-    """Codes of `bits` each from the low bits of every byte upwards; a row ends with a byte."""
-    per_byte = 8 // bits
-    code = torch.nn.functional.pad(code, (0, -code.shape[1] % per_byte))
-    code = code.reshape(code.shape[0], code.shape[1] // per_byte, per_byte)
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=code.device)
-    return (code << shifts).sum(dim=2, dtype=torch.uint8)
-
-
-def unpack(packed: Tensor, bits: int, num_columns: int) -> Tensor:  # -> (N, D) uint8
-    """The inverse of `pack`."""
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
-    code = (packed.unsqueeze(2) >> shifts) & (2**bits - 1)
-    return code.flatten(1)[:, :num_columns]

@@ -1,4 +1,4 @@
-// CUDA's language and the few of its functions that our kernels use, on a CPU, for tests.
+// The parts of CUDA that our kernels use, on a CPU, for tests.
 //
 // The 32 lanes of a warp are coroutines of their own (ucontext). A lane runs until it shuffles,
 // leaves its value in a slot and hands over to the next one; when its turn comes again all lanes

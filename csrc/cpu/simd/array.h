@@ -1,8 +1,9 @@
-// Sixteen lanes as an array, in plain loops: what the quantizer's arithmetic needs of a vector.
-// Serves doubles everywhere, and floats where there are no intrinsics of ours (the compiler
-// vectorises the loops, NEON included). Included once per instruction set, inside its namespace.
+// Sixteen lanes as an array, in plain loops: the vector functions that kernels are written with.
+// It serves doubles everywhere, and floats where we have no intrinsics (the compiler vectorises the
+// loops, NEON included). Included once per instruction set, inside its namespace.
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kNoiseBlocks = 8;  // generator blocks that are drawn at a time
 
 template <typename Number>
 struct Array {

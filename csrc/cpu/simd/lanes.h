@@ -1,5 +1,5 @@
-// What the row loops share: sixteen elements of a row at a time, whole or fewer, of any type and
-// stride, and the noise of a row. Included once per instruction set, inside its namespace, behind
+// What the row loops share: reading and writing up to sixteen elements of a row, of any type and
+// stride, and the noise of a row. Included once per instruction set, inside its namespace, after
 // its vectors.
 
 // The vector of an arithmetic type.
@@ -16,7 +16,7 @@ using Lanes = typename LanesOf<C>::type;
 
 inline int64_t lanes_left(int64_t count, int64_t done) { return std::min(kLanes, count - done); }
 
-// Elements 0 to count - 1 of a strided row, count <= 16; lanes behind them repeat the first.
+// Elements 0 to count - 1 of a strided row, count <= 16; lanes after them repeat the first.
 template <typename T>
 inline Lanes<Compute<T>> load_row(const T* source, int64_t stride, int64_t count) {
   if (count == kLanes && stride == 1) return load(source);
@@ -26,7 +26,7 @@ inline Lanes<Compute<T>> load_row(const T* source, int64_t stride, int64_t count
   return load(lane);
 }
 
-// Elements of a row with zeros behind its end.
+// The same with zeros after the end.
 template <typename T>
 inline Lanes<Compute<T>> load_or_zero(const T* source, int64_t stride, int64_t count) {
   const auto value = load_row(source, stride, count);
@@ -55,7 +55,7 @@ inline void write_bits(uint8_t* mask, int64_t count, uint32_t bits) {
 }
 
 // Random bits of consecutive generator blocks, drawn many at a time: rows follow each other without
-// a gap, so one batch serves several short rows.
+// a gap, so that one draw serves several short rows.
 class Noise {
  public:
   explicit Noise(const Stream& stream) : generator_(stream) {}
@@ -80,7 +80,3 @@ class Noise {
   int64_t first_ = -kBlocks - 1;
   alignas(64) uint16_t random_[kBlockColumns * kBlocks + kLanes] = {};
 };
-
-inline int64_t blocks_of(int64_t num_columns) {
-  return (num_columns + kBlockColumns - 1) / kBlockColumns;
-}

@@ -1,8 +1,9 @@
-// Which instruction set the kernels use. Tests call recbole_tinykg_instruction_set through ctypes
-// to run the kernels of lesser machines; the numbers are the same.
-#include <atomic>
+// Chooses the instruction set of the kernels. Tests call recbole_tinykg_instruction_set through
+// ctypes to run the kernels of lesser machines; the results are the same.
+#include "instruction_set.h"
 
-#include "rows.h"
+#include <algorithm>
+#include <atomic>
 
 namespace tinykg {
 namespace {
@@ -26,7 +27,7 @@ InstructionSet instruction_set() { return chosen.load(std::memory_order_relaxed)
 
 }  // namespace tinykg
 
-// Uses `wanted` (0 portable, 1 AVX2, 2 AVX-512), or the best there is if that is less; returns it.
+// Uses `wanted` (0 portable, 1 AVX2, 2 AVX-512), or the best available if that is less; returns it.
 extern "C" __attribute__((visibility("default"))) int recbole_tinykg_instruction_set(int wanted) {
   using namespace tinykg;
   const auto set = std::min(static_cast<InstructionSet>(wanted), best());

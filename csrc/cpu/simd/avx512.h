@@ -182,7 +182,7 @@ inline Ints unpack(const uint8_t* packed) {
 constexpr int kTableBits = 4;
 
 // The value of every code of a group, in a register. Lanes repeat after 2^kBits, and a permutation
-// reads the low four bits of an index: what lies above a code in its lane needs no masking.
+// reads the low four bits of an index: the bits above a code in its lane need no masking.
 template <int kBits>
 struct Table {
   Floats value;

@@ -107,7 +107,7 @@ inline Floats largest_of_rows(const Floats* row) {
   return load(lane);
 }
 
-// The sum of each of sixteen rows, in the order of vector_array.h.
+// The sum of each of sixteen rows, in the order of array.h.
 inline Floats sums_of_rows(const Floats* row) {
   Array<float> array[kLanes];
   for (int64_t i = 0; i < kLanes; ++i) store(array[i].lane, row[i]);
@@ -272,7 +272,7 @@ inline Ints unpack(const uint8_t* packed) {
 constexpr int kTableBits = 2;
 
 // The value of every code of a group, in a register. Lanes repeat after 2^kBits, and a permutation
-// reads the low three bits of an index: what lies above a code in its lane needs no masking.
+// reads the low three bits of an index: the bits above a code in its lane need no masking.
 template <int kBits>
 struct Table {
   static_assert(kBits <= 2, "a register has eight lanes");

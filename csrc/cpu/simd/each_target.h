@@ -3,8 +3,10 @@
 // same bits, as nothing is reassociated or contracted. No include guard: each source names its own
 // file.
 //
-// What TINYKG_ROWS holds are plain loops over a range of rows, on the vectors of vector_*.h. They
-// must not use lambdas, to which some compilers do not apply the target of the region.
+// The file holds plain loops over a range of rows, on the vectors of avx512.h, avx2.h or portable.h
+// and on lanes.h. It must not use lambdas: some compilers do not apply the region's target to them.
+
+#include "instruction_set.h"
 
 #if defined(__clang__)
 #define TINYKG_PRAGMA(text) _Pragma(#text)
@@ -29,8 +31,8 @@
 TINYKG_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")
 namespace tinykg::avx512 {
 namespace {
-#include "vector_array.h"
-#include "vector_avx512.h"
+#include "array.h"
+#include "avx512.h"
 #include TINYKG_ROWS
 }  // namespace
 }  // namespace tinykg::avx512
@@ -42,8 +44,8 @@ TINYKG_END_TARGET
 TINYKG_BEGIN_TARGET("avx2,f16c")
 namespace tinykg::avx2 {
 namespace {
-#include "vector_array.h"
-#include "vector_avx2.h"
+#include "array.h"
+#include "avx2.h"
 #include TINYKG_ROWS
 }  // namespace
 }  // namespace tinykg::avx2
@@ -52,8 +54,8 @@ TINYKG_END_TARGET
 
 namespace tinykg::portable {
 namespace {
-#include "vector_array.h"
-#include "vector_portable.h"
+#include "array.h"
+#include "portable.h"
 #include TINYKG_ROWS
 }  // namespace
 }  // namespace tinykg::portable
