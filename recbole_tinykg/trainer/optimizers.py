@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-def fused(optimizer: Any) -> torch.optim.Optimizer:
+def fuse(optimizer: Any) -> torch.optim.Optimizer:
     """Return the same optimizer in one fused kernel, or itself where there is none."""
     groups = [{**group, "fused": True} for group in optimizer.param_groups]
     try:

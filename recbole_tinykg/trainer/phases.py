@@ -102,14 +102,7 @@ class Measurements:
         optimizer: torch.optim.Optimizer,
         compression: Callable[[int], AbstractContextManager[None]] | None = None,
     ) -> Iterator[LossFunction]:
-        """Yield the loss function to train with, which measures a step if none of its phase was.
-
-        Args:
-            phase: `rs` or `kg`.
-            loss_func: The loss of the phase.
-            optimizer: Its next step ends the measured one.
-            compression: As `StepMeter` takes it.
-        """
+        """Yield `loss_func`, in a `StepMeter` until a step of the phase has been measured."""
         if phase in self.phase_bytes:
             yield loss_func
             return
@@ -118,10 +111,10 @@ class Measurements:
         if meter.result:
             self.phase_bytes[phase] = meter.result
 
-    def bytes_between_steps(self, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-        """Return `parameter_bytes`, `graph_bytes` and `optimizer_bytes`."""
+    def memory(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return `phase_bytes`, and the bytes that model and optimizer hold between steps."""
         resident = self._resident_bytes or resident_bytes(self._model)
-        return {**resident, "optimizer_bytes": optimizer_bytes(optimizer)}
+        return {**self.phase_bytes, **resident, "optimizer_bytes": optimizer_bytes(optimizer)}
 
 
 class WholeEpoch(Trainer):

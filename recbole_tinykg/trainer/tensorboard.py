@@ -36,9 +36,6 @@ _PLUMBING = frozenset(  # what RecBole lists with a model's parameters but is no
     "valid_neg_sample_args test_neg_sample_args compress_require_native config_files".split()
 )
 
-PhaseBytes = Mapping[str, Mapping[str, int | None]]
-"""Bytes of a step, by phase and quantity."""
-
 
 class LazyWriter:
     """TensorBoard's `SummaryWriter`, created with its file when it is first used."""
@@ -74,15 +71,13 @@ class RunWriter(LazyWriter):
     def write_epoch(
         self,
         epoch: int,
-        *,
         seconds: Mapping[str, float],
-        phase_bytes: PhaseBytes,
-        bytes_between_steps: Mapping[str, int],
+        memory: Mapping[str, Any],
         bits: Mapping[str, int],
     ) -> None:
-        """Write what an epoch of training took."""
+        """Write what an epoch of training took; `memory` is that of `TinyTrainer.memory`."""
         self._write("Seconds", seconds, epoch)
-        self._write("Memory", flatten(phase_bytes) | {**bytes_between_steps}, epoch)
+        self._write("Memory", flatten(memory), epoch)
         self._write("Bits", bits, epoch)
 
     def write_evaluation(
@@ -97,7 +92,7 @@ class RunWriter(LazyWriter):
         epoch: int,
         metrics: Mapping[str, float] | None,
         config: Config,
-        phase_bytes: PhaseBytes,
+        phase_bytes: Mapping[str, Any],
     ) -> None:
         """Write the validation metrics of the best epoch, and enter the run into HParams."""
         self._write("Valid_best", metrics, epoch)
@@ -135,14 +130,15 @@ def hyperparameters(config: Config) -> dict[str, bool | str | float | int]:
     return {name: v if isinstance(v, plain) else str(v) for name, v in values.items()}
 
 
-def flatten(phase_bytes: PhaseBytes) -> dict[str, int]:
-    """Return bytes by `<phase>_<quantity>`, without those that are 0 or were not measured."""
-    return {
-        f"{phase}_{name}": number
-        for phase, quantities in phase_bytes.items()
-        for name, number in quantities.items()
-        if number
-    }
+def flatten(memory: Mapping[str, Any]) -> dict[str, int]:
+    """Name the bytes of a phase `<phase>_<quantity>`, if they were measured and are not 0."""
+    flat: dict[str, int] = {}
+    for name, value in memory.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}_{quantity}": n for quantity, n in value.items() if n}
+        else:
+            flat[name] = value
+    return flat
 
 
 def bits_of_maps(model: nn.Module, config: Config) -> dict[str, int]:

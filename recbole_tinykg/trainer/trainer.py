@@ -41,7 +41,7 @@ from recbole_tinykg.trainer.bit_budget import BitBudget
 from recbole_tinykg.trainer.collector import TopKCollector
 from recbole_tinykg.trainer.compressed_loss import CompressedLoss
 from recbole_tinykg.trainer.loop import train_pass, without_unread_triples
-from recbole_tinykg.trainer.optimizers import fused
+from recbole_tinykg.trainer.optimizers import fuse
 from recbole_tinykg.trainer.phases import Measurements, WholeEpoch, phase_of
 from recbole_tinykg.trainer.progress import EVALUATION, describe_pass, shown_as
 from recbole_tinykg.trainer.saving import COUNTERS as _COUNTERS
@@ -123,8 +123,7 @@ class TinyTrainer(Trainer):
         `float32_saved_activation_bytes`, `peak_bytes`; and `parameter_bytes`,
         `graph_bytes`, `optimizer_bytes`.
         """
-        between_steps = self._measurements.bytes_between_steps(self.optimizer)
-        return {**self._measurements.phase_bytes, **between_steps}
+        return self._measurements.memory(self.optimizer)
 
     def fit(
         self,
@@ -233,7 +232,7 @@ class TinyTrainer(Trainer):
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super()._build_optimizer(**kwargs)
         is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
-        return fused(optimizer) if is_adam and self._is_twin else optimizer
+        return fuse(optimizer) if is_adam and self._is_twin else optimizer
 
     def _train_epoch(
         self,
@@ -267,13 +266,8 @@ class TinyTrainer(Trainer):
     ) -> None:
         """Write what the epoch's training took; save the epoch if no evaluation follows it."""
         super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
-        self.tensorboard.write_epoch(
-            epoch_idx,
-            seconds=self.epoch_seconds[-1],
-            phase_bytes=self._measurements.phase_bytes,
-            bytes_between_steps=self._measurements.bytes_between_steps(self.optimizer),
-            bits=bits_of_maps(self.model, self.config),
-        )
+        bits = bits_of_maps(self.model, self.config)
+        self.tensorboard.write_epoch(epoch_idx, self.epoch_seconds[-1], self.memory(), bits)
         self.doing = EVALUATION
         if self._evaluates and (epoch_idx + 1) % self.eval_step != 0:
             self._saver.save_last(self, epoch_idx)

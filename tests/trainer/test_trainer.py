@@ -52,6 +52,10 @@ def test_trainer_is_the_hosts_with_ours_underneath(model, stock_trainer):
     )
 
 
+def test_nothing_of_ours_stands_between_the_trainer_and_recboles_loop():
+    assert TinyTrainer.__bases__ == (recbole.trainer.Trainer,)
+
+
 def test_model_with_a_loop_of_its_own_is_refused():
     with pytest.raises(ConfigurationError, match="got NCL, which has NCLTrainer.fit"):
         trainer_class(get_model("NCL"))
