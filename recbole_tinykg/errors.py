@@ -31,13 +31,18 @@ class DivergenceError(UserError, ValueError):
         super().__init__("Training loss is nan: the run diverged; try a smaller learning_rate")
 
 
-def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+def did_you_mean(
+    name: str, known: Iterable[str], *, cutoff: float = 0.6, ignore_case: bool = False
+) -> str:
     """Return "did you mean X?" for the nearest known name, or nothing if none is near.
 
     Args:
         name: What was typed.
         known: What could have been meant.
         cutoff: The least similarity that counts, 0 to 1 (`difflib.get_close_matches`).
+        ignore_case: Whether upper and lower case count as the same.
     """
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
-    return f"did you mean {near[0]}?" if near else ""
+    fold = str.lower if ignore_case else str
+    by_folded = {fold(candidate): candidate for candidate in sorted(known)}
+    near = difflib.get_close_matches(fold(name), by_folded, n=1, cutoff=cutoff)
+    return f"did you mean {by_folded[near[0]]}?" if near else ""

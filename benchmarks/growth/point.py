@@ -33,7 +33,7 @@ from benchmarks.synthetic_data.synthetic import (
 )
 from recbole_tinykg.memory import meter
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.trainer.optimizers import fused
+from recbole_tinykg.trainer.optimizers import fuse
 
 ROWS = 2048
 LONG_SECONDS = 5.0  # a step beyond this is timed once
@@ -84,7 +84,7 @@ def from_arrays(point: dict[str, Any], folder: Path) -> tuple[Built, dict[str, f
     model = build_model(point["model"], dataset, **settings_of(point))
     seconds = {"load_seconds": loaded - start, "model_seconds": perf_counter() - loaded}
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-    optimizer = fused(adam) if point["model"].startswith("Tiny") else adam
+    optimizer = fuse(adam) if point["model"].startswith("Tiny") else adam
     batches = {"rs": dataset.pairs(ROWS, seed=1), "kg": dataset.triples(ROWS, seed=2)}
     edges = 2 * len(dataset.inter_feat) + len(dataset.relations)
     return Built(model, optimizer, batches, edges, model.n_users + model.n_entities), seconds

@@ -1,7 +1,8 @@
-"""Every source of random numbers that a RecBole run draws from, in plain containers, and back.
+"""Captures and restores every source of random numbers that a RecBole run draws from.
 
 RecBole's samplers draw from NumPy's global generator, dropout from PyTorch's, and each data loader
-shuffles with a generator of its own. Python's is kept too, as a model or a data set may use it.
+shuffles with a generator of its own. Python's is captured too: a model or a data set may use it.
+States are plain containers, as checkpoints store them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put the states of `capture` back; those of CUDA devices that are not here are left out."""
+    """Put the states of `capture` back, except those of CUDA devices that this machine lacks."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -37,17 +38,21 @@ def restore(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Whatever the block draws, the code after it finds the random state from before."""
+def preserved(*loaders: Any) -> Iterator[None]:
+    """Put the random state back after the block, and that of the loaders' generators."""
     state = capture()
+    found = generators(**{str(i): loader for i, loader in enumerate(loaders)}).values()
+    states = [generator.get_state() for generator in found]
     try:
         yield
     finally:
         restore(state)
+        for generator, before in zip(found, states, strict=True):
+            generator.set_state(before)
 
 
 def generators(**loaders: Any) -> dict[str, torch.Generator]:
-    """Find the generators of data loaders, those inside RecBole's knowledge-graph loader too.
+    """Find the generators of data loaders, including those in RecBole's knowledge-graph loader.
 
     Args:
         loaders: Loaders by name; None has no generator.

@@ -1,9 +1,13 @@
-"""What lets RecBole 1.2.1 run on today's libraries, and keeps its side effects away from users.
+"""Lets RecBole 1.2.1 run on today's libraries, and keeps its side effects away from users.
 
-* `libraries`: shims for NumPy, SciPy, DGL and torch_scatter; RecBole's models by name;
-* `side_effects`: RecBole's files put off, its warnings silenced, its errors in our words.
+* `libraries`: shims for NumPy, SciPy, DGL and torch_scatter;
+* `stock_models`: RecBole's models by name;
+* `patching`: other attributes for the time of a block;
+* `side_effects`: defers RecBole's files, silences its warnings, rewords its errors.
 """
 
-from recbole_tinykg.compat.libraries import apply, get_stock_model, unknown_model_message
+from recbole_tinykg.compat.libraries import apply
+from recbole_tinykg.compat.patching import replaced
+from recbole_tinykg.compat.stock_models import get_stock_model, unknown_model_message
 
-__all__ = ["apply", "get_stock_model", "unknown_model_message"]
+__all__ = ["apply", "get_stock_model", "replaced", "unknown_model_message"]

@@ -1,25 +1,24 @@
 """What lets RecBole 1.2.1's own models run on current NumPy, SciPy and PyTorch.
 
 RecBole's last release predates NumPy 2, SciPy 1.14 and PyTorch 2.6, and some of its models import
-DGL or torch_scatter. Each shim repairs one break, is applied once, only where the break exists, and
-computes the same numbers as what it stands in for:
+DGL or torch_scatter. Each shim repairs one break, is applied once and only where the break exists,
+and computes the same numbers as what it replaces:
 
-* any `Config`: `np.float_`, `np.complex_`, `np.unicode_` left NumPy 2; put back.
-* KGAT: the DGL functions that it calls left DGL 1.0, and there is no older DGL for Python 3.11; its
+* every `Config`: NumPy 2 removed `np.float_`, `np.complex_`, `np.unicode_`; they are put back.
+* KGAT: DGL 1.0 removed the functions that it calls, and there is no older DGL for Python 3.11; its
   first attention matrix comes from SciPy.
-* KGIN, MCCLK and others: `dok_matrix._update` left SciPy 1.14; updates the dictionary behind it.
+* KGIN, MCCLK and others: SciPy 1.14 removed `dok_matrix._update`; it updates the dictionary inside.
 * KGIN, MCCLK without torch_scatter: `scatter_mean` and `scatter_softmax` in plain torch, which
   only their aggregators see, and only while they run.
 * all models: importing RecBole's SINE switches autograd's anomaly mode on for the whole process;
-  `get_stock_model` leaves the mode as it was.
+  `anomaly_mode_kept` leaves the mode as it was.
 
-`torch.load` is left alone: our checkpoints load under its safe default, and checkpoints that
+`torch.load` stays as it is: our checkpoints load under its safe default, and checkpoints that
 RecBole pickled are opened only by `convert`.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -34,63 +33,22 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recbole_tinykg.errors import ConfigurationError
-
-_MODEL_PACKAGES = (
-    "knowledge_aware_recommender",
-    "general_recommender",
-    "context_aware_recommender",
-    "sequential_recommender",
-)
-_KNOWLEDGE_MODELS = tuple("CFKG CKE KGAT KGCN KGIN KGNNLS KTUP MCCLK MKR RippleNet".split())
-
 
 @functools.cache
 def apply() -> None:
-    """Applie every shim that this installation needs; calling it again does nothing."""
+    """Apply every shim that this installation needs; calling it again does nothing."""
     _restore_numpy_aliases()
     _restore_dok_update()
-    with _anomaly_mode_kept():
+    with anomaly_mode_kept():
         _free_kgat_of_dgl()
         if importlib.util.find_spec("torch_scatter") is None:
             _lend_scatter("recbole.model.knowledge_aware_recommender.kgin")
             _lend_scatter("recbole.model.knowledge_aware_recommender.mcclk")
 
 
-def get_stock_model(name: str) -> type:
-    """Return RecBole's own model class, leaving autograd's anomaly mode as it was.
-
-    Args:
-        name: Class name as RecBole spells it, such as `KGAT`.
-
-    Raises:
-        ConfigurationError: RecBole has no such model.
-    """
-    apply()
-    with _anomaly_mode_kept():
-        for package in _MODEL_PACKAGES:
-            module_name = f"recbole.model.{package}.{name.lower()}"
-            if name.isidentifier() and importlib.util.find_spec(module_name) is not None:
-                model = getattr(importlib.import_module(module_name), name, None)
-                if isinstance(model, type):
-                    return model
-    raise ConfigurationError(unknown_model_message(name))
-
-
-def unknown_model_message(name: str, tiny_names: tuple[str, ...] = ()) -> str:
-    """Say that a model does not exist, what does, and which name was probably meant."""
-    known = (*tiny_names, *_KNOWLEDGE_MODELS)
-    by_lower_name = {known_name.lower(): known_name for known_name in known}
-    near = difflib.get_close_matches(name.lower(), by_lower_name, n=1)
-    hint = f"; did you mean {by_lower_name[near[0]]}?" if near else ""
-    return (
-        f"model must be one of {', '.join(known)}, or another RecBole model by its class name; "
-        f"got {name!r}{hint}"
-    )
-
-
 @contextmanager
-def _anomaly_mode_kept() -> Iterator[None]:
+def anomaly_mode_kept() -> Iterator[None]:
+    """Put autograd's anomaly mode back after the block: importing SINE switches it on."""
     enabled, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     try:
         yield
@@ -99,7 +57,7 @@ def _anomaly_mode_kept() -> Iterator[None]:
 
 
 def _restore_numpy_aliases() -> None:
-    """`Config.compatibility_settings` reads aliases that NumPy 2 removed."""
+    """Put back the aliases that `Config.compatibility_settings` reads and NumPy 2 removed."""
     for alias, scalar in (
         ("float_", np.float64),
         ("complex_", np.complex128),
@@ -110,13 +68,13 @@ def _restore_numpy_aliases() -> None:
 
 
 def _restore_dok_update() -> None:
-    """`A._update(entries)` filled a `dok_matrix` without index checks until SciPy 1.14."""
+    """Put back `A._update(entries)`, which fills a `dok_matrix` without index checks."""
     if not hasattr(sp.dok_matrix, "_update"):
         sp.dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
 
 
 class _WithoutDGL:
-    """The data set as KGAT sees it: the graph that it wants from DGL comes as a SciPy matrix."""
+    """The data set as KGAT sees it: the graph that it asks of DGL is a SciPy matrix."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -142,7 +100,7 @@ def _free_kgat_of_dgl() -> None:
 
 
 def _init_graph(self: Any) -> Tensor:  # sparse COO, (users + entities, users + entities)
-    """KGAT's first attention matrix: row-normalised adjacency matrices, summed over relations."""
+    """Return KGAT's first attention: row-normalised adjacency matrices, summed over relations."""
     ckg, size = self.ckg, tuple(self.matrix_size)
     adjacency = sum(
         _row_normalised(ckg.row[ckg.data == relation], ckg.col[ckg.data == relation], size)
@@ -156,7 +114,7 @@ def _init_graph(self: Any) -> Tensor:  # sparse COO, (users + entities, users + 
 
 
 def _row_normalised(row: np.ndarray, col: np.ndarray, size: tuple[int, ...]) -> Any:
-    """D⁻¹A of one relation in float64; parallel edges count once each in A and in the row sum."""
+    """Return D⁻¹A of one relation in float64; each of several parallel edges counts in A and D."""
     edges = sp.coo_matrix((np.ones(len(row)), (row, col)), shape=size)
     with np.errstate(divide="ignore"):
         inverse_degree = np.power(np.asarray(edges.sum(1)), -1.0).flatten()
@@ -165,7 +123,7 @@ def _row_normalised(row: np.ndarray, col: np.ndarray, size: tuple[int, ...]) -> 
 
 
 def scatter_mean(src: Tensor, index: Tensor, dim: int, dim_size: int) -> Tensor:  # (dim_size, D)
-    """Mean of the rows of `src` (E, D) that share an `index` (E,); 0 where there are none."""
+    """Average the rows of `src` (E, D) that share an `index` (E,); 0 where there are none."""
     assert dim == 0, "RecBole aggregates along rows only"
     total = src.new_zeros(dim_size, *src.shape[1:]).index_add_(0, index, src)
     count = torch.bincount(index, minlength=dim_size).clamp_(min=1).to(src.dtype)
@@ -173,7 +131,7 @@ def scatter_mean(src: Tensor, index: Tensor, dim: int, dim_size: int) -> Tensor:
 
 
 def scatter_softmax(src: Tensor, index: Tensor, dim: int) -> Tensor:  # (E, D)
-    """Softmax over the rows of `src` (E, D) that share an `index` (E,), column by column."""
+    """Take the softmax over the rows of `src` (E, D) that share an `index` (E,), by column."""
     assert dim == 0, "RecBole normalises along rows only"
     num_groups = int(index.max()) + 1 if index.numel() else 0
     rows = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
@@ -185,7 +143,7 @@ def scatter_softmax(src: Tensor, index: Tensor, dim: int) -> Tensor:  # (E, D)
 
 
 def _lend_scatter(module_name: str) -> None:
-    """Let the aggregator of a RecBole module, and nobody else, find `torch_scatter`."""
+    """Let the aggregator of a RecBole module find `torch_scatter`, and no other code."""
     aggregator = importlib.import_module(module_name).Aggregator
     original_forward: Callable[..., Any] = aggregator.forward
     stand_in = ModuleType("torch_scatter", "The two functions RecBole's aggregators import.")

@@ -1,39 +1,33 @@
-"""What RecBole does besides its work, put off until it is wanted, kept quiet, or said plainly.
+"""Defers RecBole's files, silences its warnings, and rewords its errors.
 
-Its trainer's constructor makes a checkpoint folder and a TensorBoard file before anybody has
-decided to train, its loop calls PyTorch by names that PyTorch has replaced since, which PyTorch
-says, and what it finds wrong with a data set is an error like any other.
+RecBole's trainer makes a checkpoint folder and a TensorBoard file when it is constructed, even if
+nothing is trained. Its loop calls PyTorch by outdated names, about which PyTorch warns. And what is
+wrong with a data set it raises as a plain `ValueError`, as if the program were at fault.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 import recbole.trainer.trainer
+from recbole.config import Config
 
+from recbole_tinykg.compat.patching import replaced
 from recbole_tinykg.errors import ConfigurationError, UserError
 
 
-@contextmanager
-def no_files() -> Iterator[None]:
-    """RecBole's trainer, constructed inside the block, makes no folder and no TensorBoard file."""
-    module = recbole.trainer.trainer
-    originals = {name: getattr(module, name) for name in ("ensure_dir", "get_tensorboard")}
-    try:
-        for name in originals:
-            setattr(module, name, lambda _: None)
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(module, name, original)
+def no_files() -> AbstractContextManager[None]:
+    """Keep a RecBole trainer that is constructed in the block from making folders and files."""
+    return replaced(
+        recbole.trainer.trainer, ensure_dir=lambda _: None, get_tensorboard=lambda _: None
+    )
 
 
 @contextmanager
 def recboles_deprecations_ignored() -> Iterator[None]:
-    """Call of replaced PyTorch functions by RecBole's loop and models go unremarked."""
+    """Silence warnings about outdated PyTorch functions that RecBole's loop and models call."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*deprecated", module=r"recbole\.")
         yield
@@ -41,15 +35,18 @@ def recboles_deprecations_ignored() -> Iterator[None]:
 
 @contextmanager
 def recboles_warnings_ignored() -> Iterator[None]:
-    """RecBole assigns in chains (fine before pandas 3) and divides by zero (and mends it)."""
+    """Silence all warnings from RecBole's code.
+
+    It assigns in chains, which is fine before pandas 3, and divides by zero, which it corrects.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"recbole\.")
         yield
 
 
 @contextmanager
-def recboles_data_errors(config: Any) -> Iterator[None]:
-    """What RecBole says about files and splits that it cannot use becomes an error of ours.
+def recboles_data_errors(config: Config) -> Iterator[None]:
+    """Turn RecBole's errors about files and splits that it cannot use into one for users.
 
     Raises:
         ConfigurationError: RecBole refused the data set.

@@ -6,11 +6,11 @@ users × items. Here:
 
 * a batch holds as many users as make `PAIRS_PER_BATCH` scores, or RecBole's number if larger;
   models that RecBole scores pair by pair keep RecBole's number;
-* what a user knows and what is held out are two sorted arrays of pairs for all users;
-* which of the k best items are held out is looked up in the pairs, k per user.
+* the items that users know and those that are held out are two sorted arrays of (user, item);
+* which of the k best items are held out is looked up in these arrays, k per user.
 
 The scores go through RecBole's own masking and metrics, and `torch.topk` works row by row, so
-that equal scores are ranked as RecBole ranks them.
+equal scores are ranked as RecBole ranks them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.config import Config
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.dataloader.general_dataloader import FullSortEvalDataLoader
+from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
 from recbole_tinykg.data.index_loader import IndexTensors, take
-from recbole_tinykg.data.negatives import Pairs
+from recbole_tinykg.data.negatives import ItemSampler, Pairs
 
 PAIRS_PER_BATCH = 2**22  # 16 MiB of scores
 
@@ -35,8 +37,8 @@ PAIRS_PER_BATCH = 2**22  # 16 MiB of scores
 class FullSortLoader(IndexTensors, FullSortEvalDataLoader):
     """RecBole's `FullSortEvalDataLoader`: each user of a split once, in batches of many."""
 
-    def __init__(self, config: Any, dataset: Any, sampler: Any) -> None:
-        """Sort the split by user, as RecBole does, and splits known items into two sets."""
+    def __init__(self, config: Config, dataset: Dataset, sampler: ItemSampler) -> None:
+        """Sort the split by user, as RecBole does, and split known items into two sets."""
         self.logger = logging.getLogger()
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         dataset.sort(by=self.uid_field, ascending=True)
@@ -48,16 +50,16 @@ class FullSortLoader(IndexTensors, FullSortEvalDataLoader):
         self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
         self.sample_size = len(self.uid_list)
         AbstractDataLoader.__init__(self, config, dataset, sampler)
-        self._let_rows_go()
+        self._drop_row_list()
 
     @property
     def uid2positive_item(self) -> np.ndarray:
-        """The held-out items of every user, as RecBole keeps them: built when asked for."""
+        """The held-out items of every user as RecBole stores them; built on request."""
         return self._by_user(self._positives)
 
     @property
     def uid2history_item(self) -> np.ndarray:
-        """The other known items of every user, as RecBole keeps them: built when asked for."""
+        """The other known items of every user as RecBole stores them; built on request."""
         return self._by_user(self._history)
 
     def _by_user(self, pairs: Pairs) -> np.ndarray:
@@ -77,7 +79,7 @@ class FullSortLoader(IndexTensors, FullSortEvalDataLoader):
         self.set_batch_size(self.step * num_items)
 
     def collate_fn(self, index: Tensor) -> tuple[Any, ...]:  # (B,)
-        """Users of the given rows; (row, item) of what each knows; and of what is held out."""
+        """Return the users of the rows, and (row, item) of what they know and what is held out."""
         users = self.uid_list[index].numpy()
         return (
             take(self.user_df, index),

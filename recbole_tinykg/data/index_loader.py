@@ -1,10 +1,10 @@
-"""How the twins' data loaders walk through rows: in tensors of row numbers.
+"""Makes RecBole's data loaders go through the rows by tensors of row numbers.
 
 RecBole's loaders are PyTorch's `DataLoader` over `list(range(N))`: a Python number for each row
-of the data, and again for each row of every epoch. What decides the batches is only the loader's
-generator, and what `DataLoader` and `RandomSampler` draw from it: a seed for worker processes
-when an epoch begins, a permutation, and, once the rows are used up, a permutation of which nothing
-is taken.
+of the data, and again for each row of every epoch. The batches depend only on what `DataLoader`
+and `RandomSampler` draw from the loader's generator: a seed for worker processes when an epoch
+begins, a permutation, and after the last row another permutation, which is not used. The same
+numbers are drawn here, so batches and generators stay those of RecBole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class IndexTensors:
-    """Goes before a loader class of RecBole's; `collate_fn` then gets a tensor of rows, (B,)."""
+    """Mixin; list it before RecBole's loader class. `collate_fn` gets a tensor of rows, (B,)."""
 
     generator: torch.Generator
     shuffle: bool
@@ -28,17 +28,17 @@ class IndexTensors:
     collate_fn: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Build RecBole's loader, and lets its list of all row numbers go."""
+        """Build RecBole's loader, and drop its list of all row numbers."""
         super().__init__(*args, **kwargs)
-        self._let_rows_go()
+        self._drop_row_list()
 
-    def _let_rows_go(self) -> None:
+    def _drop_row_list(self) -> None:
         rows = range(self.sample_size)
         vars(self)["dataset"] = rows  # DataLoader refuses an assignment
         self.sampler.data_source = rows
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches of an epoch."""
+        """Iterate over the batches of an epoch."""
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return self._batches()
 
@@ -54,6 +54,6 @@ class IndexTensors:
 
 
 def take(table: Interaction, index: Tensor) -> Interaction:  # (B,)
-    """Rows of a table of RecBole's, by a tensor where RecBole goes through a list."""
+    """Select rows of one of RecBole's tables by a tensor, where RecBole goes through a list."""
     columns = table.interaction.items()
     return Interaction({name: column.index_select(0, index) for name, column in columns})

@@ -1,12 +1,12 @@
-"""Data loaders of the twins: RecBole's batches, without Python objects per row.
+"""Data loaders of the twins: RecBole's batches, without a Python object per row.
 
-RecBole's loaders turn the row numbers of an epoch into Python numbers, and every column of a batch
-is gathered by a list of them. Here row numbers stay tensors. Order, columns, values and random
-draws are those of RecBole's loaders: batches, and the state of every generator after an epoch, are
-the same to the bit. What is rare stays RecBole's own: worker processes, repeatable samplers, stored
-loaders, and negatives chosen by the model are drawn by the methods inherited here.
+RecBole's loaders turn the row numbers of an epoch into Python numbers, and gather every column of a
+batch by a list of them. Here row numbers stay tensors. Order, columns, values and random draws are
+those of RecBole's loaders: batches, and the state of every generator after an epoch, are the same
+to the bit. Rare cases are left to RecBole: worker processes, repeatable samplers and stored loaders
+get its loaders, and negatives chosen by the model are drawn by its methods, inherited here.
 
-Stock models keep RecBole's loaders: they are what the twins are compared with.
+Stock models keep RecBole's loaders, because twins are compared with them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recbole.config import Config
 from recbole.data import data_preparation as recboles_data_preparation
 from recbole.data.dataloader import KnowledgeBasedDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataloader.general_dataloader import TrainDataLoader
 from recbole.data.dataloader.knowledge_dataloader import KGDataLoader
+from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import KGDataLoaderState, set_color
 from torch import Tensor
@@ -32,8 +34,8 @@ from recbole_tinykg.model import is_tiny
 _PHASES = ("train", "valid", "test")
 
 
-def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
-    """Split a data set and builds its loaders, as RecBole's function of this name does.
+def data_preparation(config: Config, dataset: Dataset) -> tuple[Any, Any, Any]:
+    """Split a data set and build its loaders, as RecBole's function of this name does.
 
     Returns:
         Loaders of the training, validation and test split; RecBole's own for a stock model.
@@ -56,8 +58,8 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     return train, valid, test
 
 
-def _fits(config: Any) -> bool:
-    """Whether a configuration is of a twin and asks for nothing that is left to RecBole."""
+def _fits(config: Config) -> bool:
+    """Check that the model is a twin and that nothing configured is left to RecBole."""
     stored = Path(config["checkpoint_dir"]) / (
         f"{config['dataset']}-for-{config['model']}-dataloader.pth"
     )
@@ -73,8 +75,8 @@ def _fits(config: Any) -> bool:
     return is_tiny(config.model_class) and not any(left_to_recbole)
 
 
-def _samplers(config: Any, splits: list[Any]) -> list[Any]:
-    """A sampler of items per phase: one table of known pairs, a distribution for each."""
+def _samplers(config: Config, splits: list[Dataset]) -> list[ItemSampler | None]:
+    """Return an item sampler per phase: they share known pairs, each has its distribution."""
     first = config["train_neg_sample_args"]
     base = ItemSampler(list(_PHASES), splits, first["distribution"], first["alpha"])
     samplers = []
@@ -86,13 +88,13 @@ def _samplers(config: Any, splits: list[Any]) -> list[Any]:
     return samplers
 
 
-def _evaluation_loader(config: Any, phase: str) -> type:
+def _evaluation_loader(config: Config, phase: str) -> type:
     is_full = config["eval_args"]["mode"][phase] == "full"
     return FullSortLoader if is_full else NegSampleEvalDataLoader
 
 
-def _log(config: Any) -> None:
-    """RecBole's two lines about batches and negatives."""
+def _log(config: Config) -> None:
+    """Log RecBole's two lines about batches and negatives."""
     for title, *keys in (
         ("Training", "train_batch_size", "train_neg_sample_args"),
         ("Evaluation", "eval_batch_size", "eval_args"),
@@ -107,16 +109,16 @@ class InteractionLoader(IndexTensors, TrainDataLoader):
     """RecBole's `TrainDataLoader`: interactions, each with its negatives."""
 
     def collate_fn(self, index: Tensor) -> Interaction:  # (B,)
-        """The batch of the given rows."""
+        """Return the batch of the given rows."""
         rows = self._dataset.join(take(self._dataset.inter_feat, index))
         return self._neg_sampling(self.transform(self._dataset, rows))
 
 
 class TripleLoader(IndexTensors, KGDataLoader):
-    """RecBole's `KGDataLoader`: triples, each with a tail that is none of its head's."""
+    """RecBole's `KGDataLoader`: triples, each with a tail that its head is not linked to."""
 
     def collate_fn(self, index: Tensor) -> Interaction:  # (B,)
-        """The batch of the given rows."""
+        """Return the batch of the given rows."""
         rows = take(self._dataset.kg_feat, index)
         heads = rows[self.hid_field].numpy()
         rows[self.neg_tid_field] = self._sampler.sample_by_entity_ids(heads, self.neg_sample_num)
@@ -126,7 +128,9 @@ class TripleLoader(IndexTensors, KGDataLoader):
 class KnowledgeLoader(KnowledgeBasedDataLoader):
     """RecBole's `KnowledgeBasedDataLoader`: interactions, triples, or both, as its state says."""
 
-    def __init__(self, config: Any, dataset: Any, sampler: Any, kg_sampler: Any) -> None:
+    def __init__(
+        self, config: Config, dataset: Dataset, sampler: ItemSampler | None, kg_sampler: TailSampler
+    ) -> None:
         """Build the two loaders; both shuffle."""
         self.logger = logging.getLogger()
         self.general_dataloader = InteractionLoader(config, dataset, sampler, shuffle=True)

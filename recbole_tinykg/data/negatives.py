@@ -1,13 +1,13 @@
-"""Negatives drawn as RecBole draws them, number by number, with the rejections vectorised.
+"""Draws negatives as RecBole draws them, number by number, with the rejections vectorised.
 
 RecBole draws a value for each key from NumPy's global generator, looks each one up in a Python set
 of the key's known values, and draws again for those that are known. Here the known pairs are one
-sorted array of integers, key · num_values + value, so that all values of a batch are looked up by
-one binary search. Before it, a table of bits at hashed places tells most unknown pairs apart by one
-access to memory, where a search in millions of pairs takes twenty. The draws, their number and
-their order are RecBole's, for every distribution: batches and the random state after them are the
-same to the bit. A pair takes 9 to 10 bytes; a Python set takes some 60 per value, and RecBole
-keeps the sets of training once more for each later phase.
+sorted array of integers, key · num_values + value, and one binary search looks up all values of a
+batch. Before it, a table of bits at hashed places rules out most unknown pairs by one access to
+memory, where a search in millions of pairs takes twenty. The draws, their number and their order
+are RecBole's, for every distribution: batches and the random state after them are the same to the
+bit. A pair takes 9 to 10 bytes; a Python set takes some 60 per value, and RecBole copies the sets
+of training for each later phase.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from recbole_tinykg.errors import ConfigurationError
 
 _BEYOND = np.iinfo(np.int64).max
-_BITS_PER_PAIR = 8  # at least; twice as many at most
+_BITS_PER_PAIR = 8  # at least, and at most twice as many
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbours far apart
 _CHUNK = 2**18
 
@@ -32,21 +32,21 @@ class Pairs:
 
     Args:
         keys: (P,) integers from 0 to `num_keys - 1`.
-        values: (P,) integers from 0 to `num_values - 1`; pairs may come twice.
-        num_keys: how many keys there may be.
-        num_values: how many values there may be.
+        values: (P,) integers from 0 to `num_values - 1`; pairs may be repeated.
+        num_keys: Number of possible keys.
+        num_values: Number of possible values.
     """
 
     def __init__(
         self, keys: np.ndarray, values: np.ndarray, num_keys: int, num_values: int
     ) -> None:
-        """Sort the pairs and drops repetitions."""
+        """Sort the pairs and drop repetitions."""
         self.num_keys, self.num_values = num_keys, num_values
         codes = np.sort(keys.astype(np.int64) * num_values + values)  # np.unique takes 100 times it
-        self._hold(codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes)
+        self._store(codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes)
 
-    def _hold(self, codes: np.ndarray) -> None:
-        """Keep sorted codes, with one beyond so that every search ends inside, and their bits."""
+    def _store(self, codes: np.ndarray) -> None:
+        """Store sorted codes, with a largest one so that every search ends inside, and marks."""
         self._codes = np.append(codes, _BEYOND)
         num_bits = (_BITS_PER_PAIR * len(codes) + 7).bit_length()
         self._shift = np.uint64(64 - num_bits)
@@ -55,24 +55,22 @@ class Pairs:
             np.bitwise_or.at(self._marks, *self._places(codes[start : start + _CHUNK]))
 
     def _places(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (M,) -> (M,), (M,)
-        """The byte of each code's mark, and the bit in it."""
+        """Return the byte of each code's mark, and the bit in it."""
         place = (codes.view(np.uint64) * _GOLDEN >> self._shift).view(np.int64)
         return place >> 3, np.left_shift(1, place & 7).astype(np.uint8)
 
     def __len__(self) -> int:
-        """How many pairs there are."""
         return len(self._codes) - 1
 
     def __contains__(self, pair: tuple[int, int]) -> bool:
-        """Whether `(key, value)` is one of them."""
         return bool(self.contains(np.array([pair[0]]), np.array([pair[1]])).all())
 
     def __getitem__(self, key: int) -> set[int]:
-        """The values of one key, as RecBole keeps them."""
+        """Return the values of one key, as RecBole stores them."""
         return set(self.rows(np.array([key]))[1].tolist())
 
     def contains(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:  # (M,) -> (M,) bool
-        """Which of the pairs `(keys[i], values[i])` are in the set."""
+        """Tell which of the pairs `(keys[i], values[i])` are in the set."""
         codes = keys * self.num_values + values
         byte, bit = self._places(codes)
         marked = np.flatnonzero(self._marks[byte] & bit)
@@ -81,19 +79,19 @@ class Pairs:
         return found
 
     def counts(self) -> np.ndarray:  # (num_keys,)
-        """Number of values of every key."""
+        """Count the values of every key."""
         return np.bincount(self._codes[:-1] // self.num_values, minlength=self.num_keys)
 
     def without(self, other: Pairs) -> Pairs:
-        """The pairs that are not in `other`."""
-        left = object.__new__(Pairs)
-        left.num_keys, left.num_values = self.num_keys, self.num_values
-        kept = ~np.isin(self._codes[:-1], other._codes[:-1], assume_unique=True)
-        left._hold(self._codes[:-1][kept])
-        return left
+        """Return the pairs that are not in `other`."""
+        rest = object.__new__(Pairs)
+        rest.num_keys, rest.num_values = self.num_keys, self.num_values
+        is_new = ~np.isin(self._codes[:-1], other._codes[:-1], assume_unique=True)
+        rest._store(self._codes[:-1][is_new])
+        return rest
 
     def rows(self, keys: np.ndarray) -> tuple[Tensor, Tensor]:  # (B,) -> (P',), (P',)
-        """For every pair of the given keys: the place of its key in `keys`, and its value."""
+        """Return for every pair of the keys: the place of its key in `keys`, and its value."""
         starts = np.searchsorted(self._codes, keys * self.num_values)
         lengths = np.searchsorted(self._codes, (keys + 1) * self.num_values) - starts
         row = np.repeat(np.arange(len(keys)), lengths)
@@ -103,7 +101,7 @@ class Pairs:
 
 
 class _Vectorised:
-    """What both samplers share: RecBole's rejection loop, a batch at a time."""
+    """Mixin of both samplers: RecBole's rejection loop, a batch at a time."""
 
     used_ids: Any
 
@@ -128,10 +126,10 @@ class _Vectorised:
 
 
 class ItemSampler(_Vectorised, Sampler):
-    """RecBole's `Sampler`: items that a user has not met up to and in a phase."""
+    """RecBole's `Sampler`: items that a user does not know in a phase or those before it."""
 
     def get_used_ids(self) -> dict[str, Pairs]:
-        """The pairs (user, item) known in each phase.
+        """Return the pairs (user, item) known in each phase.
 
         Raises:
             ConfigurationError: A user knows all items.
@@ -148,13 +146,13 @@ class ItemSampler(_Vectorised, Sampler):
 
 
 class TailSampler(_Vectorised, KGSampler):
-    """RecBole's `KGSampler`: entities that are no tail of a head, by whatever relation."""
+    """RecBole's `KGSampler`: entities that a head is not linked to, by any relation."""
 
     def get_used_ids(self) -> Pairs:
-        """The pairs (head, tail) of the graph.
+        """Return the pairs (head, tail) of the graph.
 
         Raises:
-            ConfigurationError: A head leads to all entities.
+            ConfigurationError: A head is linked to all entities.
         """
         used = Pairs(self.hid_list, self.tid_list, self.entity_num, self.entity_num)
         _check_unknown(used, "head", "entities", "entity_kg_num_interval")
@@ -162,7 +160,7 @@ class TailSampler(_Vectorised, KGSampler):
 
 
 def _check_unknown(used: Pairs, key: str, values: str, remedy: str) -> None:
-    """Raise if the values that one key knows are all there are, but for the padding's."""
+    """Raise ConfigurationError if a key has all values, not counting that of the padding."""
     full = np.flatnonzero(used.counts() + 1 >= used.num_values)
     if len(full):
         raise ConfigurationError(

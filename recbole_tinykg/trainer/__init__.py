@@ -2,11 +2,12 @@
 
 * `trainer`: `TinyTrainer`, which stands between RecBole's trainer of a model and its loop;
 * `loop`: one pass over the batches of a twin; `optimizers`: Adam in one kernel;
-* `phases`: what an epoch consists of, and the seconds of each part;
+* `phases`: the phases of an epoch, their seconds and their bytes;
+* `saving`: the checkpoints of a run;
 * `bit_budget`: bits chosen under `compress_budget`;
 * `compressed_loss`: `compressed_saves` around a model's losses;
 * `collector`: the best items of an evaluation;
-* `tensorboard`, `progress`: what is shown.
+* `tensorboard`, `progress`: what users see of a run.
 """
 
 from recbole_tinykg.trainer.trainer import TinyTrainer, get_trainer, trainer_class

@@ -1,10 +1,10 @@
 """Bits per stored map under `compress_budget`, chosen before training and again as it goes on.
 
-At the start of epochs 0, 1, 2, 4, 8, ... the first batches of the epoch are drawn ahead, what each
-map costs and how much noise it adds is measured on them (`quantization.sensitivity`), and the bits
-are chosen that make the gradient least noisy within the budget (`quantization.allocation`). Noise
-changes quickly at first and slowly later, so in the long run the choice costs nothing. The batches
-come again in the epoch, and the bits are part of every checkpoint.
+At the start of epochs 0, 1, 2, 4, 8, ... the first batches of the epoch are drawn ahead. On them
+`quantization.sensitivity` measures how many bytes each map takes and how much noise it adds, and
+`quantization.allocation` chooses the bits that make the gradient least noisy within the budget.
+Noise changes quickly at first and slowly later, so in the long run the choice costs nothing. The
+epoch then trains on the same batches, and the bits are part of every checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 from typing import Any
 
 import torch
+from recbole.config import Config
 
 from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.memory.byte_sizes import read_bytes
@@ -31,13 +32,13 @@ def allocate_for(
     loss_func: LossFunction | None = None,
     uses_amp: bool = False,
 ) -> Allocation:
-    """Choose bits on the batches that a loader will give next, as `allocate_bits`.
+    """Choose bits by `allocate_bits` on the batches that a loader will give next.
 
     Args:
         model: A twin, on its device.
-        train_data: Loader of training batches; nothing of it is used up.
+        train_data: Loader of training batches, which it will give again.
         budget: Bytes that a step may keep for backward.
-        loss_func: None: the model's `calculate_loss`.
+        loss_func: The loss to keep accurate; None: the model's `calculate_loss`.
         uses_amp: Whether training computes under autocast, RecBole's `enable_amp`.
     """
     device = next(model.parameters()).device
@@ -50,17 +51,16 @@ class BitBudget:
     """Keeps a twin within `compress_budget` while a trainer trains it.
 
     Attributes:
-        allocations: What was chosen, by epoch.
+        allocations: The bits chosen, by epoch.
     """
 
     def __init__(self, model: Any, num_bytes: int, *, uses_amp: bool = False) -> None:
-        """Choose nothing yet."""
         self.allocations: dict[int, Allocation] = {}
         self._model, self._num_bytes, self._uses_amp = model, num_bytes, uses_amp
 
     @classmethod
-    def of(cls, config: Any, model: Any) -> BitBudget | None:
-        """The object that `compress_budget` asks for; None without it."""
+    def from_config(cls, config: Config, model: Any) -> BitBudget | None:
+        """Return the object that `compress_budget` asks for; None without it."""
         budget = config["compress_budget"] if is_tiny(type(model)) else None
         if budget is None:
             return None
@@ -68,12 +68,12 @@ class BitBudget:
         return cls(model, read_bytes(budget, "compress_budget"), uses_amp=uses_amp)
 
     def begin_epoch(self, epoch: int, train_data: Any, loss_func: LossFunction) -> None:
-        """Choose bits if it is time to, on the batches that the epoch will begin with.
+        """Choose bits if the epoch is one of 0, 1, 2, 4, 8, ..., on its first batches.
 
         Raises:
             ConfigurationError: Not even one bit per element fits.
         """
-        if epoch & (epoch - 1):  # not 0, 1, 2, 4, 8, ...
+        if epoch & (epoch - 1):  # neither 0 nor a power of two
             return
         allocation = allocate_for(
             self._model, train_data, self._num_bytes, loss_func=loss_func, uses_amp=self._uses_amp

@@ -1,20 +1,19 @@
-"""Notes the k best items of every user of an evaluation, in memory that grows with k."""
+"""Collects the k best items of every user in an evaluation, in memory that grows with k."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
+from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
 
 class TopKCollector(Collector):
-    """RecBole's `Collector`, whose work for the k best items grows with k and not with items."""
+    """RecBole's `Collector`, whose work for the k best items grows with k, not with all items."""
 
-    def __init__(self, config: Any) -> None:
-        """Start without results."""
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._parts: dict[str, list[Tensor]] = {"rec.items": [], "rec.topk": []}
         others = ("rec.meanrank", "rec.score", "data.label")
@@ -27,7 +26,7 @@ class TopKCollector(Collector):
         positive_u: Tensor,  # (P,)
         positive_i: Tensor,  # (P,)
     ) -> None:
-        """Note the k best items of each user, which of them are held out, and how many are."""
+        """Store each user's k best items, which of them are held out, and how many items are."""
         if not self._only_topk:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
@@ -43,8 +42,8 @@ class TopKCollector(Collector):
             counted = counts.to(best.device).unsqueeze(1)
             self._parts["rec.topk"].append(torch.cat([hits.long(), counted], dim=1))
 
-    def get_data_struct(self) -> Any:
-        """What RecBole's metrics are computed from; the results so far are forgotten."""
+    def get_data_struct(self) -> DataStruct:
+        """Return what RecBole computes its metrics from, and forget it."""
         for name, parts in self._parts.items():
             if parts:
                 self.data_struct.set(name, torch.cat(parts))

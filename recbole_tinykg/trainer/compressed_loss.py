@@ -1,18 +1,21 @@
-"""Training of a stock model in `compressed_saves`, for `--compressed_saves=true`.
+"""Trains a stock model in `compressed_saves`, for `--compressed_saves=true`.
 
-Nothing of the model is touched: what RecBole's trainer calls for a loss is called in the block.
+The model stays as it is: only the loss function that RecBole's trainer calls is wrapped.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
 from torch import nn
 
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.quantization import NoiseStreams
 from recbole_tinykg.saved_tensors import compressed_saves
 
@@ -20,22 +23,23 @@ from recbole_tinykg.saved_tensors import compressed_saves
 class CompressedLoss:
     """Runs loss functions of a model in `compressed_saves`, with a stream of noise of its own."""
 
-    def __init__(self, config: Any, model: nn.Module, device: torch.device) -> None:
-        """Take bits, rounding and seed from the configuration."""
+    def __init__(self, config: Config, model: nn.Module, device: torch.device) -> None:
         self._model = model
         self._bits, self._rounding = config["compress_bits"], config["compress_rounding"]
         self._streams = NoiseStreams(config["compress_seed"], 1).to(device)
 
     @classmethod
-    def of(cls, config: Any, model: nn.Module, device: torch.device) -> CompressedLoss | None:
-        """The object that `compressed_saves: True` in a configuration asks for."""
+    def from_config(
+        cls, config: Config, model: nn.Module, device: torch.device
+    ) -> CompressedLoss | None:
+        """Return the object that `compressed_saves: True` asks for; None without it."""
         return cls(config, model, device) if config["compressed_saves"] else None
 
-    def wrap(self, loss_func: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """The loss function in the block, under its name."""
+    def wrap(self, loss_func: LossFunction) -> LossFunction:
+        """Return a loss function of the same name that computes in `compressed_saves`."""
 
         @functools.wraps(loss_func)
-        def compressed(interaction: Any) -> Any:
+        def compressed(interaction: Interaction) -> Any:
             with compressed_saves(
                 self._model,
                 self._bits,
@@ -49,7 +53,7 @@ class CompressedLoss:
 
     @contextmanager
     def compression(self, bits: int) -> Iterator[None]:
-        """Keep activations at `bits` in a `with` block; no noise is used up."""
+        """Store activations at `bits` in a `with` block; the noise afterwards is the same."""
         previous, step = self._bits, self.step
         self._bits = bits
         try:

@@ -1,10 +1,10 @@
 """One pass over the batches of a twin, without waiting for the device in every step.
 
-RecBole's loop reads each step's loss as a Python number and asks whether it is NaN. On a GPU either
-question waits until the step is done, and only then is the next step prepared. Here the losses are
-summed on the device, in float64 as Python does, which gives the same number, and a GPU is asked for
-NaN once in `CHECK_INTERVAL` steps and when the pass ends. On a CPU, where asking is free, every
-loss is checked before its gradients are taken, as in RecBole's loop.
+RecBole's loop reads each step's loss as a Python number and checks it for NaN. On a GPU either one
+waits until the step is done, and only then is the next step prepared. Here the losses are summed on
+the device, in float64 as Python does, which gives the same number, and a GPU is checked for NaN
+once in `CHECK_INTERVAL` steps and when the pass ends. On a CPU, where the check is free, every loss
+is checked before its gradients are computed, as in RecBole's loop.
 
 Batches, order of operations, mixed precision and gradient clipping are those of RecBole's loop.
 """
@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
 from recbole.utils import KGDataLoaderState, get_gpu_usage, set_color
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -27,17 +29,16 @@ from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import stock_name_of
 from recbole_tinykg.trainer.progress import Progress
 
-CHECK_INTERVAL = 64  # steps that a GPU may be ahead with NaN
+CHECK_INTERVAL = 64  # steps that a GPU may take before a NaN is noticed
 
 _READS_NO_TRIPLES = frozenset("KGCN KGNNLS KGIN RippleNet MCCLK".split())
 """Stock models whose loss reads interactions only."""
 
 
 class LossSum:
-    """The sum of the losses of a pass, or of each of their parts, and the watch for NaN."""
+    """Sums the losses of a pass, or each of their parts, and watches for NaN."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start without losses."""
         self._interval = 1 if device.type == "cpu" else CHECK_INTERVAL
         self._sums: list[Tensor] = []
         self._is_tuple = False
@@ -45,10 +46,10 @@ class LossSum:
         self._steps = 0
 
     def add(self, losses: Tensor | tuple[Tensor, ...]) -> Tensor:  # (), or (1,) for some models
-        """Add a step's loss, or parts of it, and returns the loss to take gradients of.
+        """Add a step's loss, or its parts, and return the loss to differentiate.
 
         Raises:
-            ValueError: The loss, or on a GPU one of the last steps' losses, was NaN.
+            DivergenceError: The loss, or on a GPU one of the last steps' losses, was NaN.
         """
         self._is_tuple = isinstance(losses, tuple)
         parts = losses if isinstance(losses, tuple) else (losses,)
@@ -65,7 +66,7 @@ class LossSum:
         return loss
 
     def total(self) -> float | tuple[float, ...] | None:
-        """The sum over the pass, a tuple if the losses were; None without a step.
+        """Return the sum over the pass, a tuple if the losses were; None without a step.
 
         Raises:
             DivergenceError: A loss was NaN.
@@ -82,14 +83,14 @@ class LossSum:
 def train_pass(
     trainer: Any, train_data: Any, epoch_idx: int, loss_func: LossFunction, show_progress: bool
 ) -> float | tuple[float, ...] | None:
-    """Take one optimizer step per batch; returns the sum of the losses.
+    """Take one optimizer step per batch, and return the sum of the losses.
 
     Args:
-        trainer: RecBole's trainer: model, optimizer, device, settings and what it is `doing` are
-            taken from it.
+        trainer: RecBole's trainer, with model, optimizer, device, settings, and the name of the
+            pass, `doing`.
         train_data: Loader, in the state of the pass.
         epoch_idx: Number of the epoch.
-        loss_func: From a batch to a loss, or to a tuple of losses to be added.
+        loss_func: From a batch to a loss, or to a tuple of losses to add.
         show_progress: Whether to draw a progress bar.
 
     Raises:
@@ -99,7 +100,7 @@ def train_pass(
     model.train()
     losses = LossSum(device)
     scaler = torch.amp.GradScaler(device.type, enabled=trainer.enable_scaler)
-    for interaction in _shown(train_data, trainer) if show_progress else train_data:
+    for interaction in _with_progress_bar(train_data, trainer) if show_progress else train_data:
         optimizer.zero_grad()
         with torch.autocast(device.type, enabled=trainer.enable_amp):
             parts = loss_func(interaction.to(device))
@@ -112,22 +113,22 @@ def train_pass(
     return losses.total()
 
 
-def _shown(train_data: Any, trainer: Any) -> Iterator[Any]:
-    """The batches, with a progress bar."""
+def _with_progress_bar(train_data: Any, trainer: Any) -> Iterator[Interaction]:
+    """Yield the batches, and show how far it is."""
     bar = Progress(train_data, trainer.doing, len(train_data))
     for interaction in bar:
         yield interaction
-        if trainer.gpu_available and bar.on_terminal:  # drawn when the bar is, not in every step
+        if trainer.gpu_available and bar.on_terminal:  # the bar redraws at its own pace
             usage = set_color(f"GPU RAM: {get_gpu_usage(trainer.device)}", "yellow")
             bar.set_postfix_str(usage, refresh=False)
 
 
 @contextmanager
-def without_unread_triples(config: Any, model: nn.Module, train_data: Any) -> Iterator[None]:
-    """In the block, a loader of interactions with triples leaves the triples out if not read.
+def without_unread_triples(config: Config, model: nn.Module, train_data: Any) -> Iterator[None]:
+    """Make a loader of interactions with triples leave out triples that the loss does not read.
 
-    With `skip_unread_kg_batches`, for models whose loss reads interactions only. Triples are
-    drawn from the generator that negative items come from, so these come out differently.
+    With `skip_unread_kg_batches`, for models whose loss reads interactions only. Triples and
+    negative items are drawn from the same generator, so other negative items are drawn.
     """
     name = stock_name_of(type(model))
     joint = getattr(train_data, "state", None) == KGDataLoaderState.RSKG

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 
-def fused(optimizer: Any) -> torch.optim.Optimizer:
-    """The same optimizer in one kernel, much faster on large tables; itself where there is none."""
+def fuse(optimizer: Any) -> torch.optim.Optimizer:
+    """Return the same optimizer in one fused kernel, or itself where there is none."""
     groups = [{**group, "fused": True} for group in optimizer.param_groups]
     try:
         result = type(optimizer)(groups, fused=True)
@@ -19,6 +19,6 @@ def fused(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _count_versions(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Let autograd see that parameters changed in place; the fused kernel does not say so."""
+    """Tell autograd that parameters changed in place, which the fused kernel does not do."""
     for group in optimizer.param_groups:
         torch.autograd.graph.increment_version(p for p in group["params"] if p.grad is not None)

@@ -1,21 +1,23 @@
 """Bytes and seconds of the phases of an epoch, as the trainer meets them.
 
-RecBole's knowledge trainers run an epoch as up to two passes, each over its own loss: `rs`
-(recommendation) and `kg` (knowledge graph), and some do more beside them, such as KGAT's refresh
-of its attention. Bytes are measured on the first step of each phase, seconds in every epoch.
+RecBole's knowledge trainers run an epoch as up to two passes, each over a loss of its own: `rs`
+(recommendation) and `kg` (knowledge graph). Some do more, such as KGAT's, which refreshes the
+attention. Bytes are measured on the first step of each phase, seconds in every epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Any
 
 import torch
 from recbole.trainer import Trainer
+from torch import nn
 
-from recbole_tinykg.memory.step_meter import LossFunction
+from recbole_tinykg.memory.meter import optimizer_bytes, resident_bytes
+from recbole_tinykg.memory.step_meter import LossFunction, StepMeter
 
 PHASES = {"rs": "recommendation", "kg": "knowledge graph"}
 """What people call the phases of an epoch, in their order."""
@@ -36,7 +38,6 @@ class EpochClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Start without epochs."""
         self.epochs: list[dict[str, float]] = []
         self.evaluations: list[float] = []
         self._device = device
@@ -44,7 +45,7 @@ class EpochClock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to a phase of the running epoch."""
+        """Add the seconds of the block to a phase of the current epoch."""
         start = self._now()
         yield
         self._seconds[name] += self._now() - start
@@ -72,10 +73,58 @@ class EpochClock:
         return perf_counter()
 
 
-class WholeEpoch(Trainer):
-    """Sits above the stock model's trainer, where one call is one epoch with all its passes."""
+class Measurements:
+    """What a trainer measures: seconds, bytes of a step, bytes that stay between steps.
 
-    _clock: EpochClock
+    Attributes:
+        clock: Seconds of epochs, phases and evaluations.
+        phase_bytes: Bytes of a step by phase, as `StepMeter.result`.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.clock = EpochClock(device)
+        self.phase_bytes: dict[str, dict[str, int | None]] = {}
+        self._model, self._device = model, device
+        self._resident_bytes: dict[str, int] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a pass; before the first one, note what the model holds between steps."""
+        self._resident_bytes = self._resident_bytes or resident_bytes(self._model)
+        with self.clock.phase(name):
+            yield
+
+    @contextmanager
+    def first_step(
+        self,
+        phase: str,
+        loss_func: LossFunction,
+        optimizer: torch.optim.Optimizer,
+        compression: Callable[[int], AbstractContextManager[None]] | None = None,
+    ) -> Iterator[LossFunction]:
+        """Yield `loss_func`, in a `StepMeter` until a step of the phase has been measured."""
+        if phase in self.phase_bytes:
+            yield loss_func
+            return
+        with StepMeter(self._model, optimizer, self._device, loss_func, compression) as meter:
+            yield meter.loss_func
+        if meter.result:
+            self.phase_bytes[phase] = meter.result
+
+    def memory(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return `phase_bytes`, and the bytes that model and optimizer hold between steps."""
+        resident = self._resident_bytes or resident_bytes(self._model)
+        return {**self.phase_bytes, **resident, "optimizer_bytes": optimizer_bytes(optimizer)}
+
+
+class WholeEpoch(Trainer):
+    """Times whole epochs; it stands above the stock model's trainer in `trainer_class`.
+
+    A class because RecBole's `fit` gives no other place: it calls `_train_epoch`, which the stock
+    trainer overrides to make its passes, and `TinyTrainer`, below it, only sees these.
+    """
+
+    _measurements: Measurements
 
     def _train_epoch(
         self,
@@ -84,5 +133,5 @@ class WholeEpoch(Trainer):
         loss_func: LossFunction | None = None,
         show_progress: bool = False,
     ) -> Any:
-        with self._clock.epoch():
+        with self._measurements.clock.epoch():
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)

@@ -1,7 +1,7 @@
-"""How far a pass over batches is: a bar on a terminal, a line in a log.
+"""Shows how far a pass over batches is: a bar on a terminal, a line in a log.
 
-On a terminal the bar says what it counts; where standard error is a file or a pipe, a bar would be
-hundreds of lines in one, so that RecBole's log gets one line when the pass is done::
+On a terminal the bar says what it counts. Where standard error is a file or a pipe, a bar would
+fill it with hundreds of lines, so RecBole's log gets one line when the pass is done::
 
     epoch 3, knowledge graph:  62%|██████▏   | 30/48 batches [00:01<00:00, 24.1 batches/s]
     epoch 3, knowledge graph: 48 batches in 1.99 s
@@ -12,31 +12,32 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
 import recbole.trainer.trainer
 from tqdm import tqdm
 
+from recbole_tinykg.compat import replaced
 from recbole_tinykg.trainer.phases import PHASES
 
 EVALUATION = "evaluation"
 
 
 class Progress(tqdm):
-    """A pass over batches that is watched.
+    """An iterator over batches that shows how far it is.
 
     Attributes:
-        on_terminal: Whether there is a terminal to draw on.
+        on_terminal: Whether standard error is a terminal to draw on.
     """
 
     def __init__(self, batches: Iterable[Any], doing: str, total: int | None = None) -> None:
         """Draw an empty bar, if there is a terminal.
 
         Args:
-            batches: What is passed over.
-            doing: What the pass is, such as `epoch 3, validation`.
+            batches: What to iterate over.
+            doing: What the pass is called, such as `epoch 3, validation`.
             total: Number of batches; None: unknown.
         """
         self._doing = doing
@@ -51,7 +52,7 @@ class Progress(tqdm):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches; a line for the log at the end if nothing was drawn."""
+        """Yield the batches; log a line at the end if nothing was drawn."""
         start, number = perf_counter(), 0
         for batch in super().__iter__():
             yield batch
@@ -62,18 +63,14 @@ class Progress(tqdm):
             logging.getLogger().info(f"{self._doing}: {batches} in {seconds:.2f} s")
 
 
-def training(epoch: int, phase: str) -> str:
-    """Say what a training pass is, for a phase `rs` or `kg`."""
+def describe_pass(epoch: int, phase: str) -> str:
+    """Say which training pass it is, for a phase `rs` or `kg`."""
     return f"epoch {epoch}, {PHASES[phase]}"
 
 
-@contextmanager
-def said(doing: str) -> Iterator[None]:
-    """RecBole's loops in the block show `Progress`, if they show any."""
-    module = recbole.trainer.trainer
-    original = module.tqdm
-    module.tqdm = lambda batches, total=None, **_: Progress(batches, doing, total)
-    try:
-        yield
-    finally:
-        module.tqdm = original
+def shown_as(doing: str) -> AbstractContextManager[None]:
+    """Make the progress bars of RecBole's loops a `Progress` of this name in a `with` block."""
+    return replaced(
+        recbole.trainer.trainer,
+        tqdm=lambda batches, total=None, **_: Progress(batches, doing, total),
+    )

@@ -4,54 +4,52 @@ RecBole trains each knowledge model with a trainer of its own (`KGATTrainer`, `K
 which decides what an epoch is and calls `Trainer` for each pass over the data. `TinyTrainer`
 slips in between by inheritance, for twins and for stock models alike::
 
-    TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> WatchedTrainer -> Trainer
-                       an epoch       the passes     a pass         TensorBoard       the loops
+    TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
+                       an epoch       the passes     a pass         the loops
 
-So what an epoch is stays RecBole's. What is added: the bytes of the first step and the seconds of
-every phase; the checkpoints `<run>.pth` and `<run>-last.pth`, from which training continues bit
-for bit; autograd's anomaly mode only while `fit` runs; more for TensorBoard, in files that are
-there once there is something to write (`board`). For twins also: no anomaly mode, Adam in one
-fused kernel, a pass that does not wait for the device (`loop`) and a collector of the best items
-that is no matrix (`full_sort`).
+So what an epoch is stays RecBole's decision. What `TinyTrainer` adds is done by objects it owns:
+`Measurements` (bytes of the first step, seconds of every phase), `RunSaver` (the checkpoints
+`<run>.pth` and `<run>-last.pth`), `RunWriter` (TensorBoard, no file before the first entry),
+`BitBudget` and `CompressedLoss` if they are configured. Autograd's anomaly mode is on only while
+`fit` runs. Twins train without it, with Adam in one fused kernel, in a pass that does not wait for
+the device (`loop`), and their best items are collected without a matrix of all (`collector`).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.config import Config
 from recbole.trainer import Trainer
 from recbole.utils import get_trainer as get_recbole_trainer
 from recbole.utils import set_color
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_tinykg import checkpoint
-from recbole_tinykg.checkpoint import random_state
 from recbole_tinykg.checkpoint.run_files import RunFiles
 from recbole_tinykg.compat.side_effects import no_files, recboles_deprecations_ignored
 from recbole_tinykg.config import to_plain
 from recbole_tinykg.errors import ConfigurationError, DivergenceError
-from recbole_tinykg.memory.meter import optimizer_bytes, resident_bytes
-from recbole_tinykg.memory.step_meter import LossFunction, StepMeter
+from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import is_tiny, stock_name_of
-from recbole_tinykg.trainer import progress
 from recbole_tinykg.trainer.bit_budget import BitBudget
 from recbole_tinykg.trainer.collector import TopKCollector
 from recbole_tinykg.trainer.compressed_loss import CompressedLoss
 from recbole_tinykg.trainer.loop import train_pass, without_unread_triples
-from recbole_tinykg.trainer.optimizers import fused
-from recbole_tinykg.trainer.phases import EpochClock, WholeEpoch, phase_of
-from recbole_tinykg.trainer.tensorboard import Board, WatchedTrainer
+from recbole_tinykg.trainer.optimizers import fuse
+from recbole_tinykg.trainer.phases import Measurements, WholeEpoch, phase_of
+from recbole_tinykg.trainer.progress import EVALUATION, describe_pass, shown_as
+from recbole_tinykg.trainer.saving import COUNTERS as _COUNTERS
+from recbole_tinykg.trainer.saving import RunSaver
+from recbole_tinykg.trainer.tensorboard import RunWriter, bits_of_maps
 
-_COUNTERS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
-
-def get_trainer(config: Any, model: nn.Module) -> Any:
+def get_trainer(config: Config, model: nn.Module) -> Any:
     """Return the trainer of a twin or of a stock model, ready for `fit`; writes no files.
 
     Raises:
@@ -77,24 +75,46 @@ def trainer_class(model_class: Any) -> type:
     return type(f"{name}Trainer", (WholeEpoch, *bases), {})
 
 
-class TinyTrainer(WatchedTrainer):
-    """Between RecBole's trainer of a model and its loop, where a call is one pass over one loss."""
+class TinyTrainer(Trainer):
+    """Between RecBole's trainer of a model and its loop, where a call is one pass over one loss.
 
-    def __init__(self, config: Any, model: nn.Module) -> None:
-        """Build RecBole's trainer with the files of a new run; writes none of them."""
+    Attributes:
+        tensorboard: Writer of the run's TensorBoard folder.
+        doing: What a progress bar calls the current pass.
+    """
+
+    doing = EVALUATION
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        """Build RecBole's trainer with the files of a new run; write none of them."""
+        self._is_twin = is_tiny(type(model))  # first: RecBole's constructor builds the optimizer
         with no_files():
             super().__init__(config, model)
         name = config["run_name"] or f"{config['model']}-{secrets.token_hex(6)}"
         self._use_files(RunFiles(Path(self.checkpoint_dir) / f"{name}.pth"))
-        self._clock = EpochClock(self.device)
-        self._phase_bytes: dict[str, dict[str, int | None]] = {}
-        self._resident_bytes: dict[str, int] = {}
+        self._measurements = Measurements(model, self.device)
+        self._budget = BitBudget.from_config(config, model)
+        self._compressed = CompressedLoss.from_config(config, model, self.device)
+        self._epoch = 0  # the current one, or the last one
         self._resumed: dict[str, Any] | None = None
         self._latest_valid_result: dict[str, float] | None = None
-        self._budget = BitBudget.of(config, model)
-        self._compressed = CompressedLoss.of(config, model, self.device)
-        if is_tiny(type(model)):
+        if self._is_twin:
             self.eval_collector = TopKCollector(config)
+
+    @property
+    def epoch_seconds(self) -> list[dict[str, float]]:
+        """Seconds of every epoch trained by this object: `rs`, `kg`, `refresh`, `total`."""
+        return self._measurements.clock.epochs
+
+    @property
+    def evaluation_seconds(self) -> list[float]:
+        """Seconds of every evaluation by this object."""
+        return self._measurements.clock.evaluations
+
+    @property
+    def compression_step(self) -> int:
+        """Steps taken in `compressed_saves`; 0 without it."""
+        return self._compressed.step if self._compressed else 0
 
     def memory(self) -> dict[str, Any]:
         """Return the bytes of one step of each phase, and of what stays between steps.
@@ -103,11 +123,7 @@ class TinyTrainer(WatchedTrainer):
         `float32_saved_activation_bytes`, `peak_bytes`; and `parameter_bytes`,
         `graph_bytes`, `optimizer_bytes`.
         """
-        return {
-            **self._phase_bytes,
-            **(self._resident_bytes or resident_bytes(self.model)),
-            "optimizer_bytes": optimizer_bytes(self.optimizer),
-        }
+        return self._measurements.memory(self.optimizer)
 
     def fit(
         self,
@@ -126,7 +142,7 @@ class TinyTrainer(WatchedTrainer):
         self._begin(train_data, valid_data, saved)
 
         def after_evaluation(epoch_idx: int, valid_score: float) -> None:
-            self._save_last(epoch_idx)
+            self._saver.save_last(self, epoch_idx)
             if callback_fn is not None:
                 callback_fn(epoch_idx, valid_score)
 
@@ -157,12 +173,13 @@ class TinyTrainer(WatchedTrainer):
             path = model_file or self.saved_model_file
             checkpoint.restore_model(self.model, checkpoint.load(path))
             self.logger.info(f"Loading model structure and parameters from {path}")
-        with self._clock.evaluation(), progress.said(self.doing):
+        with self._measurements.clock.evaluation(), shown_as(self.doing):
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
-    def _check_nan(self, loss: Any) -> None:
-        if torch.isnan(loss):
-            raise DivergenceError
+    def show_test_result(self, metrics: Mapping[str, float] | None) -> None:
+        """Write the test metrics of the best epoch to TensorBoard."""
+        self.tensorboard.write_test(self._epoch, metrics)
+        self.tensorboard.close()
 
     def resume_checkpoint(
         self, resume_file: str | os.PathLike[str], train_data: Any = None
@@ -195,38 +212,27 @@ class TinyTrainer(WatchedTrainer):
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _use_files(self, files: RunFiles) -> None:
-        self._files = files
-        self.saved_model_file = str(files.best)
-        self.tensorboard = Board(Path("log_tensorboard") / files.best.stem)
+        self.saved_model_file = str(files.best)  # which the user may change before `fit`
+        self.tensorboard = RunWriter(Path("log_tensorboard") / files.best.stem)
 
     def _begin(self, train_data: Any, valid_data: Any, saved: bool) -> None:
-        """Check what training will write to, and puts a resumed run's random state back."""
-        self._saves = saved
-        self._files = RunFiles(Path(self.saved_model_file))  # which RecBole's users may have set
+        """Check that files can be written, and put the random state of a resumed run back."""
         self._evaluates = bool(valid_data) and self.eval_step > 0  # as RecBole's loop has it
-        self._dataset = checkpoint.dataset_fingerprint(train_data._dataset)
-        self._generators = random_state.generators(train=train_data, valid=valid_data)
-        if saved:
-            checkpoint.check_writable(self._files.best)
+        files = RunFiles(Path(self.saved_model_file))
+        self._saver = RunSaver(files, train_data, valid_data, writes=saved)
         self.tensorboard.flush()
         if self._resumed is not None:
-            self._restore_random_state(self._resumed)
+            self._saver.restore_random_state(self._resumed)
             self._resumed = None
-
-    def _restore_random_state(self, state: dict[str, Any]) -> None:
-        checkpoint.check_dataset(self._dataset, state)
-        for name, generator in self._generators.items():
-            generator.set_state(state["generators"][name])
-        random_state.restore(state["random_state"])
 
     def _detects_anomalies(self) -> bool:
         chosen = self.config["detect_anomaly"]
-        return not is_tiny(type(self.model)) if chosen is None else bool(chosen)
+        return not self._is_twin if chosen is None else bool(chosen)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super()._build_optimizer(**kwargs)
         is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
-        return fused(optimizer) if is_adam and is_tiny(type(self.model)) else optimizer
+        return fuse(optimizer) if is_adam and self._is_twin else optimizer
 
     def _train_epoch(
         self,
@@ -237,65 +243,55 @@ class TinyTrainer(WatchedTrainer):
     ) -> Any:
         loss_func = loss_func or self.model.calculate_loss
         loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
-        phase = phase_of(loss_func)
-        self._epoch, self.doing = epoch_idx, progress.training(epoch_idx, phase)
-        self._resident_bytes = self._resident_bytes or resident_bytes(self.model)
+        compression = self._compressed.compression if self._compressed else None
+        phase, measurements = phase_of(loss_func), self._measurements
+        self._epoch, self.doing = epoch_idx, describe_pass(epoch_idx, phase)
         with (
             without_unread_triples(self.config, self.model, train_data),
-            self._clock.phase(phase),
-            progress.said(self.doing),
+            measurements.phase(phase),
+            shown_as(self.doing),
         ):
             if self._budget and phase == "rs":
                 self._budget.begin_epoch(epoch_idx, train_data, loss_func)
-            with self._measured(phase, loss_func) as measured:
-                run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
+            with measurements.first_step(phase, loss_func, self.optimizer, compression) as measured:
+                run = train_pass if self._is_twin else Trainer._train_epoch
                 return run(self, train_data, epoch_idx, measured, show_progress)
 
-    @contextmanager
-    def _measured(self, phase: str, loss_func: LossFunction) -> Iterator[LossFunction]:
-        if phase in self._phase_bytes:
-            yield loss_func
-            return
-        compression = self._compressed.compression if self._compressed else None
-        with StepMeter(self.model, self.optimizer, self.device, loss_func, compression) as meter:
-            yield meter.loss_func
-        if meter.result:
-            self._phase_bytes[phase] = meter.result
-
-    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
-        score, self._latest_valid_result = super()._valid_epoch(valid_data, show_progress)
-        return score, self._latest_valid_result
+    def _check_nan(self, loss: Tensor) -> None:
+        if torch.isnan(loss):
+            raise DivergenceError
 
     def _add_train_loss_to_tensorboard(
         self, epoch_idx: int, losses: Any, tag: str = "Loss/Train"
     ) -> None:
-        """Comes right after an epoch's training, and ends the epoch if no evaluation follows."""
+        """Write what the epoch's training took; save the epoch if no evaluation follows it."""
         super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+        bits = bits_of_maps(self.model, self.config)
+        self.tensorboard.write_epoch(epoch_idx, self.epoch_seconds[-1], self.memory(), bits)
+        self.doing = EVALUATION
         if self._evaluates and (epoch_idx + 1) % self.eval_step != 0:
-            self._save_last(epoch_idx)
+            self._saver.save_last(self, epoch_idx)
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
+        self.doing = f"epoch {self._epoch}, validation"
+        score, metrics = super()._valid_epoch(valid_data, show_progress)
+        self.doing = EVALUATION
+        seconds = next(reversed(self.evaluation_seconds), None)
+        self.tensorboard.write_evaluation(self._epoch, metrics, seconds)
+        self._latest_valid_result = metrics
+        return score, metrics
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Comes for an epoch that is the best so far, before RecBole notes the epoch's result."""
+        """Save the best epoch so far, with its result, which RecBole notes only afterwards."""
         if self._latest_valid_result is not None:
             self.best_valid_result = self._latest_valid_result
-        self._files.save_best(self._state(epoch))
+        self._saver.save_best(self, epoch)
         if verbose:
-            path = self._files.best
+            path = self._saver.files.best
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
-    def _save_last(self, epoch: int) -> None:
-        if self._saves:
-            self._files.save_last(epoch, lambda: self._state(epoch))
-
-    def _state(self, epoch: int) -> dict[str, Any]:
-        return {
-            **checkpoint.model_state(self.model),
-            "dataset": self._dataset,
-            "config": to_plain(self.config),
-            "epoch": epoch,
-            **{name: getattr(self, name) for name in _COUNTERS},
-            "compression_step": self._compressed.step if self._compressed else 0,
-            "optimizer": self.optimizer.state_dict(),
-            "random_state": random_state.capture(),
-            "generators": {name: g.get_state() for name, g in self._generators.items()},
-        }
+    def _add_hparam_to_tensorboard(self, best_valid_result: float) -> None:
+        """Write the best epoch's metrics and the run's parameters, when training ends."""
+        self.tensorboard.write_best(
+            self._epoch, self.best_valid_result, self.config, self._measurements.phase_bytes
+        )

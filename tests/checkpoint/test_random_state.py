@@ -1,4 +1,4 @@
-"""Whoever draws random numbers in between, the draws after it are those that would have been."""
+"""Random numbers drawn in a block, or after a checkpoint, do not change those that follow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ def test_drawing_inside_the_block_does_not_show_after_it():
     with random_state.preserved():
         first = [draw() for draw in DRAWS]
     assert [draw() for draw in DRAWS] == first
+
+
+def test_loaders_draw_the_same_batches_after_the_block(tiny):
+    loader = prepare("KGAT", "tiny", config_dict=tiny).train_data
+    generators = random_state.generators(train=loader)
+    before = {name: generator.get_state() for name, generator in generators.items()}
+    with random_state.preserved(loader, None):
+        for generator in generators.values():
+            torch.rand(1, generator=generator)
+    for name, generator in generators.items():
+        assert torch.equal(generator.get_state(), before[name]), name
 
 
 def test_state_comes_back_through_a_file(tmp_path):

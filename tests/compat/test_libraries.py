@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
 from recbole_tinykg.compat import libraries
-from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model import get_model
 from recbole_tinykg.quick_start import prepare
 
 
@@ -40,33 +36,6 @@ def test_dok_update_fills_the_matrix():
     matrix = sp.dok_matrix((2, 3), dtype=np.float32)
     matrix._update({(0, 2): 1, (1, 0): 2})
     assert matrix.tocoo().toarray().tolist() == [[0, 0, 1], [2, 0, 0]]
-
-
-@pytest.mark.parametrize("name", ["KGAT", "KGCN", "BPR", "SASRec"])
-def test_stock_models_are_recboles_own(name):
-    model = get_model(name)
-    assert (model.__name__, model.__module__.split(".")[0]) == (name, "recbole")
-
-
-@pytest.mark.parametrize("mode", [False, True])
-def test_get_stock_model_keeps_the_anomaly_mode(mode):
-    sys.modules.pop("recbole.model.sequential_recommender.sine", None)
-    sys.modules.pop("recbole.model.sequential_recommender", None)
-    with torch.autograd.set_detect_anomaly(mode):
-        get_model("SINE")
-        assert torch.is_anomaly_enabled() is mode
-
-
-@pytest.mark.parametrize("name", ["Nope", "kgat", "tinykgat", "../KGAT", "os", "", "XGBoost"])
-def test_unknown_model_lists_what_exists(name):
-    with pytest.raises(ConfigurationError, match=r"TinyKGAT, .*KGAT, .*RippleNet") as error:
-        get_model(name)
-    assert repr(name) in str(error.value)
-
-
-def test_unknown_model_names_the_nearest():
-    with pytest.raises(ConfigurationError, match=r"did you mean TinyKGAT\?"):
-        get_model("TinyKGTA")
 
 
 def dense_attention(ckg: sp.coo_matrix, num_relations: int) -> np.ndarray:

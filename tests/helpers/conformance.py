@@ -27,7 +27,7 @@ from recbole_tinykg.functional.kgin import step
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.trainer.optimizers import fused
+from recbole_tinykg.trainer.optimizers import fuse
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 
@@ -163,7 +163,7 @@ class TwinConformance(TwinCase):
             for loss, batch in self.data("tiny")[1].items():
                 total(getattr(twin, loss)(batch)).backward()
             before = [score(pairs) for score in scores]
-            fused(torch.optim.Adam(twin.parameters(), lr=0.1)).step()
+            fuse(torch.optim.Adam(twin.parameters(), lr=0.1)).step()
         got = [score(pairs) for score in scores]
         twin.eval()
         for score, old, new in zip(scores, before, got, strict=True):

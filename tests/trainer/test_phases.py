@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_tinykg.memory import step_meter
 from recbole_tinykg.memory.meter import peak_bytes
 from recbole_tinykg.memory.step_meter import StepMeter
 from recbole_tinykg.trainer import phases
@@ -79,7 +80,7 @@ def test_step_meter_leaves_numbers_and_random_state_alone():
 def test_step_meter_measures_the_first_step_only(monkeypatch):
     regions = []
     monkeypatch.setattr(
-        phases, "peak_bytes", lambda device: regions.append(1) or peak_bytes(device)
+        step_meter, "peak_bytes", lambda device: regions.append(1) or peak_bytes(device)
     )
     meter = metered_steps(Twin(), 3)
     assert len(regions) == 1

@@ -13,7 +13,7 @@ import pytest
 import recbole.trainer.trainer
 
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.trainer.progress import Progress, said
+from recbole_tinykg.trainer.progress import Progress, shown_as
 
 
 class Terminal(io.StringIO):
@@ -77,7 +77,7 @@ def test_a_pass_that_fails_has_no_line(caplog):
 def test_recbole_draws_its_own_bars_again_after_the_block():
     module = recbole.trainer.trainer
     before = module.tqdm
-    with pytest.raises(ZeroDivisionError), said("never"):
+    with pytest.raises(ZeroDivisionError), shown_as("never"):
         assert module.tqdm is not before
         raise ZeroDivisionError
     assert module.tqdm is before

@@ -11,48 +11,48 @@ from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
 from recbole_tinykg.trainer.tensorboard import LazyWriter, bits_of_maps, hyperparameters
 
 
-def board_of(result) -> EventAccumulator:
+def events_of(result) -> EventAccumulator:
     return EventAccumulator(f"log_tensorboard/{result['run_name']}").Reload()
 
 
-def values(board, tag) -> list[float]:
-    return [event.value for event in board.Scalars(tag)]
+def values(events, tag) -> list[float]:
+    return [event.value for event in events.Scalars(tag)]
 
 
 @pytest.mark.parametrize("model", ["TinyKGAT", "KGAT", "TinyKGCN"])
 def test_scalars_are_those_of_the_result(model, tiny):
     result = run_recbole_tinykg(model, "tiny", config_dict=tiny)
-    board = board_of(result)
+    events = events_of(result)
     for metric, value in result["test_result"].items():
-        assert values(board, f"Test/{metric}") == [pytest.approx(value)]
+        assert values(events, f"Test/{metric}") == [pytest.approx(value)]
     for metric, value in result["best_valid_result"].items():
-        assert values(board, f"Valid_best/{metric}") == [pytest.approx(value)]
-        assert len(values(board, f"Valid/{metric}")) == 2
+        assert values(events, f"Valid_best/{metric}") == [pytest.approx(value)]
+        assert len(values(events, f"Valid/{metric}")) == 2
     for phase in result["memory"].keys() & {"rs", "kg"}:
         for quantity, number in result["memory"][phase].items():
             if number:
-                assert values(board, f"Memory/{phase}_{quantity}") == [number] * 2
-    assert values(board, "Memory/parameter_bytes") == [result["memory"]["parameter_bytes"]] * 2
-    assert values(board, "Memory/optimizer_bytes")[-1] == result["memory"]["optimizer_bytes"]
+                assert values(events, f"Memory/{phase}_{quantity}") == [number] * 2
+    assert values(events, "Memory/parameter_bytes") == [result["memory"]["parameter_bytes"]] * 2
+    assert values(events, "Memory/optimizer_bytes")[-1] == result["memory"]["optimizer_bytes"]
     seconds = [epoch["total"] for epoch in result["epoch_seconds"]]
-    assert values(board, "Seconds/total") == pytest.approx(seconds)
+    assert values(events, "Seconds/total") == pytest.approx(seconds)
     evaluations = result["evaluation_seconds"]
     assert len(evaluations) == 3  # two validations and the test
-    assert values(board, "Seconds/evaluation") == pytest.approx(evaluations[:2])
-    assert {"Vaild_score"} <= set(board.Tags()["scalars"])
+    assert values(events, "Seconds/evaluation") == pytest.approx(evaluations[:2])
+    assert {"Vaild_score"} <= set(events.Tags()["scalars"])
 
 
 def test_the_score_is_one_of_the_metrics(tiny):
     result = run_recbole_tinykg("TinyKGAT", "tiny", config_dict=tiny)
-    board = board_of(result)
-    assert values(board, "Valid/mrr@5") == values(board, "Vaild_score")
+    events = events_of(result)
+    assert values(events, "Valid/mrr@5") == values(events, "Vaild_score")
 
 
 def test_hparams_find_parameters_and_results(tiny):
     result = run_recbole_tinykg("TinyKGAT", "tiny", config_dict={**tiny, "mess_dropout": 0.0})
-    board = board_of(result)
+    events = events_of(result)
     contents = {
-        tag: board.SummaryMetadata(tag).plugin_data.content
+        tag: events.SummaryMetadata(tag).plugin_data.content
         for tag in (metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG)
     }
     experiment = metadata.parse_experiment_plugin_data(contents[metadata.EXPERIMENT_TAG])
@@ -62,7 +62,7 @@ def test_hparams_find_parameters_and_results(tiny):
     assert start.hparams["mess_dropout"].number_value == 0  # and not left out
     tags = [info.name.tag for info in experiment.metric_infos]
     assert {"Test/recall@5", "Valid_best/mrr@5", "Seconds/total"} <= set(tags)
-    assert set(tags) <= set(board.Tags()["scalars"])
+    assert set(tags) <= set(events.Tags()["scalars"])
 
 
 def test_hparams_leave_out_what_tells_no_run_from_another(tiny):
@@ -77,22 +77,22 @@ def test_evaluations_are_at_the_epochs_that_have_one(tiny):
     result = run_recbole_tinykg(
         "TinyKGCN", "tiny", config_dict={**tiny, "epochs": 4, "eval_step": 2}
     )
-    board = board_of(result)
-    assert [event.step for event in board.Scalars("Valid/mrr@5")] == [1, 3]
-    assert [event.step for event in board.Scalars("Test/mrr@5")] == [3]
+    events = events_of(result)
+    assert [event.step for event in events.Scalars("Valid/mrr@5")] == [1, 3]
+    assert [event.step for event in events.Scalars("Test/mrr@5")] == [3]
 
 
 def test_a_resumed_run_goes_on_in_its_folder(tiny):
     first = run_recbole_tinykg("TinyKGCN", "tiny", config_dict=tiny)
     run_recbole_tinykg(resume=first["files"]["last"], config_dict={**tiny, "epochs": 3})
-    assert [event.step for event in board_of(first).Scalars("Valid/mrr@5")] == [0, 1, 2]
+    assert [event.step for event in events_of(first).Scalars("Valid/mrr@5")] == [0, 1, 2]
 
 
 def test_without_validation_there_is_no_best_epoch(tiny):
     experiment = prepare("TinyKGCN", "tiny", config_dict=tiny)
     experiment.trainer.fit(experiment.train_data, saved=False)
-    board = board_of({"run_name": experiment.config["run_name"]})
-    tags = set(board.Tags()["scalars"])
+    events = events_of({"run_name": experiment.config["run_name"]})
+    tags = set(events.Tags()["scalars"])
     assert "Loss/Train" in tags and not any(tag.startswith("Valid") for tag in tags)
 
 
@@ -114,10 +114,10 @@ def test_bits_per_map_are_shown_by_name_as_they_change(tiny):
         seen.append(dict(experiment.model.map_bits))
 
     trainer.fit(experiment.train_data, experiment.valid_data, saved=False, callback_fn=look)
-    board = board_of({"run_name": experiment.config["run_name"]})
+    events = events_of({"run_name": experiment.config["run_name"]})
     for name in experiment.model.map_sites:
-        assert values(board, f"Bits/{name}") == [bits[name] for bits in seen]
-    assert "Bits/all_maps" not in board.Tags()["scalars"]
+        assert values(events, f"Bits/{name}") == [bits[name] for bits in seen]
+    assert "Bits/all_maps" not in events.Tags()["scalars"]
 
 
 def test_writer_that_wrote_nothing_leaves_nothing(tmp_path):

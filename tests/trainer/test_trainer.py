@@ -13,10 +13,11 @@ from recbole.utils import init_seed
 
 from recbole_tinykg.checkpoint import checkpoint
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
+from recbole_tinykg.memory import step_meter
 from recbole_tinykg.memory.meter import peak_bytes
 from recbole_tinykg.model import get_model
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.trainer import TinyTrainer, phases, trainer_class
+from recbole_tinykg.trainer import TinyTrainer, trainer_class
 
 
 def fit(model, parameters, **arguments):
@@ -51,6 +52,10 @@ def test_trainer_is_the_hosts_with_ours_underneath(model, stock_trainer):
     )
 
 
+def test_nothing_of_ours_stands_between_the_trainer_and_recboles_loop():
+    assert TinyTrainer.__bases__ == (recbole.trainer.Trainer,)
+
+
 def test_model_with_a_loop_of_its_own_is_refused():
     with pytest.raises(ConfigurationError, match="got NCL, which has NCLTrainer.fit"):
         trainer_class(get_model("NCL"))
@@ -72,7 +77,9 @@ def test_stock_model_trains_to_the_bits_of_recboles_own_trainer(model, tiny):
 def test_measuring_does_not_change_a_twins_training(tiny, monkeypatch):
     tiny |= {"mess_dropout": 0.2}
     measured = fit("TinyKGAT", tiny, saved=False)
-    monkeypatch.setattr(phases.StepMeter, "loss_func", lambda meter, batch: meter._loss_func(batch))
+    monkeypatch.setattr(
+        step_meter.StepMeter, "loss_func", lambda meter, batch: meter._loss_func(batch)
+    )
     unmeasured = fit("TinyKGAT", tiny, saved=False)
     assert measured.trainer.memory().keys() > unmeasured.trainer.memory().keys()
     assert_equal_parameters(measured, unmeasured)
@@ -81,7 +88,7 @@ def test_measuring_does_not_change_a_twins_training(tiny, monkeypatch):
 def test_one_step_of_each_phase_is_measured(tiny, monkeypatch):
     regions = []
     monkeypatch.setattr(
-        phases, "peak_bytes", lambda device: regions.append(1) or peak_bytes(device)
+        step_meter, "peak_bytes", lambda device: regions.append(1) or peak_bytes(device)
     )
     fit("TinyKGAT", {**tiny, "epochs": 3}, saved=False)
     assert len(regions) == 2

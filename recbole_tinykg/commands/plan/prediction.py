@@ -37,17 +37,14 @@ def predicted(experiment: Experiment, bits: int | Quantizers | None = None) -> M
         SimulationError: The memory of a step depends on values.
     """
     model = experiment.model
-    generators = random_state.generators(train=experiment.train_data)
-    states = {name: generator.get_state() for name, generator in generators.items()}
     trainer = first_steps(_SimulatedSteps, experiment.config, model)
     was_training = model.training
     try:
-        with random_state.preserved(), nullcontext() if bits is None else model.compression(bits):
+        compression = nullcontext() if bits is None else model.compression(bits)
+        with random_state.preserved(experiment.train_data), compression:
             trainer.take(experiment.train_data)
     finally:
         model.train(was_training)
-        for name, generator in generators.items():
-            generator.set_state(states[name])
     state_bytes = optimizer_bytes(trainer.optimizer)
     return Memory(
         **resident_bytes(model),

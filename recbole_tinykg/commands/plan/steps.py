@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from recbole_tinykg.compat import replaced
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.trainer import TinyTrainer, trainer_class
@@ -62,11 +63,8 @@ class FirstSteps(TinyTrainer):
         if refresh is None:
             yield
             return
-        self.model.update_attentive_A = lambda: self.take_refresh(refresh)
-        try:
+        with replaced(self.model, update_attentive_A=lambda: self.take_refresh(refresh)):
             yield
-        finally:
-            del self.model.update_attentive_A
 
 
 @contextmanager
