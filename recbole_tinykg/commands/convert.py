@@ -20,10 +20,9 @@ import torch
 
 from recbole_tinykg import checkpoint, compat
 from recbole_tinykg.checkpoint.plain import revived
+from recbole_tinykg.commands.flags import read_parameters
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
 from recbole_tinykg.config import Config, to_plain
-from recbole_tinykg.config.own_keys import refuse_unknown
-from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
 from recbole_tinykg.quick_start.experiment import build_data_and_model
@@ -38,9 +37,7 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     for flag in ("checkpoint", "output"):
         if flag not in flags:
             raise ConfigurationError(f"--{flag} must name a file; got none")
-    given = read_arguments(parameters)
-    refuse_unknown(given, {})
-    changes = {key: read_literal(value) for key, value in given.items()}
+    changes = read_parameters(parameters)
     name = convert(flags["checkpoint"], flags["output"], flags.get("model"), changes)
     print(f"{flags['output']}: {name}, converted from {flags['checkpoint']}")
 

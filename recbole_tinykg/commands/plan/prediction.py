@@ -26,8 +26,8 @@ from recbole_tinykg.quick_start import Experiment
 from recbole_tinykg.trainer.loop import train_pass
 
 
-def predicted(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:
-    """The memory of a training, without training.
+def predict(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:
+    """Return the memory of a training, without training.
 
     Args:
         experiment: Model and data; left as they are.
@@ -86,7 +86,7 @@ class _SimulatedSteps(FirstSteps):
                 return loss_func(interaction)
 
         run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
-        with self._undone(simulation), simulation, simulation.unknown_is_zero():
+        with self._undo(simulation), simulation, simulation.unknown_is_zero():
             run(self, batches, 0, watched, False)
         self.steps[phase] = StepMemory(saved[0].num_bytes, simulation.peak_bytes)
 
@@ -99,8 +99,8 @@ class _SimulatedSteps(FirstSteps):
         self.refresh_peak_bytes = simulation.peak_bytes
 
     @contextmanager
-    def _undone(self, simulation: Simulation) -> Iterator[None]:
-        """End the block with the optimizer's step, and puts the model back."""
+    def _undo(self, simulation: Simulation) -> Iterator[None]:
+        """End the block with the optimizer's step, and put the model back."""
         with ExitStack() as stack:
             stack.enter_context(random_state.preserved())
             stack.enter_context(module_state.preserved(self.model))

@@ -27,8 +27,8 @@ class FirstSteps(TinyTrainer):
         """Goes through the phases."""
         self._seen: set[str] = set()
         detects = torch.autograd.set_detect_anomaly(self._detects_anomalies())
-        scoring = candidates_scored(self.config, self.model, train_data)
-        with detects, recboles_deprecations_ignored(), self._watched_refresh(), scoring:
+        scoring = lend_model(self.config, self.model, train_data)
+        with detects, recboles_deprecations_ignored(), self._intercept_refresh(), scoring:
             for epoch in range(_cycle(self.config)):
                 self._train_epoch(train_data, epoch)
 
@@ -57,7 +57,7 @@ class FirstSteps(TinyTrainer):
         return 0.0
 
     @contextmanager
-    def _watched_refresh(self) -> Iterator[None]:
+    def _intercept_refresh(self) -> Iterator[None]:
         refresh = getattr(self.model, "update_attentive_A", None)
         if refresh is None:
             yield
@@ -70,8 +70,8 @@ class FirstSteps(TinyTrainer):
 
 
 @contextmanager
-def candidates_scored(config: Any, model: Any, train_data: Any) -> Iterator[None]:
-    """Dynamic negatives are candidates that the model scores: the loader has it in the block."""
+def lend_model(config: Any, model: Any, train_data: Any) -> Iterator[None]:
+    """Give the loader the model in the block, if it scores candidates for dynamic negatives."""
     if not config["train_neg_sample_args"].get("dynamic", False):
         yield
         return
