@@ -22,7 +22,7 @@ from recbole_tinykg.commands.child import environment
 from recbole_tinykg.commands.compare import process, worker
 from recbole_tinykg.commands.compare.folder import Folder
 from recbole_tinykg.commands.compare.runs import Request, Run, make_request
-from recbole_tinykg.commands.compare.statistics import compared
+from recbole_tinykg.commands.compare.statistics import compare_pairs
 from recbole_tinykg.errors import ConfigurationError, UserError
 
 OUTPUT = "output"
@@ -82,7 +82,7 @@ def request_for(twins=("TinyKGAT",), dataset="ml-100k", bits=(2,), seeds=5, **ot
 
 
 def test_three_differences_by_hand():
-    found = compared([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
+    found = compare_pairs([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
     t = 2 * math.sqrt(3)  # differences 1, 2, 3: mean 2, standard deviation 1
     assert found["stock"] == 20 and found["tiny"] == 22 and found["difference"] == 2
     assert found["difference_percent"] == pytest.approx(10)
@@ -96,7 +96,7 @@ def test_three_differences_by_hand():
 def test_tests_are_paired():
     stock = [0.31, 0.45, 0.12, 0.77, 0.52, 0.60]
     tiny = [0.33, 0.44, 0.15, 0.79, 0.55, 0.66]
-    found = compared(stock, tiny)
+    found = compare_pairs(stock, tiny)
     assert found["p_value"] == pytest.approx(stats.ttest_rel(tiny, stock).pvalue)
     assert found["wilcoxon_p_value"] == pytest.approx(4 / 64)  # ranks against: 1 of 21, both sides
     assert found["p_value"] < stats.ttest_ind(tiny, stock).pvalue
@@ -115,7 +115,7 @@ def test_tests_are_paired():
     ],
 )
 def test_what_cannot_be_computed_is_none_and_never_nan(stock, tiny, missing):
-    found = compared(stock, tiny)
+    found = compare_pairs(stock, tiny)
     assert missing <= {name for name, value in found.items() if value is None}
     assert all(value is None or math.isfinite(value) for value in found.values())
 

@@ -1,7 +1,7 @@
 """`recbole-tinykg compare`: stock models against their twins, paired by seed.
 
-Every run is a process of its own, so that its peaks are its own and its death is not the
-comparison's. What is finished stays finished (`folder`); the rest is made by the same command.
+Every run is a process of its own, so that its peaks are its own, and the comparison goes on if it
+dies. Finished runs are kept (`folder`); the same command makes those that are missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from recbole_tinykg.errors import UserError
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """The results of a comparison.
 
     Attributes:
         rows: A line per twin, bit width and quantity; the lines of `comparison.jsonl`.
@@ -158,7 +158,7 @@ def _make_all(
 
 
 def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
-    """Say with which run of the same seed a run cannot be compared; empty: with all it can."""
+    """Return why a run cannot be compared with another of its seed; empty if it can."""
     for other, line in finished.items():
         if other.seed == run.seed and line["splits"] != made["splits"]:
             return (
@@ -174,7 +174,7 @@ def _summary_of(line: Line) -> str:
 
 
 def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
-    """Write the results anew from all finished runs."""
+    """Write the results of all finished runs, replacing earlier ones."""
     lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
     write_whole(folder.path / "comparison.jsonl", lines)
     picture = "\n\n![chart](comparison.png)" if found else ""

@@ -1,12 +1,12 @@
-"""The folder of a comparison: what is in it, and how it survives being killed at any moment.
+"""The folder of a comparison: what it holds, and how it survives a kill at any moment.
 
     settings.json      what all its runs have in common; other settings need another folder
     runs.jsonl         a line per finished run
     runs/<run>/        a run's own working folder: output.log, log/, log_tensorboard/, saved/
     comparison.*       the tables and the chart; tensorboard/: HParams
 
-A finished run is first a whole file in its folder and then a whole line: whichever of the two a
-kill leaves, the run is not repeated. One comparison at a time works in a folder.
+A finished run is first written as a whole file in its folder, then as a whole line. If a kill comes
+between the two, the run is not repeated. Only one comparison at a time works in a folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Folder:
     """A comparison on disk."""
 
     def __init__(self, path: Path) -> None:
-        """Names the files; writes nothing."""
         self.path = path.absolute()
         self.shown = path
         self.lines = self.path / "runs.jsonl"
@@ -43,7 +42,7 @@ class Folder:
 
     @contextmanager
     def lock(self, request: Request) -> Iterator[None]:
-        """Keep other comparisons out of the folder, which is created if it is not there.
+        """Keep other comparisons out of the folder, which is created if it does not exist.
 
         Raises:
             ConfigurationError: It holds a comparison with other settings.
@@ -142,7 +141,7 @@ class Folder:
 
 
 def _settings(request: Request) -> dict[str, Any]:
-    """The data set and, for every model, all parameters that do not differ from run to run."""
+    """Return the data set and, for each model, the parameters that all runs share."""
     models = {}
     for twin in request.twins:
         for run in (

@@ -1,4 +1,4 @@
-"""Makes one run of a comparison in a process of its own."""
+"""Starts the process of a run and waits for its result."""
 
 from __future__ import annotations
 

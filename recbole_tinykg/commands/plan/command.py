@@ -1,9 +1,9 @@
 """`recbole-tinykg plan`: will it fit? Predicts the memory of a training, without training.
 
-For a twin the stock model it replaces is planned too, and the twin at each number of bits. What is
-resident is there once the model is built; what a step adds is found by running the step's code
-without its numbers (`recbole_tinykg.memory.simulation`), in a tenth of a second and no memory. With
-`--measure` one real step of each configuration stands beside, in a process of its own.
+A twin is planned at each number of bits, after the stock model that it replaces. What is resident
+is known once the model is built. What a step adds is found by running its code without its numbers
+(`recbole_tinykg.memory.simulation`), in a tenth of a second and without memory. With `--measure`
+each configuration also takes one real step, in a process of its own.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def plan(
     config_file_list: Sequence[str | os.PathLike[str]] | None = None,
     config_dict: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Predicts the memory of trainings, without training; draws no random numbers.
+    """Predict the memory of trainings, without training; draws no random numbers.
 
     Args:
-        model: Names of models. A twin is planned with its stock model before it, at each of `bits`.
+        model: Names of models. A twin is planned at each of `bits`, after its stock model.
         dataset: Name of the data set.
         bits: Numbers of bits per kept activation, or one: 1, 2, 4, 8 or 32. The key
             `compress_budget` adds the bits that it would choose, found in a few steps on the
@@ -110,7 +110,7 @@ def plan(
     for name, own in chosen.items():  # so that no error waits behind loading and measuring
         budgets[name] = Config(name, dataset, config_dict=own)["compress_budget"]
         if is_tiny(get_model(name)):
-            own["compress_budget"] = None  # the budget's bits are chosen here
+            own["compress_budget"] = None  # its bits are chosen in `_plan_model`
     models = []
     with random_state.preserved():
         for name, own in chosen.items():

@@ -1,6 +1,6 @@
 """Measured memory: one real step of each phase, in a process of its own so that peaks are honest.
 
-The process is this module, run with a request on standard input; its last line is the answer::
+The process runs this module with a request on standard input; its last line is the answer::
 
     {"model": ..., "dataset": ..., "parameters": {...}, "map_bits": {...}} -> take_steps(...)
 """
@@ -82,7 +82,7 @@ class _MeasuredSteps(FirstSteps):
     refresh_peak_bytes: int | None = 0
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Take a step."""
+        """Take a step as training does, with its meter."""
         self._drop_graphs()
         TinyTrainer._train_epoch(self, batches, 0, loss_func)
 
@@ -93,7 +93,7 @@ class _MeasuredSteps(FirstSteps):
         self.refresh_peak_bytes = peak.num_bytes
 
     def _drop_graphs(self) -> None:
-        """Some models keep results on themselves: the profiler would see them go in this step."""
+        """Delete results that models keep on themselves: the profiler would see them freed."""
         for module in self.model.modules():
             for name, value in list(vars(module).items()):
                 held = value if isinstance(value, list) else [value]

@@ -1,22 +1,25 @@
 """Predicted memory: the loop, the loss, backward and the optimizer's step, without their numbers.
 
-The trainer's own loop runs on one batch inside a `Simulation`. A step begins and ends where
-`phases.StepMeter` has it begin and end: from the loss function's call until the optimizer is about
-to step. The optimizer's step is simulated too, as it makes the optimizer's state. Afterwards
-parameters, optimizer and random state are as before.
+The trainer's own loop runs on one batch inside a `Simulation`. A step is what `StepMeter` measures
+in training: from the call of the loss function until the optimizer is about to step. The
+optimizer's step is simulated too, because it creates the optimizer's state. Afterwards parameters,
+optimizer and random state are as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
 
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
+from torch import Tensor
 
 from recbole_tinykg.checkpoint import module_state, random_state
 from recbole_tinykg.commands.plan.memory import Memory, StepMemory
 from recbole_tinykg.commands.plan.steps import FirstSteps, OneBatch, first_steps
+from recbole_tinykg.config import Config
 from recbole_tinykg.memory.meter import SavedTensors, optimizer_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.memory.simulation import CUDA_BLOCK_BYTES, Simulation
 from recbole_tinykg.memory.step_meter import LossFunction
@@ -31,7 +34,7 @@ def predict(experiment: Experiment, bits: int | Quantizers | None = None) -> Mem
 
     Args:
         experiment: Model and data; left as they are.
-        bits: Of a twin's activations, or of each stored map; None: as the model has them.
+        bits: Those of a twin's activations, or of each stored map; None: the model's own.
 
     Raises:
         SimulationError: The memory of a step depends on values.
@@ -58,14 +61,13 @@ def predict(experiment: Experiment, bits: int | Quantizers | None = None) -> Mem
 
 
 class _Stepped(Exception):
-    """The optimizer has stepped: there is nothing more to see."""
+    """Ends the loop once the optimizer has stepped."""
 
 
 class _SimulatedSteps(FirstSteps):
     """Simulates the first step of each phase."""
 
-    def __init__(self, config: Any, model: Any) -> None:
-        """Begin without steps."""
+    def __init__(self, config: Config, model: AbstractRecommender) -> None:
         super().__init__(config, model)
         self.steps: dict[str, StepMemory] = {}
         self.refresh_peak_bytes = 0
@@ -79,7 +81,7 @@ class _SimulatedSteps(FirstSteps):
         simulation = self._simulation
         saved: list[SavedTensors] = []
 
-        def watched(interaction: Any) -> Any:
+        def watched(interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
             simulation.start()
             with saved_tensors(self.model, interaction) as tensors, simulation.unknown_is_refused():
                 saved.append(tensors)
