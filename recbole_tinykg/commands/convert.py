@@ -1,12 +1,12 @@
 """`recbole-tinykg convert`: turns a checkpoint that RecBole saved into one of ours.
 
-RecBole pickles its whole configuration into the file, so reading it runs whatever code the file
-holds. Here, and nowhere else, that is done, because the user vouches for the file; what comes out
-is read without running anything.
+RecBole pickles its whole configuration into the file, so reading it runs any code that the file
+holds. That happens here and nowhere else, and only for a file that the user trusts. Reading the
+converted file runs no code.
 
-What a model sampled besides its weights, such as KGCN's neighbours, comes along. KGAT's attention
-matrix, which RecBole does not save, is computed again from the weights. That is exact: RecBole
-saves right after it refreshed the attention from the same weights.
+What a model sampled in addition to its weights, such as KGCN's neighbours, is converted too. KGAT's
+attention matrix, which RecBole does not save, is computed again from the weights. That is exact:
+RecBole saves right after it has refreshed the attention from the same weights.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def read_parameters(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def as_arguments(parameters: Mapping[str, Any]) -> list[str]:
-    """Return the `--key=value` arguments that read as these parameters."""
+    """Write parameters as `--key=value` arguments."""
     return [f"--{key}={value!r}" for key, value in parameters.items()]
 
 
