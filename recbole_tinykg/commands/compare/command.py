@@ -6,10 +6,11 @@ dies. Finished runs are kept (`folder`); the same command makes those that are m
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def compare(
     request.check()
     folder = Folder(Path(output) if output else _default_output(request))
     with folder.lock(request):
-        failures = _make_all(request, folder, keep_checkpoints, _print if verbose else _ignore)
+        failures = _make_all(request, folder, keep_checkpoints, verbose)
         wanted = {*request.runs()}
         runs = {run: line for run, line in folder.finished_runs().items() if run in wanted}
         found = tuple(rows(request, runs))
@@ -126,10 +127,9 @@ def compare(
     return Comparison(found, tuple(runs.values()), failures, table, folder.shown)
 
 
-def _make_all(
-    request: Request, folder: Folder, keep: bool, say: Callable[[str], None]
-) -> dict[str, str]:
+def _make_all(request: Request, folder: Folder, keep: bool, verbose: bool) -> dict[str, str]:
     """Make the runs that are missing; return why some failed."""
+    say = functools.partial(print, end="", flush=True) if verbose else lambda text: None
     wanted = list(request.runs())
     finished = folder.finished_runs()
     failures = {}
@@ -185,11 +185,3 @@ def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
 def _default_output(request: Request) -> Path:
     name = re.sub(r"[^\w.+-]", "_", f"{'+'.join(request.twins)}-{request.dataset}")
     return Path("comparisons") / name
-
-
-def _print(text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _ignore(text: str) -> None:
-    pass
