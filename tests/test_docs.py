@@ -132,7 +132,7 @@ def check_arguments(line: str) -> None:
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
     command = cli._command(name)
     if "--help" not in argv:
-        _, parameters = cli._split(command, cli._joined(command, argv))
+        _, parameters = cli._split(command, cli._join(command, argv))
         given = dict.fromkeys(p.removeprefix("--").partition("=")[0] for p in parameters)
         own_keys.refuse_unknown(given, given)
 

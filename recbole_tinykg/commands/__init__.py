@@ -3,5 +3,5 @@
 * `cli`: arguments to a command; `catalogue`: every command's flags and help;
 * `train`, `evaluate`, `convert`, `recommend/`, `compare/`, `plan/`, `tune/`: each has
   `run(flags, parameters)`; Ray is imported only under `tune/`;
-* `flags`, `report`, `processes`: what commands share.
+* `flags`, `report`, `child`: shared: flags read, tables printed, processes started.
 """

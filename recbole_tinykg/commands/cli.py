@@ -6,14 +6,13 @@ for the flags of RecBole's `run_recbole.py`. Anything else is refused.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from recbole_tinykg.commands.catalogue import COMMANDS, OVERVIEW, Command
-from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.errors import ConfigurationError, UserError, did_you_mean
 
 _SHORT = {"-m": "--model", "-d": "--dataset", "-n": "--nproc"}
 
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments; None: those of the process.
+        argv: Arguments; None: the process's own.
 
     Returns:
         0; 2 for wrong input, 130 when interrupted.
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(argument in ("-h", "--help") for argument in argv):
             print(command.help if named else OVERVIEW, end="")
             return 0
-        flags, parameters = _split(command, _joined(command, argv))
+        flags, parameters = _split(command, _join(command, argv))
         _runner(command)(flags, parameters)
     except UserError as error:
         print(f"recbole-tinykg: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -49,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ": see --help"
+        near = did_you_mean(name, COMMANDS)
+        hint = f"; {near}" if near else ": see --help"
         raise ConfigurationError(
             f"command must be one of {', '.join(COMMANDS)}; got {name!r}{hint}"
         )
@@ -58,15 +57,15 @@ def _command(name: str) -> Command:
 
 
 def _use_huge_pages() -> None:
-    """Let PyTorch ask Linux for pages of 2 MB, unless the user has said otherwise.
+    """Let PyTorch ask Linux for pages of 2 MB, unless the user has decided otherwise.
 
-    Maps of all nodes are tens of MB, taken and given back in every step; with pages of 4 KB their
-    faults cost as much as their arithmetic. No number depends on it.
+    Maps of all nodes are tens of MB, allocated and freed in every step; with pages of 4 KB their
+    page faults cost as much as their arithmetic. No result depends on it.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read at the first large allocation
 
 
-def _joined(command: Command, argv: Sequence[str]) -> list[str]:
+def _join(command: Command, argv: Sequence[str]) -> list[str]:
     """Write `-m KGAT` and `--model KGAT` as `--model=KGAT`, `--switch` with `=True`."""
     spaced = {"--nproc", *(f"--{flag}" for flag in command.flags)}
     switches = {f"--{switch}" for switch in command.switches}
@@ -103,7 +102,7 @@ def _split(command: Command, argv: Sequence[str]) -> tuple[dict[str, str], list[
 
 
 def _runner(command: Command) -> Callable[[Mapping[str, str], Sequence[str]], None]:
-    """Import a command when it is asked for: `--help` and typing errors answer at once."""
+    """Import a command only when it runs, so that `--help` and typing errors answer at once."""
     return importlib.import_module(f"recbole_tinykg.commands.{command.module}").run
 
 

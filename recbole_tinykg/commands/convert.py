@@ -1,12 +1,12 @@
 """`recbole-tinykg convert`: turns a checkpoint that RecBole saved into one of ours.
 
-RecBole pickles its whole configuration into the file, so reading it runs whatever code the file
-holds. Here, and nowhere else, that is done, because the user vouches for the file; what comes out
-is read without running anything.
+RecBole pickles its whole configuration into the file, so reading it runs any code that the file
+holds. That happens here and nowhere else, and only for a file that the user trusts. Reading the
+converted file runs no code.
 
-What a model sampled besides its weights, such as KGCN's neighbours, comes along. KGAT's attention
-matrix, which RecBole does not save, is computed again from the weights. That is exact: RecBole
-saves right after it refreshed the attention from the same weights.
+What a model sampled in addition to its weights, such as KGCN's neighbours, is converted too. KGAT's
+attention matrix, which RecBole does not save, is computed again from the weights. That is exact:
+RecBole saves right after it has refreshed the attention from the same weights.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import torch
 
 from recbole_tinykg import checkpoint, compat
 from recbole_tinykg.checkpoint.plain import revived
+from recbole_tinykg.commands.flags import read_parameters
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
 from recbole_tinykg.config import Config, to_plain
-from recbole_tinykg.config.own_keys import refuse_unknown
-from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
 from recbole_tinykg.quick_start.experiment import build_data_and_model
@@ -38,9 +37,7 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     for flag in ("checkpoint", "output"):
         if flag not in flags:
             raise ConfigurationError(f"--{flag} must name a file; got none")
-    given = read_arguments(parameters)
-    refuse_unknown(given, {})
-    changes = {key: read_literal(value) for key, value in given.items()}
+    changes = read_parameters(parameters)
     name = convert(flags["checkpoint"], flags["output"], flags.get("model"), changes)
     print(f"{flags['output']}: {name}, converted from {flags['checkpoint']}")
 

@@ -22,7 +22,7 @@ RESIDENT = {
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Lays out the results of runs, as `run_recbole_tinykg` returns them, side by side."""
+    """Lay out the results of runs, as `run_recbole_tinykg` returns them, side by side."""
     columns = [
         {**_metric_cells(result), **_memory_cells(result["memory"]), **_time_cells(result)}
         for result in results
@@ -33,7 +33,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """Lays out metrics, a row each, with a column per evaluation."""
+    """Lay out metrics, a row each, with a column per evaluation."""
     names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
     rows = [[name, *(f"{metrics[name]:.4f}" for metrics in columns.values())] for name in names]
     return align([["", *columns], *rows])
@@ -74,7 +74,7 @@ def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def align(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """Columns to the right, those in `left` to the left, a rule below the first row."""
+    """Align columns to the right, those in `left` to the left; rule off the first row."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from recbole_tinykg.commands.flags import chosen_models, chosen_name, meant_for, refuse_conflicts
+from recbole_tinykg.commands.flags import (
+    as_arguments,
+    chosen_models,
+    chosen_name,
+    parameters_for,
+    read_parameters,
+    refuse_conflicts,
+)
 from recbole_tinykg.commands.report import table
 from recbole_tinykg.config import Config
 from recbole_tinykg.quick_start import run_recbole_tinykg
@@ -24,11 +31,10 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
         results = [run_recbole_tinykg(*names, files, argv=parameters, resume=flags["resume"])]
     else:
         dataset = chosen_name("dataset", flags, files)
-        several = "model_list" in flags
-        runs = [
-            (model, meant_for(model, parameters) if several else parameters)
-            for model in chosen_models(flags, files)
-        ]
+        runs = [(model, parameters) for model in chosen_models(flags, files)]
+        if "model_list" in flags:
+            given = read_parameters(parameters)
+            runs = [(model, as_arguments(parameters_for(model, given))) for model, _ in runs]
         for model, arguments in runs:  # so that no error waits behind hours of training
             Config(model, dataset, files, argv=arguments)
         results = [run_recbole_tinykg(model, dataset, files, argv=argv) for model, argv in runs]

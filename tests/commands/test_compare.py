@@ -18,11 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from helpers.datasets import TINY_RUN
 from recbole_tinykg import compare, run_recbole_tinykg
 from recbole_tinykg.commands import cli
+from recbole_tinykg.commands.child import environment
 from recbole_tinykg.commands.compare import process, worker
 from recbole_tinykg.commands.compare.folder import Folder
-from recbole_tinykg.commands.compare.runs import Run, read_request
-from recbole_tinykg.commands.compare.statistics import compared
-from recbole_tinykg.commands.processes import environment
+from recbole_tinykg.commands.compare.runs import Request, Run, make_request
+from recbole_tinykg.commands.compare.statistics import compare_pairs
 from recbole_tinykg.errors import ConfigurationError, UserError
 
 OUTPUT = "output"
@@ -69,8 +69,20 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(text) for text in file.read_text().splitlines()]
 
 
+class Reached(Exception):
+    """Carries a request out of a comparison that is not to begin."""
+
+
+def stop_at(request):
+    raise Reached(request)
+
+
+def request_for(twins=("TinyKGAT",), dataset="ml-100k", bits=(2,), seeds=5, **others):
+    return make_request(twins, dataset, bits, seeds, **others)
+
+
 def test_three_differences_by_hand():
-    found = compared([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
+    found = compare_pairs([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
     t = 2 * math.sqrt(3)  # differences 1, 2, 3: mean 2, standard deviation 1
     assert found["stock"] == 20 and found["tiny"] == 22 and found["difference"] == 2
     assert found["difference_percent"] == pytest.approx(10)
@@ -84,7 +96,7 @@ def test_three_differences_by_hand():
 def test_tests_are_paired():
     stock = [0.31, 0.45, 0.12, 0.77, 0.52, 0.60]
     tiny = [0.33, 0.44, 0.15, 0.79, 0.55, 0.66]
-    found = compared(stock, tiny)
+    found = compare_pairs(stock, tiny)
     assert found["p_value"] == pytest.approx(stats.ttest_rel(tiny, stock).pvalue)
     assert found["wilcoxon_p_value"] == pytest.approx(4 / 64)  # ranks against: 1 of 21, both sides
     assert found["p_value"] < stats.ttest_ind(tiny, stock).pvalue
@@ -103,7 +115,7 @@ def test_tests_are_paired():
     ],
 )
 def test_what_cannot_be_computed_is_none_and_never_nan(stock, tiny, missing):
-    found = compared(stock, tiny)
+    found = compare_pairs(stock, tiny)
     assert missing <= {name for name, value in found.items() if value is None}
     assert all(value is None or math.isfinite(value) for value in found.values())
 
@@ -118,12 +130,32 @@ def test_what_cannot_be_computed_is_none_and_never_nan(stock, tiny, missing):
         ("7,7", [], (7,)),
     ],
 )
-def test_seeds_are_a_number_or_a_list(seeds, others, expected):
-    assert read_request({"seeds": seeds}, others).seeds == expected
+def test_seeds_are_a_number_or_a_list(seeds, others, expected, monkeypatch):
+    monkeypatch.setattr(Request, "check", stop_at)
+    with pytest.raises(Reached) as reached:
+        cli.main(["compare", f"--seeds={seeds}", *others])
+    assert reached.value.args[0].seeds == expected
+
+
+def test_flags_and_arguments_ask_for_the_same(monkeypatch):
+    monkeypatch.setattr(Request, "check", stop_at)
+    argv = ["--model_list=TinyKGAT,TinyKGCN", "--bits=8,2", "--seeds=2020,7", "--dataset=tiny"]
+    own = {"learning_rate": 1e-3, "layers": [8], "aggregator_type": "gcn"}
+    with pytest.raises(Reached) as typed:
+        compare(["TinyKGAT", "TinyKGCN"], "tiny", bits=[8, 2], seeds=[2020, 7], config_dict=own)
+    given = ["--learning_rate=1e-3", "--layers=[8]", "--aggregator_type=gcn"]
+    with pytest.raises(Reached) as typed_in:
+        cli.main(["compare", *argv, *given])
+    assert typed.value.args == typed_in.value.args
+
+
+def test_a_misspelt_parameter_is_refused_from_python_too(settings):
+    with pytest.raises(ConfigurationError, match="did you mean learning_rate"):
+        compare_tiny({**settings, "learning_rat": 1})
 
 
 def test_runs_go_seed_by_seed_stock_first():
-    request = read_request({"model_list": "TinyKGAT,TinyKGCN", "bits": "8,2", "seeds": "2"}, [])
+    request = request_for(["TinyKGAT", "TinyKGCN"], bits=[8, 2], seeds=2)
     names = [run.name for run in request.runs()]
     assert names[:6] == [
         *("KGAT-2020", "TinyKGAT-8bit-2020", "TinyKGAT-2bit-2020"),
@@ -132,9 +164,9 @@ def test_runs_go_seed_by_seed_stock_first():
     assert len(names) == len(set(names)) == 12
 
 
-@pytest.mark.parametrize(("given", "anomaly"), [([], False), (["--detect_anomaly=True"], True)])
+@pytest.mark.parametrize(("given", "anomaly"), [({}, False), ({"detect_anomaly": True}, True)])
 def test_stock_models_train_without_anomaly_mode_unless_asked_for(given, anomaly):
-    request = read_request({}, given)
+    request = request_for(parameters=given)
     assert request.config(Run("KGAT", None, 1))["detect_anomaly"] is anomaly
     assert not request.config(Run("TinyKGAT", 2, 1))["detect_anomaly"]
 
@@ -236,8 +268,8 @@ def test_damaged_settings_are_named(output, settings):
 
 
 def test_two_comparisons_do_not_share_a_folder(output, settings):
-    request = read_request({"dataset": "tiny"}, [f"--data_path={settings['data_path']}"])
-    with Folder(Path("other")).opened(request):
+    request = request_for(dataset="tiny", parameters={"data_path": settings["data_path"]})
+    with Folder(Path("other")).lock(request):
         with pytest.raises(UserError, match="another comparison is at work in other"):
             compare_tiny(settings, "other")
 
@@ -329,9 +361,9 @@ def test_a_run_ends_with_the_process_that_started_it(settings):
         (["--model=KGAT"], r"--model must be a Tiny model.*got 'KGAT'; did you mean TinyKGAT\?"),
         (["--model_list=TinyKGAT,Nope"], "--model must be a Tiny model.*got 'Nope'"),
         (["--model=TinyKGAT", "--model_list=TinyKGAT"], "must come without --model; got both"),
-        (["--bits=3"], "--bits must be one or several of 32, 8, 4, 2, 1.*got '3'"),
+        (["--bits=3"], "--bits must be one or several of 32, 8, 4, 2, 1.*got 3"),
         (["--bits=two"], "--bits must be one or several of"),
-        (["--seeds=0"], "--seeds must be the number of seeds.*got '0'"),
+        (["--seeds=0"], "--seeds must be the number of seeds.*got 0"),
         (["--seeds=a"], "--seeds must be the number of seeds.*got 'a'"),
         (["--seeds=1,-1"], "--seeds must be the number of seeds"),
         (["--seeds=1,2", "--seed=3"], "--seeds lists the seeds; got --seed too: leave it out"),

@@ -6,6 +6,8 @@ import json
 import math
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import yaml
 from recbole_tinykg.commands import cli
 from recbole_tinykg.commands.tune import cluster, objectives, records, report, spaces, study
 from recbole_tinykg.commands.tune.command import tune
-from recbole_tinykg.commands.tune.options import Wishes
+from recbole_tinykg.commands.tune.options import TuneOptions
 from recbole_tinykg.commands.tune.search_files import as_mapping, read_search, space_of
 from recbole_tinykg.commands.tune.spaces import Choice, Range, Steps
 from recbole_tinykg.commands.tune.trial import TrialPlan, run_trial
@@ -133,7 +135,7 @@ def test_every_twin_comes_with_a_search_file_of_its_own_parameters(model, tiny):
     assert ("compress_bits" in space) == (model != "TinyRippleNet")
     assert space_of(as_mapping(space)) == space
     default = {name: config[name] for name in space}
-    assert spaces.encoded(space, default).keys() == space.keys()  # Optuna hears all of it
+    assert spaces.encode(space, default).keys() == space.keys()  # Optuna hears all of it
 
 
 # Spaces
@@ -152,7 +154,7 @@ def test_samples_are_distinct_seeded_inside_and_begin_with_the_default():
     assert samples == spaces.distinct_samples(SPACE, 50, seed=3, first=first)
     assert samples != spaces.distinct_samples(SPACE, 50, seed=4, first=first)
     assert samples[0] == first and len(samples) == 50
-    assert all(spaces.encoded(SPACE, sample).keys() == SPACE.keys() for sample in samples[1:])
+    assert all(spaces.encode(SPACE, sample).keys() == SPACE.keys() for sample in samples[1:])
 
 
 def test_loguniform_is_uniform_in_the_logarithm():
@@ -244,9 +246,9 @@ def test_the_front_is_drawn(names, tmp_path):
 # What is asked for
 
 
-def planned(tiny, model="TinyKGAT", argv=(), **wishes) -> study.Study:
+def planned(tiny, model="TinyKGAT", argv=(), **options) -> study.Study:
     config = Config(model, "tiny", config_dict=tiny, argv=[f"--{a}" for a in argv])
-    return study.plan(config, Wishes(**wishes), [a.split("=")[0] for a in argv])
+    return study.make_study(config, TuneOptions(**options), [a.split("=")[0] for a in argv])
 
 
 def test_a_host_is_searched_as_its_twin_without_bits(tiny):
@@ -374,7 +376,7 @@ def test_sigterm_is_an_interrupt_and_its_handler_comes_back():
         signal.SIGINT, signal.default_int_handler
     )  # Tune may have left one
     try:
-        with pytest.raises(KeyboardInterrupt), cluster.terminable():
+        with pytest.raises(KeyboardInterrupt), cluster.interrupt_at_sigterm():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGINT, of_interrupts)
@@ -392,6 +394,14 @@ def test_a_missing_library_is_named_with_its_remedy(searcher, missing, monkeypat
 
 
 # A trial, without Ray
+
+
+def test_a_worker_can_choose_its_gpu_before_pytorch_is_imported():
+    code = (
+        "import sys; sys.modules.update(torch=None, recbole=None)\n"
+        "from recbole_tinykg.commands.tune.trial import train_trial"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ pytest.importorskip("optuna", reason="Optuna belongs to the extra `tune`")
 
 from recbole_tinykg import run_recbole_tinykg, tune  # noqa: E402
 from recbole_tinykg.commands.tune import cluster, engine  # noqa: E402
-from recbole_tinykg.commands.tune.options import Wishes  # noqa: E402
-from recbole_tinykg.commands.tune.study import plan  # noqa: E402
+from recbole_tinykg.commands.tune.options import TuneOptions  # noqa: E402
+from recbole_tinykg.commands.tune.study import make_study  # noqa: E402
 from recbole_tinykg.config.config import Config  # noqa: E402
 from recbole_tinykg.errors import UserError  # noqa: E402
 
@@ -37,7 +37,7 @@ pytestmark = [
 def local_cluster():
     """One small cluster for the file; `tune` uses the one that the process is connected to."""
     cluster.require("optuna")
-    with cluster.connected(None, cpus=1, gpus=0):
+    with cluster.connect(None, cpus=1, gpus=0):
         yield
 
 
@@ -49,7 +49,7 @@ def data(tiny) -> dict:
 
 def test_asha_stops_what_falls_behind_and_lets_the_last_epoch_be(data):
     config = Config("TinyKGAT", "tiny", config_dict=data | {"epochs": 9})
-    scheduler = engine._scheduler(plan(config, Wishes()))
+    scheduler = engine._scheduler(make_study(config, TuneOptions()))
     trials = [SimpleNamespace(trial_id=str(number)) for number in range(3)]
     decisions = []
     for trial, valid in zip(trials, (0.3, 0.1, 0.4), strict=True):
@@ -106,8 +106,8 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(data, tmp_path):
     killer.start()
     changes = {"epochs": 40, "stopping_step": 50}
     search = {"compress_bits": [2, 4]}
-    wishes = {"search": search, "trials": 1, "scheduler": "none", "output": tmp_path}
-    result = tune(dataset="tiny", config_dict=data | changes, **wishes)
+    options = {"search": search, "trials": 1, "scheduler": "none", "output": tmp_path}
+    result = tune(dataset="tiny", config_dict=data | changes, **options)
     killer.join()
     (trial,) = result.trials
     assert (trial.status, trial.epochs, trial.worker_deaths) == ("finished", 40, 1)
@@ -116,9 +116,9 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(data, tmp_path):
 
 
 def test_optuna_with_two_objectives_and_a_search_that_goes_on(data, tmp_path):
-    wishes = {"search": {"compress_bits": [1, 8, 5], "learning_rate": {"loguniform": [1e-3, 0.1]}}}
-    wishes |= {"searcher": "optuna", "objectives": ("valid", "saved"), "trials": 3}
-    result = tune(dataset="tiny", config_dict=data, output=tmp_path, concurrent=1, **wishes)
+    options = {"search": {"compress_bits": [1, 8, 5], "learning_rate": {"loguniform": [1e-3, 0.1]}}}
+    options |= {"searcher": "optuna", "objectives": ("valid", "saved"), "trials": 3}
+    result = tune(dataset="tiny", config_dict=data, output=tmp_path, concurrent=1, **options)
     assert [trial.number for trial in result.trials] == [0, 1, 2]
     assert result.default.parameters == {"compress_bits": 2, "learning_rate": 0.001}
     assert result.best.number in result.front
@@ -140,10 +140,10 @@ def test_a_trial_must_fit_into_the_cluster(data, tmp_path):
 
 
 def test_a_search_without_a_good_trial_says_why(data, tmp_path):
-    wishes = {"search": {"layers": [[8]]}, "trials": 1, "output": tmp_path}
+    options = {"search": {"layers": [[8]]}, "trials": 1, "output": tmp_path}
     folder = tmp_path / "trials" / "000"
     folder.mkdir(parents=True)
     (folder / "parameters.yaml").write_text("layers:\n- 64\n")
     (folder / "log").write_text("a file where the trial needs a folder")
     with pytest.raises(UserError, match="all 1 trials failed, the first because: .*folder"):
-        tune(dataset="tiny", config_dict=data, **wishes)
+        tune(dataset="tiny", config_dict=data, **options)

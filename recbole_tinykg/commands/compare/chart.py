@@ -17,7 +17,7 @@ _SECONDS = {"epoch_seconds": "per epoch", "evaluation_seconds": "per evaluation"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Write the chart as PNG; nothing if there is nothing to draw."""
+    """Write the chart as PNG, if there is something to draw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # files only, no window
     from matplotlib.figure import Figure
 
@@ -29,16 +29,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     panels = figure.subplots(len(twins), 3, squeeze=False, width_ratios=(1.5, 1, 1))
     for twin, (metrics, memory, seconds) in zip(twins, panels, strict=True):
         own = [row for row in rows if row.model == twin]
-        _metrics(metrics, own)
-        _memory(memory, own)
-        _seconds(seconds, own)
+        _draw_metrics(metrics, own)
+        _draw_memory(memory, own)
+        _draw_seconds(seconds, own)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png", dpi=110)
     temporary.replace(path)
 
 
-def _metrics(axes: Any, rows: Sequence[Row]) -> None:
-    """Difference to stock in per cent, with its interval."""
+def _draw_metrics(axes: Any, rows: Sequence[Row]) -> None:
+    """Draw the difference to stock in per cent, with its interval."""
     own = [row for row in rows if row.kind == "metric" and row.difference_percent is not None]
     names = list(dict.fromkeys(row.metric for row in own))
     for number, name in enumerate(names):
@@ -59,12 +59,12 @@ def _metrics(axes: Any, rows: Sequence[Row]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     seeds = len(rows[0].seeds)
     interval = ", 95 % interval" if seeds > 1 else ""
-    _dress(axes, rows, f"{rows[0].model} − {rows[0].stock_name}, % ({seeds} seeds{interval})")
-    _legend(axes, 5)
+    _label(axes, rows, f"{rows[0].model} − {rows[0].stock_name}, % ({seeds} seeds{interval})")
+    _add_legend(axes, 5)
 
 
-def _memory(axes: Any, rows: Sequence[Row]) -> None:
-    """How many times less the twin needs."""
+def _draw_memory(axes: Any, rows: Sequence[Row]) -> None:
+    """Draw how many times less memory the twin needs."""
     for number, (metric, label) in enumerate(_MEMORY.items()):
         own = [row for row in rows if row.metric == metric and row.ratio is not None]
         places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
@@ -75,12 +75,12 @@ def _memory(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.margins(y=0.15)
-    _dress(axes, rows, f"memory: {rows[0].stock_name} / {rows[0].model}, larger step")
-    _legend(axes, 2)
+    _label(axes, rows, f"memory: {rows[0].stock_name} / {rows[0].model}, larger step")
+    _add_legend(axes, 2)
 
 
-def _seconds(axes: Any, rows: Sequence[Row]) -> None:
-    """Seconds of the twin, with a line at the stock model's."""
+def _draw_seconds(axes: Any, rows: Sequence[Row]) -> None:
+    """Draw the seconds of the twin, with a line at the stock model's."""
     for number, (metric, label) in enumerate(_SECONDS.items()):
         own = [row for row in rows if row.metric == metric]
         places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
@@ -92,16 +92,16 @@ def _seconds(axes: Any, rows: Sequence[Row]) -> None:
             axes.axhline(row.stock, color=colour, linestyle="--", linewidth=1.2, label=name)
     axes.set_yscale("log")
     axes.margins(y=0.25)
-    _dress(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].stock_name}")
-    _legend(axes, 2)
+    _label(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].stock_name}")
+    _add_legend(axes, 2)
 
 
-def _legend(axes: Any, columns: int) -> None:
-    """Below the panel, where it hides nothing."""
+def _add_legend(axes: Any, columns: int) -> None:
+    """Put the legend below the panel, where it hides nothing."""
     axes.legend(fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
-def _dress(axes: Any, rows: Sequence[Row], title: str) -> None:
+def _label(axes: Any, rows: Sequence[Row], title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("bits")
     axes.set_xticks(range(len(_bits(rows))), list(map(str, _bits(rows))))

@@ -1,15 +1,16 @@
 """`recbole-tinykg compare`: stock models against their twins, paired by seed.
 
-Every run is a process of its own, so that its peaks are its own and its death is not the
-comparison's. What is finished stays finished (`folder`); the rest is made by the same command.
+Every run is a process of its own, so that its peaks are its own, and the comparison goes on if it
+dies. Finished runs are kept (`folder`); the same command makes those that are missing.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,22 @@ from typing import Any
 from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.compare import chart, process, tables, tensorboard
 from recbole_tinykg.commands.compare.folder import Folder, Line
-from recbole_tinykg.commands.compare.runs import Request, Run, read_request
+from recbole_tinykg.commands.compare.runs import Request, Run, make_request
 from recbole_tinykg.commands.compare.statistics import Row, rows
+from recbole_tinykg.commands.flags import (
+    chosen_models,
+    chosen_name,
+    read_parameters,
+    read_switch,
+    refuse_conflicts,
+)
 from recbole_tinykg.config.parameters import read_literal
-from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.errors import UserError
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """The results of a comparison.
 
     Attributes:
         rows: A line per twin, bit width and quantity; the lines of `comparison.jsonl`.
@@ -43,7 +51,7 @@ class Comparison:
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Compare what the flags name, prints the tables.
+    """Compare what the flags name; print the tables.
 
     Args:
         flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `seeds`,
@@ -53,16 +61,23 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     Raises:
         UserError: Wrong input; or, after the tables, runs that failed.
     """
-    keep = read_literal(flags.get("keep_checkpoints", "False"))
-    if not isinstance(keep, bool):
-        raise ConfigurationError(f"--keep_checkpoints must be True or False; got {keep!r}")
-    request = read_request(flags, parameters)
-    output = _output(flags.get("output"), request)
-    result = _compare(request, output, keep, _print)
+    refuse_conflicts(flags)
+    files = flags.get("config_files", "").split()
+    result = compare(
+        chosen_models(flags, files),
+        chosen_name("dataset", flags, files),
+        bits=read_literal(flags.get("bits", "2")),
+        seeds=read_literal(flags.get("seeds", "5")),
+        config_file_list=files,
+        config_dict=read_parameters(parameters),
+        output=flags.get("output"),
+        keep_checkpoints=read_switch(flags, "keep_checkpoints"),
+        verbose=True,
+    )
     if result.rows:
         print(f"\n{result.table}\n\n{result.output}: comparison.md, .jsonl, .png, tensorboard")
     if result.failures:
-        number = f"{len(result.failures)} of {len([*request.runs()])} runs"
+        number = f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs"
         what = "; ".join(f"{name}: {reason}" for name, reason in result.failures.items())
         raise UserError(f"{number} failed, the same command tries them again: {what}")
 
@@ -77,6 +92,7 @@ def compare(
     config_dict: Mapping[str, Any] | None = None,
     output: str | os.PathLike[str] | None = None,
     keep_checkpoints: bool = False,
+    verbose: bool = False,
 ) -> Comparison:
     """Compare twins with the models they replace.
 
@@ -89,46 +105,33 @@ def compare(
         config_dict: Parameters of every run, which win over the files.
         output: Folder; None: `comparisons/<models>-<dataset>`.
         keep_checkpoints: Whether finished runs keep their checkpoints.
+        verbose: Whether to print a line per run.
 
     Raises:
         UserError: Wrong input, or a folder with another comparison.
     """
-    flags = {
-        "model_list": model if isinstance(model, str) else ",".join(model),
-        "dataset": dataset,
-        "bits": str(list(bits)),
-        "seeds": str(seeds if isinstance(seeds, int) else list(seeds)),
-        "config_files": " ".join(str(Path(file)) for file in config_file_list),
-    }
-    argv = [f"--{key}={value!r}" for key, value in (config_dict or {}).items()]
-    request = read_request(flags, argv)
-    return _compare(request, _output(output, request), keep_checkpoints)
-
-
-def _compare(
-    request: Request, output: Path, keep: bool, say: Callable[[str], None] = lambda text: None
-) -> Comparison:
+    twins = [model] if isinstance(model, str) else model
+    request = make_request(twins, dataset, bits, seeds, config_file_list, config_dict)
     request.check()
-    folder = Folder(output)
-    with folder.opened(request):
-        failures = _make_all(request, folder, keep, say)
+    folder = Folder(Path(output) if output else _default_output(request))
+    with folder.lock(request):
+        failures = _make_all(request, folder, keep_checkpoints, verbose)
         wanted = {*request.runs()}
-        runs = {run: line for run, line in folder.finished().items() if run in wanted}
+        runs = {run: line for run, line in folder.finished_runs().items() if run in wanted}
         found = tuple(rows(request, runs))
-        for run, line in runs.items():  # what somebody removed comes again
+        for run, line in runs.items():  # a TensorBoard folder that was removed comes again
             tensorboard.write(folder.path / "tensorboard", run, line, request)
         table = tables.text(request, found, runs, failures, tables.TERMINAL)
         markdown = tables.text(request, found, runs, failures, tables.MARKDOWN)
         _write(folder, found, markdown)
-    return Comparison(found, tuple(runs.values()), failures, table, output)
+    return Comparison(found, tuple(runs.values()), failures, table, folder.shown)
 
 
-def _make_all(
-    request: Request, folder: Folder, keep: bool, say: Callable[[str], None]
-) -> dict[str, str]:
-    """Make the runs that are missing; returns why some failed."""
+def _make_all(request: Request, folder: Folder, keep: bool, verbose: bool) -> dict[str, str]:
+    """Make the runs that are missing; return why some failed."""
+    say = functools.partial(print, end="", flush=True) if verbose else lambda text: None
     wanted = list(request.runs())
-    finished = folder.finished()
+    finished = folder.finished_runs()
     failures = {}
     for number, run in enumerate(wanted, 1):
         if run in finished:
@@ -143,19 +146,19 @@ def _make_all(
         problem = made if isinstance(made, str) else _other_splits(made, run, finished)
         if isinstance(made, str) or problem:
             failures[run.name] = problem
-            say(f"failed, {problem} (see {folder.of(run) / process.LOG})\n")
+            say(f"failed, {problem} (see {folder.path_of(run) / process.LOG})\n")
             continue
         folder.add(made)
         finished[run] = made
         tensorboard.write(folder.path / "tensorboard", run, made, request)
         if not keep:
             folder.forget_checkpoints(run)
-        say(f"{_told(made)}\n")
+        say(f"{_summary_of(made)}\n")
     return failures
 
 
 def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
-    """Say with which run of the same seed a run cannot be compared; empty: with all it can."""
+    """Return why a run cannot be compared with another of its seed; empty if it can."""
     for other, line in finished.items():
         if other.seed == run.seed and line["splits"] != made["splits"]:
             return (
@@ -165,13 +168,13 @@ def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
     return ""
 
 
-def _told(line: Line) -> str:
+def _summary_of(line: Line) -> str:
     metric, value = next(iter((line["test"] or {"no test metric": 0.0}).items()))
     return f"test {metric} {value:.4f}, {line['epochs']} epochs of {line['epoch_seconds']:.2f} s"
 
 
 def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
-    """Write the results anew from all finished runs."""
+    """Write the results of all finished runs, replacing earlier ones."""
     lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
     write_whole(folder.path / "comparison.jsonl", lines)
     picture = "\n\n![chart](comparison.png)" if found else ""
@@ -179,10 +182,6 @@ def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
     chart.draw(found, folder.path / "comparison.png")
 
 
-def _output(output: str | os.PathLike[str] | None, request: Request) -> Path:
+def _default_output(request: Request) -> Path:
     name = re.sub(r"[^\w.+-]", "_", f"{'+'.join(request.twins)}-{request.dataset}")
-    return Path(output) if output else Path("comparisons") / name
-
-
-def _print(text: str) -> None:
-    print(text, end="", flush=True)
+    return Path("comparisons") / name

@@ -1,12 +1,12 @@
-"""The folder of a comparison: what is in it, and how it survives being killed at any moment.
+"""The folder of a comparison: what it holds, and how it survives a kill at any moment.
 
     settings.json      what all its runs have in common; other settings need another folder
     runs.jsonl         a line per finished run
     runs/<run>/        a run's own working folder: output.log, log/, log_tensorboard/, saved/
     comparison.*       the tables and the chart; tensorboard/: HParams
 
-A finished run is first a whole file in its folder and then a whole line: whichever of the two a
-kill leaves, the run is not repeated. One comparison at a time works in a folder.
+A finished run is first written as a whole file in its folder, then as a whole line. If a kill comes
+between the two, the run is not repeated. Only one comparison at a time works in a folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,15 +35,14 @@ class Folder:
     """A comparison on disk."""
 
     def __init__(self, path: Path) -> None:
-        """Names the files; writes nothing."""
         self.path = path.absolute()
-        self._shown = path
+        self.shown = path
         self.lines = self.path / "runs.jsonl"
         self._settings = self.path / "settings.json"
 
     @contextmanager
-    def opened(self, request: Request) -> Iterator[None]:
-        """Create the folder, or continues in it if its settings are those of the request.
+    def lock(self, request: Request) -> Iterator[None]:
+        """Keep other comparisons out of the folder, which is created if it does not exist.
 
         Raises:
             ConfigurationError: It holds a comparison with other settings.
@@ -55,26 +53,25 @@ class Folder:
             lock = open(self.path / ".lock", "w")
         except OSError as error:
             raise UserError(
-                f"--output must be a folder that can be written; got {self._shown}: "
-                f"{error.strerror}"
+                f"--output must be a folder that can be written; got {self.shown}: {error.strerror}"
             ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
-                    f"another comparison is at work in {self._shown}: wait for it, or give another "
+                    f"another comparison is at work in {self.shown}: wait for it, or give another "
                     "--output"
                 ) from None
             self._keep(_settings(request))
             yield
 
-    def of(self, run: Run) -> Path:
-        """The working folder of a run."""
+    def path_of(self, run: Run) -> Path:
+        """Return the working folder of a run."""
         return self.path / "runs" / run.name
 
-    def finished(self) -> dict[Run, Line]:
-        """The runs in `runs.jsonl`; a last line that a kill cut off is removed.
+    def finished_runs(self) -> dict[Run, Line]:
+        """Read the runs in `runs.jsonl`; remove a last line that a kill cut off.
 
         Raises:
             UserError: Another line is damaged.
@@ -104,12 +101,8 @@ class Folder:
 
     def forget_checkpoints(self, run: Run) -> None:
         """Remove the checkpoints of a finished run; its result stays."""
-        for file in (self.of(run) / "saved").glob("*.pth"):
+        for file in (self.path_of(run) / "saved").glob("*.pth"):
             file.unlink()
-
-    def start_over(self, run: Run) -> None:
-        """Remove the working folder of a run."""
-        shutil.rmtree(self.of(run), ignore_errors=True)
 
     def _keep(self, settings: dict[str, Any]) -> None:
         kept = {"dataset": settings["dataset"], "models": {}}
@@ -142,13 +135,13 @@ class Folder:
             shown = "; ".join([*differences][:_SHOWN])
             more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
             raise ConfigurationError(
-                f"{self._shown} holds a comparison with other settings: {shown}{more}; "
+                f"{self.shown} holds a comparison with other settings: {shown}{more}; "
                 "give another --output, or the same settings to continue it"
             )
 
 
 def _settings(request: Request) -> dict[str, Any]:
-    """The data set and, for every model, all parameters that do not differ from run to run."""
+    """Return the data set and, for each model, the parameters that all runs share."""
     models = {}
     for twin in request.twins:
         for run in (

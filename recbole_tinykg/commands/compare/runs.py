@@ -7,21 +7,19 @@ the runs of a seed have the same splits, the same initial weights and the same b
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from recbole_tinykg.commands.flags import BITS, chosen_models, chosen_name, meant_for
+from recbole_tinykg.commands.flags import as_arguments, as_bits, parameters_for
 from recbole_tinykg.config import Config
 from recbole_tinykg.config.own_keys import check_dataset
-from recbole_tinykg.config.parameters import read_arguments, read_literal
-from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.config.parameters import read_literal
+from recbole_tinykg.errors import ConfigurationError, did_you_mean
 from recbole_tinykg.model import MODELS, get_model, stock_name_of
+from recbole_tinykg.model.checks import is_integer, is_positive
 
-_DEFAULT_BITS = (2,)
-_DEFAULT_SEEDS = 5
 _OURS = {  # parameters that a comparison sets itself
     "compress_bits": "give --bits, such as --bits=8,2",
     "compress_budget": "the bits that are compared are those of --bits",
@@ -30,7 +28,6 @@ _OURS = {  # parameters that a comparison sets itself
     "checkpoint_dir": "give --output, the folder of the whole comparison",
     "nproc": "runs are made one after another",
 }
-_PER_RUN = ("seed", "show_progress", "data_path")
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Request:
         bits: Bit widths of the twins.
         seeds: One run of everything for each.
         config_files: Absolute paths.
-        argv: Parameters of every run, `--key=value`.
+        parameters: Parameters of every run.
     """
 
     twins: tuple[str, ...]
@@ -77,10 +74,10 @@ class Request:
     bits: tuple[int, ...]
     seeds: tuple[int, ...]
     config_files: tuple[str, ...]
-    argv: tuple[str, ...]
+    parameters: Mapping[str, Any]
 
     def runs(self) -> Iterator[Run]:
-        """Every run, in the order in which they are made."""
+        """Yield every run, in the order in which they are made."""
         for seed in self.seeds:
             for twin in self.twins:
                 yield Run(stock_name_of(get_model(twin)), None, seed)
@@ -88,27 +85,32 @@ class Request:
 
     @property
     def detect_anomaly(self) -> bool:
-        """Whether stock models train in autograd's anomaly mode; not unless it is asked for."""
-        return read_literal(read_arguments(self.argv).get("detect_anomaly", "False")) is True
+        """Whether stock models train in autograd's anomaly mode: only if it is asked for."""
+        return read_literal(self.parameters.get("detect_anomaly")) is True
 
     def arguments(self, run: Run) -> list[str]:
-        """The parameters of a run, `--key=value`; a stock model runs without anomaly mode."""
-        given = [a for a in meant_for(run.model, self.argv) if _key(a) not in _PER_RUN]
-        own: dict[str, Any] = {
+        """Return the parameters of a run, `--key=value`; a stock model has no anomaly mode."""
+        given = parameters_for(run.model, self.parameters)
+        own = {
             "seed": run.seed,
             "show_progress": False,
             "run_name": run.name,
             "checkpoint_dir": "saved",
-            "data_path": self._data_path(),
+            "data_path": os.path.abspath(self.configured("data_path")),
         }
-        if run.bits is not None:
+        if run.bits is None:
+            own["detect_anomaly"] = given.get("detect_anomaly", False)
+        else:
             own["compress_bits"] = run.bits
-        elif "detect_anomaly" not in map(_key, given):
-            own["detect_anomaly"] = self.detect_anomaly
-        return [*given, *(f"--{key}={value!r}" for key, value in own.items())]
+        return as_arguments({**given, **own})
+
+    def configured(self, key: str) -> Any:
+        """Return what files and parameters say of a key that all runs share."""
+        argv = as_arguments(parameters_for(self.twins[0], self.parameters))
+        return Config(self.twins[0], self.dataset, self.config_files, argv=argv).to_plain()[key]
 
     def config(self, run: Run) -> Config:
-        """The configuration of a run.
+        """Return the configuration of a run.
 
         Raises:
             ConfigurationError: A key or value that cannot be used.
@@ -131,79 +133,60 @@ class Request:
                     )
                 check_dataset(config)
 
-    def _data_path(self) -> str:
-        argv = meant_for(self.twins[0], self.argv)
-        plain = Config(self.twins[0], self.dataset, self.config_files, argv=argv).to_plain()
-        return os.path.abspath(plain["data_path"])
 
-
-def read_request(flags: Mapping[str, str], argv: Sequence[str]) -> Request:
-    """Read the flags of the command.
+def make_request(
+    twins: Sequence[str],
+    dataset: str,
+    bits: Sequence[int],
+    seeds: int | Sequence[int],
+    config_files: Sequence[str | os.PathLike[str]] = (),
+    parameters: Mapping[str, Any] | None = None,
+) -> Request:
+    """Check what is to be compared.
 
     Args:
-        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `seeds`.
-        argv: `--key=value` of everything else.
+        twins: Class names.
+        dataset: Name of the data set.
+        bits: Bit widths of the twins.
+        seeds: Number of seeds, from the configuration's on, or the seeds.
+        config_files: YAML files of parameters.
+        parameters: Parameters of every run, which win over the files.
 
     Raises:
-        ConfigurationError: A flag or a parameter that a comparison cannot use.
+        ConfigurationError: Something that a comparison cannot use.
     """
-    if {"model", "model_list"} <= flags.keys():
-        raise ConfigurationError("--model_list must come without --model; got both")
-    given = read_arguments(argv)
+    given = dict(parameters or {})
     for key in _OURS.keys() & given.keys():
         raise ConfigurationError(f"--{key} must be left out of a comparison: {_OURS[key]}")
-    files = [os.path.abspath(file) for file in flags.get("config_files", "").split()]
-    twins = tuple(dict.fromkeys(chosen_models(flags, files)))
-    for name in twins:
+    names = tuple(dict.fromkeys(twins))
+    for name in names:
         _check_twin(name)
-    dataset = chosen_name("dataset", flags, files)
-    first = Config(twins[0], dataset, files, argv=meant_for(twins[0], argv))["seed"]
-    seeds = _seeds(flags.get("seeds", str(_DEFAULT_SEEDS)), first, "seed" in given)
-    bits = _bits(flags["bits"]) if "bits" in flags else _DEFAULT_BITS
-    return Request(twins, dataset, bits, seeds, tuple(files), tuple(argv))
+    files = tuple(os.path.abspath(file) for file in config_files)
+    widths = tuple(dict.fromkeys(as_bits(bits)))
+    request = Request(names, dataset, widths, (), files, given)
+    return replace(request, seeds=_seeds(seeds, request.configured("seed"), "seed" in given))
 
 
 def _check_twin(name: str) -> None:
     if name not in MODELS:
-        near = difflib.get_close_matches(f"Tiny{name}", MODELS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = did_you_mean(f"Tiny{name}", MODELS)
+        hint = f"; {near}" if near else ""
         raise ConfigurationError(
             "--model must be a Tiny model, which is compared with the model it replaces: one of "
             f"{', '.join(MODELS)}; got {name!r}{hint}"
         )
 
 
-def _bits(text: str) -> tuple[int, ...]:
-    bits = _integers(text)
-    if not bits or not set(bits) <= {*BITS}:
-        raise ConfigurationError(
-            f"--bits must be one or several of {', '.join(map(str, BITS))}, such as --bits=8,2; "
-            f"got {text!r}"
-        )
-    return bits
-
-
-def _seeds(text: str, first: int, has_seed: bool) -> tuple[int, ...]:
-    """Read `5` as five seeds from `first` on, and `2020,7` or `[7]` as those seeds."""
-    seeds = _integers(text)
-    if seeds is None or min(seeds, default=-1) < 0 or seeds == (0,):
+def _seeds(seeds: int | Sequence[int], first: int, has_seed: bool) -> tuple[int, ...]:
+    """Return as many seeds as a number says, from `first` on, or the listed seeds."""
+    if isinstance(seeds, int) and is_positive(seeds):
+        return tuple(range(first, first + seeds))
+    listed = seeds if isinstance(seeds, Sequence) else ()
+    if not listed or not all(is_integer(seed) and seed >= 0 for seed in listed):
         raise ConfigurationError(
             "--seeds must be the number of seeds, 1 or more, or a list of them such as "
-            f"--seeds=2020,7; got {text!r}"
+            f"--seeds=2020,7; got {seeds!r}"
         )
-    if isinstance(read_literal(text), int):
-        return tuple(range(first, first + seeds[0]))
     if has_seed:
         raise ConfigurationError("--seeds lists the seeds; got --seed too: leave it out")
-    return seeds
-
-
-def _integers(text: str) -> tuple[int, ...] | None:
-    value = read_literal(text)
-    values = value if isinstance(value, list | tuple) else (value,)
-    whole = all(type(v) is int for v in values)
-    return tuple(dict.fromkeys(values)) if whole else None
-
-
-def _key(argument: str) -> str:
-    return argument.removeprefix("--").partition("=")[0]
+    return tuple(dict.fromkeys(listed))

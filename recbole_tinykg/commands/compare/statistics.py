@@ -1,4 +1,4 @@
-"""What a comparison says: per model, bit width and quantity, the twin beside its stock model.
+"""The statistics of a comparison: per model, bit width and quantity, a twin and its stock model.
 
 Runs are paired by seed: a pair has the same splits, initial weights and batches, so that what the
 two runs share cancels in their difference. For n pairs with differences d (twin − stock)::
@@ -28,7 +28,7 @@ from recbole_tinykg.trainer.phases import PHASES
 
 CONFIDENCE = 0.95
 WILCOXON_PAIRS = 6
-_DECIMALS = 12  # beyond them is only what subtracting floats leaves: 0.1235 − 0.1234 is not 0.0001
+_DECIMALS = 12  # further ones are rounding errors: 0.1235 − 0.1234 is not 0.0001
 
 Runs = Mapping[Run, Line]
 Quantity = Callable[[Line], float | None]
@@ -37,11 +37,11 @@ Quantity = Callable[[Line], float | None]
 
 @dataclass(frozen=True)
 class Row:
-    """A quantity of a twin at a bit width, beside its stock model's.
+    """A quantity of a twin at a bit width, and its stock model's.
 
     Attributes:
         model: The twin.
-        stock_name: What it is compared with.
+        stock_name: The model it is compared with.
         dataset: Name of the data set.
         bits: Bit width of the twin.
         kind: `metric`, `bytes`, `seconds` or `epochs`.
@@ -99,11 +99,11 @@ def rows(request: Request, runs: Runs) -> Iterator[Row]:
                         metric,
                         seeds,
                     )
-                    yield Row(*names, **compared(*zip(*known, strict=True)))
+                    yield Row(*names, **compare_pairs(*zip(*known, strict=True)))
 
 
-def compared(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, Any]:
-    """Compare paired values: the numbers of a `Row`."""
+def compare_pairs(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, Any]:
+    """Compare paired values; return the numbers of a `Row`."""
     differences = np.round(np.subtract(tiny, stock), _DECIMALS)
     mean, base = float(differences.mean()), float(np.mean(stock))
     low, high = _interval(differences)
@@ -153,7 +153,7 @@ def _pairs(
 
 
 def quantities(lines: Sequence[Line]) -> Iterator[tuple[str, str, Quantity]]:
-    """Yield kind and name of what all runs have, and where a run has it."""
+    """Yield kind and name of each quantity that all runs have, and how to read it from a run."""
     if not lines:
         return
     for name in lines[0]["test"] or ():

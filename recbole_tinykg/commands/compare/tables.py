@@ -1,4 +1,4 @@
-"""The tables of a comparison, for a terminal and in Markdown, and what must be said below them."""
+"""The tables of a comparison, for a terminal and in Markdown, and the notes below them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def text(
     failures: Mapping[str, str],
     style: str,
 ) -> str:
-    """Lays out the tables of every twin, with their footnotes.
+    """Lay out the tables of every twin, with their notes.
 
     Args:
         request: What was asked for.
-        rows: What came out.
-        runs: The finished runs that it came from.
+        rows: The results.
+        runs: The finished runs they are made of.
         failures: Why a run failed, by its name.
         style: `TERMINAL` or `MARKDOWN`.
     """
@@ -102,7 +102,7 @@ def _metrics(rows: Sequence[Row], style: str) -> str:
 
 
 def _costs(rows: Sequence[Row], style: str) -> str:
-    """A row per quantity, a column per bit width: the value and, in brackets, stock / twin."""
+    """Lay out a row per quantity and a column per bit width: value and, in brackets, ratio."""
     by_key = {(row.metric, row.bits): row for row in rows if row.kind != "metric"}
     widths = list(dict.fromkeys(row.bits for row in rows))
     cells = []

@@ -1,8 +1,8 @@
 """One run in a process and a folder of its own: `COMMAND FOLDER`.
 
-`FOLDER/job.json` says what to train, `FOLDER/run.json` is the result, whole or absent. A run
-that was killed goes on from its last epoch. The process ends when its standard input does, that is,
-with the process that started it, however that one ended.
+`FOLDER/job.json` says what to train, `FOLDER/run.json` is the result, whole or absent. A run that
+was killed continues from its last epoch. The process ends when its standard input does, that is,
+together with the process that started it, even if that one was killed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.quick_start import run_recbole_tinykg
 
 JOB, RESULT = "job.json", "run.json"
-COMMAND = (  # not `-m`, which warns of a module that its package has imported before
+COMMAND = (  # not `-m`, which warns if the package has imported the module already
     sys.executable,
     "-c",
     f"import sys; from {__name__} import main; sys.exit(main(sys.argv[1]))",
@@ -35,27 +35,27 @@ def main(folder: str) -> int:
     """Train what the folder's job says.
 
     Returns:
-        0, or 2 for wrong input, of which the last line of output tells.
+        0, or 2 for wrong input, which the last line of output explains.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(folder)
     job = json.loads(Path(JOB).read_text(encoding="utf-8"))
     start = perf_counter()
     try:
-        finished = _trained(job)
+        finished = _read_result(job)
         result = finished or _train(job)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    whole = result["epochs"] == len(result["epoch_seconds"])  # and not the end of a killed run
+    whole = result["epochs"] == len(result["epoch_seconds"])  # not only the end of a killed run
     seconds = perf_counter() - start if whole and not finished else None
-    line = {**job["run"], **summary(result), "run_seconds": seconds}
+    line = {**job["run"], **summarize(result), "run_seconds": seconds}
     write_whole(Path(RESULT), json.dumps({**line, "process_peak_bytes": _peak_resident_bytes()}))
     return 0
 
 
-def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """What a comparison keeps of the result file of a run."""
+def summarize(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a comparison keeps of the result file of a run."""
     epochs = [seconds["total"] for seconds in result["epoch_seconds"]]
     return {
         "test": result["test_result"],
@@ -70,8 +70,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _trained(job: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of a run that was killed when it had only to be noted."""
+def _read_result(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of a run that had finished when the process was killed, if it had."""
     file = Path("saved") / f"{job['name']}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
@@ -91,7 +91,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peak_resident_bytes() -> int:
-    """The most memory that this process has had; on Linux without what it was forked from."""
+    """Return the most memory that this process had; on Linux without the process it forked from."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     for line in lines:

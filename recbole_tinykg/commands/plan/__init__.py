@@ -1,10 +1,10 @@
 """`recbole-tinykg plan`: will it fit? Predicts the memory of a training, without training.
 
 * `command`: the flags, and the Python function `plan`;
-* `memory`: the numbers, and what holds of them;
-* `steps`: the first step of each phase, as RecBole's trainers come to it;
+* `memory`: the numbers, and the verdict;
+* `steps`: the first step of each phase, as RecBole's trainers take it;
 * `prediction`, `measurement`: the two ways to the numbers;
-* `device_memory`: what the device has;
+* `device_memory`: what the device has free;
 * `tables`: what is printed.
 """
 

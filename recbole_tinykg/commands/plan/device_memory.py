@@ -1,4 +1,4 @@
-"""What a device has room for."""
+"""How much memory a device has free."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def room_for(experiment: Experiment) -> tuple[str, int]:
-    """Name of the device, and the bytes that it has for an experiment's model and its training.
+    """Return the device's name and the bytes it has for an experiment's model and its training.
 
-    What the model, which is built, takes of it already is counted as free. Data sets and Python
-    itself are not: they are there.
+    The model is built already, and what it takes counts as free; data sets and Python do not.
     """
     device = torch.device(experiment.config["device"])
     if device.type == "cuda":
@@ -27,7 +26,7 @@ def room_for(experiment: Experiment) -> tuple[str, int]:
 
 
 def available_bytes() -> int:
-    """Memory that this process can still take: the machine's, or less in a container."""
+    """Return the memory that this process can still take: the machine's, or less in a container."""
     available = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
@@ -38,6 +37,6 @@ def available_bytes() -> int:
 
 
 def _reclaimable_bytes() -> int:
-    """Cached files that nobody has read lately: they give way when memory is needed."""
+    """Return the bytes of cached files that give way when memory is needed."""
     lines = (_CGROUP / "memory.stat").read_text().splitlines()
     return int(dict(line.split() for line in lines).get("inactive_file", 0))

@@ -1,23 +1,23 @@
 """Measured memory: one real step of each phase, in a process of its own so that peaks are honest.
 
-The process is this module, run with a request on standard input; its last line is the answer::
+The process runs this module with a request on standard input; its last line is the answer::
 
-    {"model": ..., "dataset": ..., "parameters": {...}, "map_bits": {...}} -> measure(...)
+    {"model": ..., "dataset": ..., "parameters": {...}, "map_bits": {...}} -> take_steps(...)
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from subprocess import PIPE
 from typing import Any
 
 from torch import Tensor
 
+from recbole_tinykg.commands import child
 from recbole_tinykg.commands.plan.memory import Memory, PlannedModel, StepMemory
 from recbole_tinykg.commands.plan.steps import FirstSteps, OneBatch, first_steps
-from recbole_tinykg.commands.processes import environment
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.meter import peak_bytes
 from recbole_tinykg.memory.step_meter import LossFunction
@@ -26,7 +26,7 @@ from recbole_tinykg.trainer import TinyTrainer
 from recbole_tinykg.trainer.phases import PHASES
 
 
-def measured(
+def measure(
     planned: PlannedModel, dataset: str, given: Mapping[str, Any]
 ) -> tuple[Memory | None, str]:
     """Run a process that takes one real step of each phase.
@@ -40,11 +40,10 @@ def measured(
         The memory and nothing, or None and what went wrong.
     """
     own = {} if planned.bits is None else {"compress_bits": planned.bits}
-    parameters = {**given, **own, "state": "ERROR", "show_progress": False}
     request = {
         "model": planned.model,
         "dataset": dataset,
-        "parameters": parameters,
+        "parameters": {**given, **own, "state": "ERROR", "show_progress": False},
         "map_bits": planned.allocation.bits if planned.allocation else {},
     }
     try:
@@ -54,21 +53,21 @@ def measured(
             f"config_dict must hold plain values when steps are measured; {error}"
         ) from error
     command = [sys.executable, "-m", __name__]
-    process = subprocess.run(
-        command, input=text, env=environment(), capture_output=True, text=True, check=False
-    )
+    with child.started(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        output, errors = process.communicate(text)
     if process.returncode == 0:
-        return _memory_of(json.loads(process.stdout.splitlines()[-1])), ""
-    return None, f"{planned.title} could not be measured: {_reason(process)}"
+        return _read_memory(json.loads(output.splitlines()[-1])), ""
+    reason = child.why_failed(process.returncode, errors)
+    return None, f"{planned.title} could not be measured: {reason}"
 
 
-def measure(
+def take_steps(
     model: str,
     dataset: str,
     parameters: Mapping[str, Any],
     map_bits: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Take one real step of each phase; `trainer.memory()` and `refresh_peak_bytes`."""
+    """Take one real step of each phase; return `trainer.memory()` and `refresh_peak_bytes`."""
     experiment = prepare(model, dataset, config_dict=parameters)
     if map_bits:
         experiment.model.choose_bits(map_bits)
@@ -83,7 +82,7 @@ class _MeasuredSteps(FirstSteps):
     refresh_peak_bytes: int | None = 0
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Take a step."""
+        """Take a step as training does, with its meter."""
         self._drop_graphs()
         TinyTrainer._train_epoch(self, batches, 0, loss_func)
 
@@ -94,7 +93,7 @@ class _MeasuredSteps(FirstSteps):
         self.refresh_peak_bytes = peak.num_bytes
 
     def _drop_graphs(self) -> None:
-        """Some models keep results on themselves: the profiler would see them go in this step."""
+        """Delete results that models keep on themselves: the profiler would see them freed."""
         for module in self.model.modules():
             for name, value in list(vars(module).items()):
                 held = value if isinstance(value, list) else [value]
@@ -102,7 +101,7 @@ class _MeasuredSteps(FirstSteps):
                     delattr(module, name)
 
 
-def _memory_of(answer: Mapping[str, Any]) -> Memory:
+def _read_memory(answer: Mapping[str, Any]) -> Memory:
     steps = {
         phase: StepMemory(answer[phase]["saved_activation_bytes"], answer[phase]["peak_bytes"])
         for phase in PHASES
@@ -112,12 +111,5 @@ def _memory_of(answer: Mapping[str, Any]) -> Memory:
     return Memory(**{name: answer[name] for name in names}, phases=steps)
 
 
-def _reason(process: subprocess.CompletedProcess[str]) -> str:
-    if process.returncode < 0:
-        return f"the process was stopped by signal {-process.returncode}, perhaps for its memory"
-    lines = process.stderr.strip().splitlines()
-    return lines[-1] if lines else f"the process ended with status {process.returncode}"
-
-
 if __name__ == "__main__":
-    print("\n" + json.dumps(measure(**json.load(sys.stdin))))
+    print("\n" + json.dumps(take_steps(**json.load(sys.stdin))))

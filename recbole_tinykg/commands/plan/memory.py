@@ -10,7 +10,7 @@ from recbole_tinykg.memory.byte_sizes import format_bytes
 from recbole_tinykg.quantization.budget import Allocation
 
 MARGIN = 0.1
-"""How much of what is needed a verdict asks for on top: what a prediction may be wrong by."""
+"""Share of the needed bytes that a verdict wants free on top: a prediction may be so far off."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class StepMemory:
     """Bytes of one training step, as `meter` defines them."""
 
     saved_bytes: int  # kept by autograd from forward to backward
-    peak_bytes: int  # the most allocated at once, above what was there before the step
+    peak_bytes: int  # the most allocated at once, on top of what was there before the step
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ class Memory:
     optimizer_bytes: int  # after the first step of each phase
     graph_bytes: int  # all other tensors that the model holds
     phases: dict[str, StepMemory]  # "rs": recommendation, "kg": knowledge graph
-    refresh_peak_bytes: int = 0  # of what KGAT does between epochs: its attention
+    refresh_peak_bytes: int = 0  # of KGAT's refresh of its attention between epochs
 
     @property
     def resident_bytes(self) -> int:
-        """What is there between steps."""
+        """Bytes that stay between steps."""
         return self.parameter_bytes + self.optimizer_bytes + self.graph_bytes
 
     @property
     def needed_bytes(self) -> int:
-        """What a training takes: what is resident and the highest peak.
+        """Bytes that a training takes: the resident ones and the highest peak.
 
-        Gradients are of a step, but the last ones, at most as large as the parameters, are still
+        Gradients count to a step, but the last ones, at most as large as the parameters, are still
         there when KGAT refreshes its attention.
         """
         refresh = self.refresh_peak_bytes and self.refresh_peak_bytes + self.parameter_bytes
         return self.resident_bytes + max(refresh, *(s.peak_bytes for s in self.phases.values()))
 
     def quantities(self) -> dict[str, int]:
-        """Every number by its name, such as `rs peak`."""
+        """Return every number by its name, such as `rs peak`."""
         steps = {
             f"{phase} {name}": getattr(step, f"{name}_bytes")
             for phase, step in self.phases.items()
@@ -65,7 +65,7 @@ class PlannedModel:
     model: str
     bits: int | None  # None: a stock model, or bits chosen under a budget
     device: str
-    room_bytes: int  # what the device has for parameters, optimizer, graph and steps
+    room_bytes: int  # free on the device for parameters, optimizer, graph and steps
     predicted: Memory | None  # None: its step cannot be simulated
     problem: str = ""  # why a number is missing
     measured: Memory | None = None
@@ -90,7 +90,7 @@ class PlannedModel:
         return "fits" if enough else "tight"
 
     def deviations(self) -> dict[str, float]:
-        """Predicted over measured, minus 1, of each quantity; 0 where both are 0."""
+        """Return predicted / measured - 1 of each quantity; 0 where both are 0."""
         if self.predicted is None or self.measured is None:
             return {}
         of_prediction, real = self.predicted.quantities(), self.measured.quantities()
@@ -101,7 +101,7 @@ class PlannedModel:
         }
 
     def with_measured(self, memory: Memory | None, problem: str) -> Self:
-        """The same with measured numbers, or with the reason why there are none."""
+        """Return the same with measured numbers, or with the reason why there are none."""
         problems = "; ".join(filter(None, (self.problem, problem)))
         return dataclasses.replace(self, measured=memory, problem=problems)
 
@@ -114,7 +114,7 @@ class Plan:
     models: list[PlannedModel]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in plain containers."""
+        """Return everything in plain containers."""
         return {"dataset": self.dataset, "models": [_row(model) for model in self.models]}
 
 

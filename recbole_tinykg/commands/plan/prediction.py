@@ -1,22 +1,25 @@
 """Predicted memory: the loop, the loss, backward and the optimizer's step, without their numbers.
 
-The trainer's own loop runs on one batch inside a `Simulation`. A step begins and ends where
-`phases.StepMeter` has it begin and end: from the loss function's call until the optimizer is about
-to step. The optimizer's step is simulated too, as it makes the optimizer's state. Afterwards
-parameters, optimizer and random state are as before.
+The trainer's own loop runs on one batch inside a `Simulation`. A step is what `StepMeter` measures
+in training: from the call of the loss function until the optimizer is about to step. The
+optimizer's step is simulated too, because it creates the optimizer's state. Afterwards parameters,
+optimizer and random state are as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
 
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
+from torch import Tensor
 
 from recbole_tinykg.checkpoint import module_state, random_state
 from recbole_tinykg.commands.plan.memory import Memory, StepMemory
 from recbole_tinykg.commands.plan.steps import FirstSteps, OneBatch, first_steps
+from recbole_tinykg.config import Config
 from recbole_tinykg.memory.meter import SavedTensors, optimizer_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.memory.simulation import CUDA_BLOCK_BYTES, Simulation
 from recbole_tinykg.memory.step_meter import LossFunction
@@ -26,12 +29,12 @@ from recbole_tinykg.quick_start import Experiment
 from recbole_tinykg.trainer.loop import train_pass
 
 
-def predicted(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:
-    """The memory of a training, without training.
+def predict(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:
+    """Return the memory of a training, without training.
 
     Args:
         experiment: Model and data; left as they are.
-        bits: Of a twin's activations, or of each stored map; None: as the model has them.
+        bits: Those of a twin's activations, or of each stored map; None: the model's own.
 
     Raises:
         SimulationError: The memory of a step depends on values.
@@ -55,14 +58,13 @@ def predicted(experiment: Experiment, bits: int | Quantizers | None = None) -> M
 
 
 class _Stepped(Exception):
-    """The optimizer has stepped: there is nothing more to see."""
+    """Ends the loop once the optimizer has stepped."""
 
 
 class _SimulatedSteps(FirstSteps):
     """Simulates the first step of each phase."""
 
-    def __init__(self, config: Any, model: Any) -> None:
-        """Begin without steps."""
+    def __init__(self, config: Config, model: AbstractRecommender) -> None:
         super().__init__(config, model)
         self.steps: dict[str, StepMemory] = {}
         self.refresh_peak_bytes = 0
@@ -76,14 +78,14 @@ class _SimulatedSteps(FirstSteps):
         simulation = self._simulation
         saved: list[SavedTensors] = []
 
-        def watched(interaction: Any) -> Any:
+        def watched(interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
             simulation.start()
             with saved_tensors(self.model, interaction) as tensors, simulation.unknown_is_refused():
                 saved.append(tensors)
                 return loss_func(interaction)
 
         run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
-        with self._undone(simulation), simulation, simulation.unknown_is_zero():
+        with self._undo(simulation), simulation, simulation.unknown_is_zero():
             run(self, batches, 0, watched, False)
         self.steps[phase] = StepMemory(saved[0].num_bytes, simulation.peak_bytes)
 
@@ -96,8 +98,8 @@ class _SimulatedSteps(FirstSteps):
         self.refresh_peak_bytes = simulation.peak_bytes
 
     @contextmanager
-    def _undone(self, simulation: Simulation) -> Iterator[None]:
-        """End the block with the optimizer's step, and puts the model back."""
+    def _undo(self, simulation: Simulation) -> Iterator[None]:
+        """End the block with the optimizer's step, and put the model back."""
         with ExitStack() as stack:
             stack.enter_context(random_state.preserved())
             stack.enter_context(module_state.preserved(self.model))

@@ -1,49 +1,56 @@
-"""The first step of each phase, and KGAT's refresh, as RecBole's own trainers come to them.
+"""The first step of each phase, and KGAT's refresh, as RecBole's own trainers take them.
 
-What an epoch is, which losses it has and which batches go with them is decided by the stock model's
-trainer; `FirstSteps` stands below it, where a call is a pass, and takes one batch of a pass instead
-of all. Epochs are gone through until every phase has had its turn (KTUP alternates, MKR skips).
+The stock model's trainer decides what an epoch is, which losses it has and which batches they get.
+`FirstSteps` is its base class, where a call is a pass over the batches, and takes one batch instead
+of all. Epochs follow until every phase has had its turn (KTUP alternates, MKR skips).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from recbole.data.dataloader import KnowledgeBasedDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_tinykg.compat import replaced
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
+from recbole_tinykg.config import Config
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.trainer import TinyTrainer, trainer_class
 from recbole_tinykg.trainer.loop import without_unread_triples
 from recbole_tinykg.trainer.phases import phase_of
 
+TrainData: TypeAlias = AbstractDataLoader | KnowledgeBasedDataLoader
+
 
 class FirstSteps(TinyTrainer):
     """Takes the first step of each phase."""
 
-    def take(self, train_data: Any) -> None:
-        """Goes through the phases."""
+    def take(self, train_data: TrainData) -> None:
+        """Take the first step of every phase."""
         self._seen: set[str] = set()
         detects = torch.autograd.set_detect_anomaly(self._detects_anomalies())
-        scoring = candidates_scored(self.config, self.model, train_data)
-        with detects, recboles_deprecations_ignored(), self._watched_refresh(), scoring:
+        scoring = lend_model(self.config, self.model, train_data)
+        with detects, recboles_deprecations_ignored(), self._intercept_refresh(), scoring:
             for epoch in range(_cycle(self.config)):
                 self._train_epoch(train_data, epoch)
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Take the step of a phase; for subclasses."""
+        """Take the step of a phase; subclasses say how."""
         raise NotImplementedError
 
     def take_refresh(self, refresh: Callable[[], None]) -> None:
-        """Does what KGAT does between epochs, in evaluation mode; for subclasses."""
+        """Refresh KGAT's attention, as between epochs; subclasses say how."""
         raise NotImplementedError
 
     def _train_epoch(
         self,
-        train_data: Any,
+        train_data: TrainData,
         epoch_idx: int,
         loss_func: LossFunction | None = None,
         show_progress: bool = False,
@@ -58,7 +65,7 @@ class FirstSteps(TinyTrainer):
         return 0.0
 
     @contextmanager
-    def _watched_refresh(self) -> Iterator[None]:
+    def _intercept_refresh(self) -> Iterator[None]:
         refresh = getattr(self.model, "update_attentive_A", None)
         if refresh is None:
             yield
@@ -68,8 +75,8 @@ class FirstSteps(TinyTrainer):
 
 
 @contextmanager
-def candidates_scored(config: Any, model: Any, train_data: Any) -> Iterator[None]:
-    """Dynamic negatives are candidates that the model scores: the loader has it in the block."""
+def lend_model(config: Config, model: AbstractRecommender, train_data: TrainData) -> Iterator[None]:
+    """Give the loader the model in the block, if it scores candidates for dynamic negatives."""
     if not config["train_neg_sample_args"].get("dynamic", False):
         yield
         return
@@ -82,14 +89,14 @@ def candidates_scored(config: Any, model: Any, train_data: Any) -> Iterator[None
         loader.model = before
 
 
-class OneBatch(list[Any]):
+class OneBatch(list[Interaction]):
     """A loader of one batch."""
 
     state = None
 
 
-def first_steps(kind: type[FirstSteps], config: Any, model: Any) -> Any:
-    """The stock model's trainer with a kind of `FirstSteps` below it.
+def first_steps(kind: type[FirstSteps], config: Config, model: AbstractRecommender) -> Any:
+    """Build the stock model's trainer on a kind of `FirstSteps` in place of `TinyTrainer`.
 
     Raises:
         ConfigurationError: RecBole trains the model in a loop of its own.
@@ -100,6 +107,6 @@ def first_steps(kind: type[FirstSteps], config: Any, model: Any) -> Any:
     return type(f"{model_class.__name__}Trainer", own, {})(config, model)
 
 
-def _cycle(config: Mapping[str, Any]) -> int:
-    """Epochs until every phase has had its turn."""
+def _cycle(config: Config) -> int:
+    """Return the number of epochs until every phase has had its turn."""
     return max(1, (config["train_rec_step"] or 0) + (config["train_kg_step"] or 0))

@@ -22,7 +22,7 @@ _LABELS = {
 
 
 def text_of(plan: Plan) -> str:
-    """Tables of predicted and, if there are, measured bytes and deviations; then problems."""
+    """Lay out predicted and, if there are, measured bytes and deviations; then problems."""
     models = plan.models
     parts = [_table("predicted", models, _predicted, with_verdict=True)]
     if any(model.measured for model in models):

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recbole_tinykg.commands.flags import checkpoint_changes
-from recbole_tinykg.commands.recommend.output import FORMATS, opened, write
+from recbole_tinykg.commands.recommend.output import FORMATS, open_output, write
 from recbole_tinykg.config.parameters import read_literal
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.serving import recommend
@@ -33,14 +33,14 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
         config_dict=checkpoint_changes(parameters),
     )
     output = flags.get("output")
-    with opened(output) as file:
-        # on a terminal that the output does not fill
+    with open_output(output) as file:
+        # on a terminal, unless the output goes there
         counted = tqdm(results, desc="users", unit=" users", disable=None if output else True)
         write(counted, file, file_format, num_paths=num_paths, item_field=item_field)
 
 
 def _file_format(flags: Mapping[str, str]) -> str:
-    """As asked for, or as the name of the output file ends."""
+    """Return the format asked for, or the one that the name of the output file says."""
     suffix = Path(flags.get("output", "")).suffix
     file_format = flags.get("format", _FORMAT_OF.get(suffix, "table"))
     if file_format not in FORMATS:
@@ -51,11 +51,11 @@ def _file_format(flags: Mapping[str, str]) -> str:
 
 
 def _users(flags: Mapping[str, str]) -> list[str] | None:
-    """Tokens from the flag or the file; None if neither is there."""
+    """Read users' tokens from the flag or the file; None if neither is given."""
     if {"users", "users_file"} <= flags.keys():
         raise ConfigurationError("--users must come without --users_file; got both")
     if "users_file" in flags:
-        return _listed(flags["users_file"])
+        return _read_users_file(flags["users_file"])
     if "users" not in flags:
         return None
     given = flags["users"].strip()
@@ -69,7 +69,7 @@ def _users(flags: Mapping[str, str]) -> list[str] | None:
     return users
 
 
-def _listed(file: str) -> list[str]:
+def _read_users_file(file: str) -> list[str]:
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Recommendations as a table for people, as CSV and as JSON lines, written as they come."""
+"""Writes recommendations, one user after another: a table for people, CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(
 
     Args:
         results: What to write.
-        file: Where to; a CSV file wants to be opened with `newline=""`.
+        file: Where to; a CSV file must have been opened with `newline=""`.
         file_format: One of `FORMATS`.
         num_paths: Paths that an item may have.
         item_field: Name of the column that goes with items, if any.
@@ -72,7 +72,7 @@ def _json_item(own: Recommendation, item_field: str | None) -> dict[str, Any]:
 
 
 def _block(result: UserRecommendations, item_field: str | None) -> str:
-    """A user, the items with rank and score, and the paths below each."""
+    """Lay out a user, the items with rank and score, and the paths below each."""
     width = max((len(own.item) for own in result.items), default=0)
     lines = [f"user {result.user}"]
     for rank, own in enumerate(result.items, start=1):
@@ -87,14 +87,14 @@ def _path_line(path: GraphPath) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str | None) -> Iterator[IO[str]]:
-    """A file that takes its name when all is written, or standard output.
+def open_output(path: str | None) -> Iterator[IO[str]]:
+    """Open a file that gets its name when all is written, or standard output.
 
     Raises:
         UserError: The folder or the disk does not take the file.
     """
     if path is None:
-        with _reader_may_leave():
+        with _ignore_closed_pipe():
             yield sys.stdout
         return
     temporary = Path(f"{path}.tmp")
@@ -110,8 +110,8 @@ def opened(path: str | None) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """`recommend | head` ends in silence, as other programs do."""
+def _ignore_closed_pipe() -> Iterator[None]:
+    """End `recommend | head` without a message, as other programs do."""
     try:
         yield
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Ray itself: there or not, a cluster of one's own or somebody else's, and how little it says."""
+"""Starts or joins a Ray cluster, quietly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OBJECT_STORE_BYTES = 200 * 2**20  # trials share files, not objects
 _LONGEST_FOLDER = 30  # characters; Ray puts Unix sockets, 107 characters at most, 70 below it
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # whose silence is not complete
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output cannot be switched off completely
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep their own history
@@ -54,16 +54,16 @@ def require(searcher: str) -> None:
 
 
 def check_address(address: str | None) -> None:
-    """Raise ConfigurationError for what is no address of a cluster."""
+    """Raise ConfigurationError unless an address has the form of a cluster's."""
     if address is not None and not re.fullmatch(r"auto|[^\s/:]+:\d{1,5}", address):
         raise ConfigurationError(f"--address must be HOST:PORT or auto; got {address!r}")
 
 
 @contextmanager
-def silenced() -> Iterator[TextIO]:
-    """Yield standard output, to which nobody else prints meanwhile.
+def silence() -> Iterator[TextIO]:
+    """Yield standard output, and send to nowhere what others print in the block.
 
-    Ray prints there, whatever its log level, when a worker dies.
+    Ray prints when a worker dies, whatever its log level.
     """
     out = sys.stdout
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
@@ -71,15 +71,15 @@ def silenced() -> Iterator[TextIO]:
 
 
 @contextmanager
-def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
-    """Inside the block Ray is connected to a cluster in which a trial fits.
+def connect(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
+    """Connect Ray, for the block, to a cluster in which a trial fits.
 
-    A cluster that the caller is connected to is used and left as it is; one that is started here
-    ends with the block, and its folder with it.
+    If the process is connected already, that cluster is used and left as it is. A cluster that is
+    started here ends with the block, and its folder with it.
 
     Args:
         address: `HOST:PORT` or `auto` of a running cluster; None: start one on this machine.
-            Whether Ray shows a cluster its token is the user's to say, by `RAY_AUTH_MODE`.
+            For a cluster that asks for Ray's token the user sets `RAY_AUTH_MODE`.
         cpus: Of a trial.
         gpus: Of a trial.
 
@@ -90,15 +90,15 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
 
     if ray.is_initialized():
         _check_fits(ray.cluster_resources(), cpus, gpus)
-        with terminable():
+        with interrupt_at_sigterm():
             yield
         return
     folder = None if address else _short_folder()
     try:
-        _connect(address, folder)
+        _start_or_join(address, folder)
         _check_package()
         _check_fits(ray.cluster_resources(), cpus, gpus)
-        with terminable():  # after Ray has set its own handler
+        with interrupt_at_sigterm():  # after Ray has set its own handler
             yield
     finally:
         ray.shutdown()
@@ -107,8 +107,8 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Inside the block SIGTERM does what Ctrl-C does; only in the main thread, by Python's rule."""
+def interrupt_at_sigterm() -> Iterator[None]:
+    """Make SIGTERM do what Ctrl-C does, in the block; Python allows it in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -120,12 +120,12 @@ def terminable() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Call what Ctrl-C calls: Python's handler, or that of Ray Tune, which saves its state."""
+    """Call what Ctrl-C calls: Python's handler, or Ray Tune's, which saves its state."""
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
-def _connect(address: str | None, folder: str | None) -> None:
+def _start_or_join(address: str | None, folder: str | None) -> None:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -136,7 +136,7 @@ def _connect(address: str | None, folder: str | None) -> None:
         }
         ray.init(address="local", _temp_dir=folder, **own, **quiet)
         return
-    path = os.environ.get("PYTHONPATH")  # workers of one's own cluster inherit it, others do not
+    path = os.environ.get("PYTHONPATH")  # a cluster started here inherits it, others do not
     if path:
         absolute = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
         quiet["runtime_env"] = {"env_vars": {"PYTHONPATH": absolute}}
@@ -177,7 +177,7 @@ def _check_fits(resources: dict[str, float], cpus: float, gpus: float) -> None:
 
 
 def _short_folder() -> str:
-    """A new folder whose name leaves room for the names of Ray's sockets."""
+    """Create a folder whose name is short enough for the paths of Ray's sockets."""
     parent = tempfile.gettempdir()
     if len(parent) > _LONGEST_FOLDER - len("/ray-12345678"):
         parent = "/tmp"

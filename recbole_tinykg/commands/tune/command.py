@@ -13,11 +13,11 @@ import yaml
 
 from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.evaluate import evaluate
-from recbole_tinykg.commands.flags import chosen_name
+from recbole_tinykg.commands.flags import chosen_name, read_switch
 from recbole_tinykg.commands.report import metrics_table
 from recbole_tinykg.commands.tune import cluster, records
-from recbole_tinykg.commands.tune.objectives import losses, pareto_front
-from recbole_tinykg.commands.tune.options import SearchSource, Wishes
+from recbole_tinykg.commands.tune.objectives import pareto_front
+from recbole_tinykg.commands.tune.options import SearchSource, TuneOptions
 from recbole_tinykg.commands.tune.records import Trial
 from recbole_tinykg.commands.tune.report import (
     against_default,
@@ -30,14 +30,14 @@ from recbole_tinykg.commands.tune.study import (
     Study,
     check_new,
     given_parameters,
-    plan,
+    make_study,
     refuse_changes,
 )
 from recbole_tinykg.config import Config
 from recbole_tinykg.config.parameters import read_arguments, read_literal
-from recbole_tinykg.errors import ConfigurationError, UserError
+from recbole_tinykg.errors import UserError
 
-_OWN = ("search", "trials", "scheduler", "searcher", "objectives", "cpus", "gpus")
+_OWN = ("trials", "scheduler", "searcher", "cpus", "gpus", "concurrent")
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,25 @@ class TuneResult:
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Search as the flags say, and prints what came out."""
-    wishes = {name: read_literal(flags[name]) for name in _OWN if name in flags}
+    """Search as the flags say, and print the result."""
+    options = {name: read_literal(flags[name]) for name in _OWN if name in flags}
     if "objectives" in flags:
-        wishes["objectives"] = tuple(name.strip() for name in flags["objectives"].split(","))
-    if "search" in flags:
-        wishes["search"] = flags["search"]
+        options["objectives"] = tuple(name.strip() for name in flags["objectives"].split(","))
+    if "tune_seed" in flags:
+        options["seed"] = read_literal(flags["tune_seed"])
     files = flags.get("config_files", "").split()
-    resume = _switch(flags, "continue")
-    named = not resume or "model" in flags
+    resume = read_switch(flags, "continue")
     result = tune(
-        chosen_name("model", flags, files) if named else None,
+        chosen_name("model", flags, files) if not resume or "model" in flags else None,
         chosen_name("dataset", flags, files) if not resume or "dataset" in flags else None,
         config_file_list=files,
         argv=parameters,
-        seed=read_literal(flags["tune_seed"]) if "tune_seed" in flags else None,
-        concurrent=read_literal(flags["concurrent"]) if "concurrent" in flags else None,
+        search=flags.get("search"),
         address=flags.get("address"),
         output=flags.get("output"),
         resume=resume,
         verbose=True,
-        **wishes,
+        **options,
     )
     _print(result, Study.load(Path(result.files["table"]).parent))
 
@@ -122,7 +120,7 @@ def tune(
         dataset: Name of the data set.
         config_file_list: YAML files of parameters that all trials share.
         config_dict: Parameters that win over the files.
-        argv: Arguments `--key=value` that win over all else, and are not searched.
+        argv: Arguments `--key=value` that win over everything else, and are not searched.
         search: Search file, or what a YAML file would hold; None: the file that comes with the
             model.
         trials: How many, the default configuration (trial 0) among them; None: 8, or the grid.
@@ -137,17 +135,17 @@ def tune(
             the one that the process is connected to.
         output: Folder of the search; None: `tune/<model>-<dataset>`.
         seed: Of the searcher; None: the key `seed`.
-        resume: Go on with the search in `output`.
+        resume: Continue the search in `output`.
         verbose: Whether to print a line when a trial ends.
 
     Returns:
         The best trial, all trials, and the test metrics of the best one.
 
     Raises:
-        UserError: Wrong input, no Ray, or not one trial that did not fail.
-        KeyboardInterrupt: Interrupted; a note says how to go on.
+        UserError: Wrong input, no Ray, or every trial failed.
+        KeyboardInterrupt: Interrupted; a note says how to continue.
     """
-    wishes = Wishes(
+    options = TuneOptions(
         search=search,
         trials=trials,
         scheduler=scheduler,
@@ -161,28 +159,28 @@ def tune(
     cluster.check_address(address)
     given = (model, dataset, config_file_list, config_dict, argv)
     folder = Path(output or f"tune/{model or 'TinyKGAT'}-{dataset or 'ml-100k'}").absolute()
-    study = _resumed(given, wishes, folder) if resume else _begun(given, wishes, folder)
+    study = _resume(given, options, folder) if resume else _begin(given, options, folder)
     if verbose:
         print(headline(study, folder), flush=True)
     if len(records.read_trials(folder)) < study.num_trials:
         _search(study, folder, address, verbose)
-    return _concluded(study, folder)
+    return _conclude(study, folder)
 
 
-def _begun(given: tuple[Any, ...], wishes: Wishes, folder: Path) -> Study:
+def _begin(given: tuple[Any, ...], options: TuneOptions, folder: Path) -> Study:
     check_new(folder)
-    arguments = read_arguments(given[-1])
-    return plan(Config(*given), wishes, list(arguments))
+    *_, argv = given
+    return make_study(Config(*given), options, list(read_arguments(argv)))
 
 
-def _resumed(given: tuple[Any, ...], wishes: Wishes, folder: Path) -> Study:
+def _resume(given: tuple[Any, ...], options: TuneOptions, folder: Path) -> Study:
     study = Study.load(folder)
     model, dataset, files, changes, argv = given
     now: dict[str, Any] = {}
     if files or changes or argv:
         now = given_parameters(Config(study.model, study.dataset, files, changes, argv))
     names = {key: name for key, name in (("model", model), ("dataset", dataset)) if name}
-    refuse_changes(study, folder, wishes, {**names, **now})
+    refuse_changes(study, folder, options, {**names, **now})
     return study
 
 
@@ -190,7 +188,7 @@ def _search(study: Study, folder: Path, address: str | None, verbose: bool) -> N
     cluster.require(study.searcher)
     from recbole_tinykg.commands.tune import engine
 
-    with cluster.silenced() as out, cluster.connected(address, study.cpus, study.gpus):
+    with cluster.silence() as out, cluster.connect(address, study.cpus, study.gpus):
         study.save(folder)
         try:
             engine.execute(study, folder, out if verbose else None)
@@ -201,12 +199,11 @@ def _search(study: Study, folder: Path, address: str | None, verbose: bool) -> N
             raise
 
 
-def _concluded(study: Study, folder: Path) -> TuneResult:
-    """Choose the best trial, tests it, and writes the tables."""
+def _conclude(study: Study, folder: Path) -> TuneResult:
+    """Choose the best trial and test it; write the tables and the result."""
     trials = records.read_trials(folder)
     records.write_table(folder / "trials.csv", trials)
-    points = [_losses(trial, study, study.objectives) for trial in trials]
-    by_first = [_losses(trial, study, study.objectives[:1]) for trial in trials]
+    by_first = [study.losses(trial, study.objectives[:1]) for trial in trials]
     scored = [(loss, place) for place, loss in enumerate(by_first) if loss is not None]
     if not scored:
         raise UserError(
@@ -214,10 +211,10 @@ def _concluded(study: Study, folder: Path) -> TuneResult:
             f"see {folder / 'trials.csv'} and {folder}/trials/*/error.txt"
         )
     best = trials[min(scored)[1]]
-    front = [trials[place].number for place in pareto_front(points)]
-    files = _best_files(study, folder, best)
-    if len(study.objectives) > 1:
-        files |= _front_files(study, folder, trials, front)
+    points = [study.losses(trial, study.objectives) for trial in trials]
+    places = pareto_front(points) if len(study.objectives) > 1 else []
+    front = [trials[place] for place in places]
+    files = _write_files(study, folder, trials, best, front)
     metrics = evaluate(files["checkpoint"])
     result = TuneResult(
         best=best,
@@ -225,7 +222,7 @@ def _concluded(study: Study, folder: Path) -> TuneResult:
         metric=study.metric,
         default=trials[0],
         trials=trials,
-        front=front if len(study.objectives) > 1 else [],
+        front=[trial.number for trial in front],
         valid_result=metrics["valid"],
         test_result=metrics["test"],
         files=files,
@@ -234,39 +231,26 @@ def _concluded(study: Study, folder: Path) -> TuneResult:
     return result
 
 
-def _losses(trial: Trial, study: Study, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    if trial.status == "failed":
-        return None
-    return losses(vars(trial), objectives, study.metric_bigger)
-
-
-def _best_files(study: Study, folder: Path, best: Trial) -> dict[str, str]:
+def _write_files(
+    study: Study, folder: Path, trials: Sequence[Trial], best: Trial, front: Sequence[Trial]
+) -> dict[str, str]:
+    """Write `best.yaml` and, of several objectives, the front; return the files of a result."""
     parameters = {"model": study.model, "dataset": study.dataset, **study.user, **best.parameters}
     write_whole(folder / "best.yaml", yaml.safe_dump(parameters, sort_keys=False))
     name = f"trial-{best.number:03d}.pth"
-    return {
+    files = {
         "best": str(folder / "best.yaml"),
         "checkpoint": str(records.folder_of(folder, best.number) / "saved" / name),
         "table": str(folder / "trials.csv"),
         "lines": str(folder / "trials.jsonl"),
     }
-
-
-def _front_files(
-    study: Study, folder: Path, trials: Sequence[Trial], front: Sequence[int]
-) -> dict[str, str]:
-    complete = [trial for trial in trials if _losses(trial, study, study.objectives)]
-    chosen = {trial.number: trial for trial in complete}
-    records.write_table(folder / "pareto.csv", [chosen[number] for number in front])
-    plot_front(folder / "pareto.png", complete, front, vars(study))
-    return {"front": str(folder / "pareto.csv"), "picture": str(folder / "pareto.png")}
-
-
-def _switch(flags: Mapping[str, str], name: str) -> bool:
-    value = read_literal(flags.get(name, "False"))
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"--{name} must be True or False; got {value!r}")
-    return value
+    if len(study.objectives) > 1:
+        complete = [trial for trial in trials if study.losses(trial, study.objectives)]
+        records.write_table(folder / "pareto.csv", front)
+        numbers = [trial.number for trial in front]
+        plot_front(folder / "pareto.png", complete, numbers, vars(study))
+        files |= {"front": str(folder / "pareto.csv"), "picture": str(folder / "pareto.png")}
+    return files
 
 
 def _print(result: TuneResult, study: Study) -> None:

@@ -1,11 +1,11 @@
-"""Ray Tune: searcher, scheduler and the callback that writes down what became of each trial.
+"""Runs a search with Ray Tune: searcher, scheduler, and the callback that records each trial.
 
-Random and grid searches know their trials beforehand and hand them to Ray as a list. Optuna is
-asked for one after the other, through Ray's `OptunaSearch`; it hears of the default, trial 0,
-as far as the default lies in the searched space.
+Random and grid searches know their trials in advance and hand them to Ray as a list. Optuna
+suggests one after another, through Ray's `OptunaSearch`; it is told the result of the default,
+trial 0, as far as the default lies in the searched space.
 
-Ray keeps its state in `<output>/ray`. It may be seconds old when a search is killed: a trial that
-it believes to be running, but that has ended, says so from its own `trial.json`.
+Ray keeps its state in `<output>/ray`, which may be seconds old when a search is killed. A trial
+that ended after that is started again, and reports what its `trial.json` says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,15 +35,17 @@ from recbole_tinykg.errors import UserError
 _WORKER_DEATHS = 2  # that a trial survives
 _HALVING = 3  # of the trials that reach a rung, one in three goes on
 _RUNGS = 3  # below the last epoch
+_OUT: ContextVar[TextIO | None] = ContextVar("out", default=None)
+"""Where the search of this context prints: Ray pickles callbacks, and no pickle has a stream."""
 
 
 def execute(study: Study, output: Path, out: TextIO | None) -> None:
-    """Run the trials that have not ended yet; returns early when interrupted.
+    """Run the trials that have not ended yet; return early when interrupted.
 
     Args:
         study: The search.
         output: Its folder, absolute.
-        out: Takes a line per trial; None: nobody does.
+        out: Takes a line per trial; None: nothing is printed.
 
     Raises:
         UserError: Ray gave up.
@@ -51,13 +54,13 @@ def execute(study: Study, output: Path, out: TextIO | None) -> None:
     resources = {"cpu": study.cpus, "gpu": study.gpus}
     trainable = tune.with_resources(functools.partial(train_trial, plan=plan), resources)
     folder = output / "ray"
+    token = _OUT.set(out)
     try:
         if tune.Tuner.can_restore(folder):
             tuner = tune.Tuner.restore(str(folder), trainable)
             _refuse_ended(tuner, study, output)
         else:
             tuner = _new_tuner(study, trainable, folder)
-        _Journal.out = out
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"optuna|ray")
             tuner.fit()
@@ -66,10 +69,12 @@ def execute(study: Study, output: Path, out: TextIO | None) -> None:
         raise UserError(
             f"Ray ended the search: {reason}; go on with tune --continue --output={output}"
         ) from error
+    finally:
+        _OUT.reset(token)
 
 
 def _refuse_ended(tuner: tune.Tuner, study: Study, output: Path) -> None:
-    """Ray has no trial left, and yet some left no record: somebody removed it."""
+    """Refuse to continue if Ray has ended every trial, but the record of one is missing."""
     results = tuner.get_results()
     if results.num_terminated + results.num_errors >= study.num_trials:
         raise UserError(
@@ -80,7 +85,7 @@ def _refuse_ended(tuner: tune.Tuner, study: Study, output: Path) -> None:
 
 def _new_tuner(study: Study, trainable: Any, folder: Path) -> tune.Tuner:
     if study.searcher == "optuna":
-        searcher: Any = _Optuna.of(study)
+        searcher: Any = _Optuna.from_study(study)
         space: dict[str, Any] = {}
     else:
         searcher = BasicVariantGenerator()
@@ -119,7 +124,7 @@ def _scheduler(study: Study) -> TrialScheduler:
         max_t=study.epochs,
         grace_period=max(1, study.epochs // _HALVING**_RUNGS),
         reduction_factor=_HALVING,
-        stop_last_trials=False,  # whoever reaches the last epoch has finished
+        stop_last_trials=False,  # a trial at the last epoch has finished
     )
 
 
@@ -136,7 +141,7 @@ class _Suggestion:
     def __call__(self, trial: Any) -> dict[str, Any]:
         space = space_of(self._search)
         if trial.number == 0:
-            for name in spaces.encoded(space, self._default):  # Optuna knows what to answer
+            for name in spaces.encode(space, self._default):  # it is enqueued: see `from_study`
                 space[name].suggest(name, trial)
             parameters = self._default
         else:
@@ -148,14 +153,14 @@ class _Optuna(OptunaSearch):
     """Ray's searcher, with trials that failed told to Optuna as such."""
 
     @classmethod
-    def of(cls, study: Study) -> _Optuna:
+    def from_study(cls, study: Study) -> _Optuna:
         directions = modes(study.objectives, study.metric_bigger)
         several = len(study.objectives) > 1
         return cls(
             space=_Suggestion(study),
             metric=list(study.objectives) if several else study.objectives[0],
             mode=directions if several else directions[0],
-            points_to_evaluate=[spaces.encoded(study.space, study.default)],
+            points_to_evaluate=[spaces.encode(study.space, study.default)],
             seed=study.seed,
         )
 
@@ -168,9 +173,7 @@ class _Optuna(OptunaSearch):
 
 
 class _Journal(tune.Callback):
-    """Writes a trial down when it has ended, and says so; keeps nothing, so Ray may pickle it."""
-
-    out: TextIO | None = None
+    """Records a trial when it has ended, and prints a line."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, (trial.last_result or {}).get("error"))
@@ -179,9 +182,7 @@ class _Journal(tune.Callback):
         self._end(trial, f"its worker died {trial.num_failures} times: killed, or out of memory")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._say(
-            f"trial {trial.config['trial']['number']}: its worker died; it goes on in another"
-        )
+        _print(f"trial {trial.config['trial']['number']}: its worker died; it goes on in another")
 
     def _end(self, trial: Any, error: str | None) -> None:
         output = Path(trial.storage.experiment_fs_path).parent
@@ -189,18 +190,20 @@ class _Journal(tune.Callback):
         folder = records.folder_of(output, number)
         if records.read_trial(folder) is None:
             study = Study.load(output)
-            ended = _ended(trial, study, error)
+            ended = _record_of(trial, study, error)
             records.write_trial(output, ended)
             (folder / "saved" / f"trial-{number:03d}-last.pth").unlink(missing_ok=True)
-            self._say(trial_line(ended, study.metric))
-
-    def _say(self, line: str) -> None:
-        if _Journal.out is not None:
-            print(line, file=_Journal.out, flush=True)
+            _print(trial_line(ended, study.metric))
 
 
-def _ended(trial: Any, study: Study, error: str | None) -> records.Trial:
-    """What Ray knows of a trial, as a record."""
+def _print(line: str) -> None:
+    out = _OUT.get()
+    if out is not None:
+        print(line, file=out, flush=True)
+
+
+def _record_of(trial: Any, study: Study, error: str | None) -> records.Trial:
+    """Return what Ray knows of a trial, as a record."""
     row: Mapping[str, Any] = trial.last_result or {}
     measured = {name: _number(row.get(name)) for name in ("valid", "saved", "peak", "seconds")}
     complete = row.get("finished") or row.get("epoch", 0) >= study.epochs

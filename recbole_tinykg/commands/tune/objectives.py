@@ -1,4 +1,4 @@
-"""What a search optimises: the validation metric, and what a model costs.
+"""What a search optimises: the validation metric, memory and time.
 
 `valid`    the configuration's `valid_metric` on validation, at the best epoch so far
 `saved`    bytes that autograd keeps between forward and backward of a training step
@@ -25,7 +25,7 @@ def modes(objectives: Sequence[str], valid_metric_bigger: bool) -> list[str]:
 def losses(
     values: Mapping[str, float | None], objectives: Sequence[str], valid_metric_bigger: bool
 ) -> tuple[float, ...] | None:
-    """Objectives as numbers to be made small; None if one of them is missing or no number."""
+    """Return objectives as numbers to be made small; None if one is missing or NaN."""
     found = []
     for name, mode in zip(objectives, modes(objectives, valid_metric_bigger), strict=True):
         value = values.get(name)
@@ -36,10 +36,10 @@ def losses(
 
 
 def pareto_front(points: Sequence[tuple[float, ...] | None]) -> list[int]:
-    """Return the places of the points that no other point dominates; None is no point.
+    """Return the places of the points that no other point dominates.
 
     Args:
-        points: Objectives of each trial, all to be made small.
+        points: Objectives of each trial, all to be made small; None has no place on the front.
 
     Returns:
         Places in `points`, by the first objective; equal points are all on the front.

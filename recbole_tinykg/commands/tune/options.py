@@ -1,4 +1,4 @@
-"""What a user may say about a search, and which of it no search can be."""
+"""What a user may ask of a search, and the check of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_tinykg.commands.tune.objectives import OBJECTIVES
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.model.checks import is_integer, is_number, is_positive
 
 SCHEDULERS = ("asha", "none")
 SEARCHERS = ("random", "optuna", "grid")
@@ -17,8 +18,8 @@ SearchSource = str | os.PathLike[str] | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a user may say about a search; None: not said."""
+class TuneOptions:
+    """What a user may ask of a search; None: not given."""
 
     search: SearchSource = None
     trials: int | None = None
@@ -31,26 +32,24 @@ class Wishes:
     seed: int | None = None
 
 
-def check_wishes(wishes: Wishes) -> None:
+def check_options(options: TuneOptions) -> None:
     """Raise ConfigurationError for values that no search can have."""
-    _one_of("--scheduler", wishes.scheduler, SCHEDULERS)
-    _one_of("--searcher", wishes.searcher, SEARCHERS)
-    for objective in wishes.objectives or ():
+    _one_of("--scheduler", options.scheduler, SCHEDULERS)
+    _one_of("--searcher", options.searcher, SEARCHERS)
+    for objective in options.objectives or ():
         _one_of("--objectives", objective, OBJECTIVES)
-    if wishes.objectives is not None and len({*wishes.objectives}) != len(wishes.objectives):
-        raise ConfigurationError(f"--objectives must differ; got {','.join(wishes.objectives)}")
-    for flag, number in (("--trials", wishes.trials), ("--concurrent", wishes.concurrent)):
-        if number is not None and (type(number) is not int or number < 1):
+    if options.objectives is not None and len({*options.objectives}) != len(options.objectives):
+        raise ConfigurationError(f"--objectives must differ; got {','.join(options.objectives)}")
+    for flag, number in (("--trials", options.trials), ("--concurrent", options.concurrent)):
+        if number is not None and not is_positive(number):
             raise ConfigurationError(f"{flag} must be an integer >= 1; got {number!r}")
-    if wishes.seed is not None and (type(wishes.seed) is not int or not 0 <= wishes.seed < 2**32):
-        raise ConfigurationError(
-            f"--tune_seed must be an integer from 0 to 2^32 - 1; got {wishes.seed!r}"
-        )
-    for flag, amount, least in (("--cpus", wishes.cpus, "> 0"), ("--gpus", wishes.gpus, ">= 0")):
+    seed = options.seed
+    if seed is not None and not (is_integer(seed) and 0 <= seed < 2**32):
+        raise ConfigurationError(f"--tune_seed must be an integer from 0 to 2^32 - 1; got {seed!r}")
+    for flag, amount, least in (("--cpus", options.cpus, "> 0"), ("--gpus", options.gpus, ">= 0")):
         if amount is None:
             continue
-        is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        whole = is_number and (amount < 1 or float(amount).is_integer())
+        whole = is_number(amount) and (amount < 1 or float(amount).is_integer())
         if not whole or amount < 0 or (flag == "--cpus" and amount == 0):
             raise ConfigurationError(
                 f"{flag} of a trial must be a number {least}, a fraction or a whole number; "

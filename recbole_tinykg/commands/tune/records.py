@@ -1,4 +1,4 @@
-"""What became of each trial, in files that outlive the search.
+"""The outcome of each trial, in files that outlive the search.
 
 `trials/<number>/trial.json` is written once, when a trial has ended; `trials.jsonl` (a line
 per trial, in the order in which they ended) and `trials.csv` (in the order of their numbers)
@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_tinykg.checkpoint.safe_write import write_whole
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -25,7 +23,7 @@ class Trial:
 
     Attributes:
         number: From 0; its folder is `trials/<number>` with three digits or more.
-        parameters: What was tried.
+        parameters: Those that were tried.
         status: `finished` (all its epochs, or RecBole's early stopping), `stopped` by the
             scheduler, or `failed`.
         valid: The validation metric at the best epoch; None if it failed before.
@@ -54,7 +52,7 @@ class Trial:
 
 
 def folder_of(output: str | os.PathLike[str], number: int) -> Path:
-    """The folder of a trial."""
+    """Return the folder of a trial."""
     return Path(output) / "trials" / f"{number:03d}"
 
 
@@ -72,7 +70,9 @@ def read_trials(output: str | os.PathLike[str]) -> list[Trial]:
 
 
 def write_trial(output: str | os.PathLike[str], trial: Trial) -> None:
-    """Write `trial.json`, whole or not at all, and appends the trial to `trials.jsonl`."""
+    """Write `trial.json`, whole or not at all, and append the trial to `trials.jsonl`."""
+    from recbole_tinykg.checkpoint.safe_write import write_whole
+
     folder = folder_of(output, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "trial.json", json.dumps(asdict(trial), indent=2) + "\n")
@@ -82,7 +82,9 @@ def write_trial(output: str | os.PathLike[str], trial: Trial) -> None:
 
 def write_table(path: Path, trials: Sequence[Trial]) -> None:
     """Write `trials.csv`: a column per field, parameter (`parameters.layers`) and metric."""
-    rows = [flattened(asdict(trial)) for trial in trials]
+    from recbole_tinykg.checkpoint.safe_write import write_whole
+
+    rows = [flatten(asdict(trial)) for trial in trials]
     names = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(names))
@@ -91,7 +93,7 @@ def write_table(path: Path, trials: Sequence[Trial]) -> None:
     write_whole(path, text.getvalue())
 
 
-def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     """Write the keys of dictionaries inside as `outer.inner`."""
     flat: dict[str, Any] = {}
     for name, value in row.items():

@@ -1,4 +1,4 @@
-"""What a search says: a line per trial, the table, the Pareto front and its picture."""
+"""What a search prints: a line per trial, the table, the Pareto front and its picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABELS = {"saved": "saved for backward", "peak": "peak of a step", "seconds": "
 
 
 def headline(study: Any, folder: Path) -> str:
-    """What is going to be searched."""
+    """Return what is going to be searched."""
     searched = ", ".join(
         f"{name} {kind} {arguments}"
         for name, domain in study.search.items()
@@ -29,7 +29,7 @@ def headline(study: Any, folder: Path) -> str:
 
 
 def against_default(best: Trial, default: Trial, study: Any) -> str:
-    """The best trial beside the configuration before the search."""
+    """Compare the best trial with the configuration before the search."""
     ours = f"best: trial {best.number}, {study.metric} {_metric(best.valid)}"
     before = f"default: trial {default.number}, {study.metric} {_metric(default.valid)}"
     if not best.valid or not default.valid:
@@ -39,7 +39,7 @@ def against_default(best: Trial, default: Trial, study: Any) -> str:
 
 
 def trial_line(trial: Trial, metric: str) -> str:
-    """What became of a trial, in a line."""
+    """Return the outcome of a trial in a line."""
     parameters = ", ".join(f"{name}={value}" for name, value in trial.parameters.items())
     if trial.status == "failed":
         return f"trial {trial.number}: failed, {trial.error} ({parameters})"
@@ -52,7 +52,7 @@ def trial_line(trial: Trial, metric: str) -> str:
 
 
 def trials_table(trials: Sequence[Trial], metric: str, best: int | None) -> str:
-    """A row per trial, the best one marked; below it why trials failed."""
+    """Lay out a row per trial, the best one marked; below them why trials failed."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     rows = [["trial", *names, metric, "epochs", "saved", "peak", "s/epoch", "status"]]
     for trial in trials:
@@ -73,7 +73,7 @@ def trials_table(trials: Sequence[Trial], metric: str, best: int | None) -> str:
 
 
 def front_table(trials: Sequence[Trial], objectives: Sequence[str], metric: str) -> str:
-    """The trials of a Pareto front, a row each."""
+    """Lay out the trials of a Pareto front, a row each."""
     rows = [["trial", *(metric if name == "valid" else name for name in objectives), "parameters"]]
     for trial in trials:
         values = [cell(name, getattr(trial, name)) for name in objectives]
@@ -83,7 +83,7 @@ def front_table(trials: Sequence[Trial], objectives: Sequence[str], metric: str)
 
 
 def cell(objective: str, value: float | None) -> str:
-    """A value with its unit."""
+    """Return a value with its unit."""
     if value is None:
         return "-"
     if objective == "valid":

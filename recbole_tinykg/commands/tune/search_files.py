@@ -29,6 +29,7 @@ import yaml
 from recbole_tinykg.commands.tune.spaces import Choice, Domain, Range, Space, Steps
 from recbole_tinykg.config.parameters import read_literal
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.model.checks import is_number
 
 KINDS = {
     "choice": "a list of values",
@@ -45,7 +46,7 @@ def read_search(path: str | os.PathLike[str]) -> Space:
     """Read a search file: `.yaml` and `.yml` are ours, any other name is RecBole's format.
 
     Raises:
-        ConfigurationError: The file is not there or does not say what to search.
+        ConfigurationError: The file is missing or does not say what to search.
     """
     path = Path(path)
     try:
@@ -74,7 +75,7 @@ def space_of(search: Mapping[str, Any]) -> Space:
 
 
 def as_mapping(space: Space) -> dict[str, Any]:
-    """The dictionary that `space_of` reads."""
+    """Return the dictionary that `space_of` reads."""
     return {name: _described(domain) for name, domain in space.items()}
 
 
@@ -149,7 +150,7 @@ def _recboles_domain(kind: str, rest: str, where: str) -> Domain:
     if kind == "choice":
         return _domain(kind, read_literal(rest), where)
     arguments = [read_literal(number.strip()) for number in rest.split(",")]
-    if kind == "loguniform" and all(_is_number(number) for number in arguments):
+    if kind == "loguniform" and all(_is_finite(number) for number in arguments):
         try:
             arguments = [float(f"{math.exp(number):.12g}") for number in arguments]
         except OverflowError:
@@ -159,12 +160,12 @@ def _recboles_domain(kind: str, rest: str, where: str) -> Domain:
 
 
 def _domain(kind: str, arguments: Any, where: str) -> Domain:
-    """Build the domain, or says what `kind` takes."""
+    """Build the domain, or say what `kind` takes."""
     arguments = _literals(arguments)
     domain: Domain | None = None
     if kind == "choice":
         domain = Choice(tuple(arguments)) if isinstance(arguments, list) and arguments else None
-    elif isinstance(arguments, list) and all(_is_number(number) for number in arguments):
+    elif isinstance(arguments, list) and all(_is_finite(number) for number in arguments):
         domain = _numeric(kind, arguments)
     if domain is None:
         raise ConfigurationError(f"{where}: {kind} takes {KINDS[kind]}; got {arguments!r}")
@@ -186,14 +187,14 @@ def _numeric(kind: str, numbers: list[float]) -> Domain | None:
 
 
 def _literals(value: Any) -> Any:
-    """Read texts as everywhere on the command line: YAML takes `1e-4` for one."""
+    """Read texts as on the command line: `1e-4` is a text to YAML."""
     if isinstance(value, list | tuple):
         return [_literals(item) for item in value]
     return read_literal(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _refuse_twice(name: str, seen: set[str], where: str) -> None:

@@ -1,12 +1,10 @@
 """What a search may try: for every parameter the values it can take.
 
-=============  =============================================================================
-`choice`     one of a list
-`integer`    a whole number from low to high, both included
-`uniform`    a number from low to high
-`loguniform` a number from low to high whose logarithm is uniform
-`quniform`   a multiple of step from low to high; whole numbers if the step is a whole number
-=============  =============================================================================
+    choice       one of a list
+    integer      a whole number from low to high, both included
+    uniform      a number from low to high
+    loguniform   a number from low to high whose logarithm is uniform
+    quniform     a multiple of step from low to high; whole numbers if the step is a whole number
 
 Numbers are drawn to four digits, so that what the tables show is what was trained. Nothing here
 imports Ray or Optuna: an Optuna trial is asked by the names of its own methods.
@@ -21,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+
+from recbole_tinykg.model.checks import is_number
 
 _DIGITS = 4
 
@@ -39,7 +39,7 @@ class Domain(Protocol):
         """Ask an Optuna trial for a value."""
 
     def encode(self, value: Any) -> Any:
-        """What an Optuna trial calls a value; None if the value is not in the domain."""
+        """Return what an Optuna trial calls a value; None if the domain does not have it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Choice:
         return self.values[texts.index(trial.suggest_categorical(name, texts))]
 
     def encode(self, value: Any) -> str | None:
-        """The text of the value that equals this one."""
+        """Return the text of the value that equals this one."""
         return next((repr(v) for v in self.values if _equal(v, value)), None)
 
 
@@ -84,8 +84,8 @@ class Steps:
         return self._multiple(trial.suggest_int(name, self.first, self.last))
 
     def encode(self, value: Any) -> int | None:
-        """The number of steps to a value."""
-        if not _is_number(value):
+        """Return the number of steps to a value."""
+        if not is_number(value):
             return None
         k = round(value / self.step)
         inside = self.first <= k <= self.last and math.isclose(self._multiple(k), value)
@@ -106,7 +106,7 @@ class Range:
 
     @property
     def values(self) -> None:
-        """There is no end of them."""
+        """None: there are infinitely many."""
         return None
 
     def sample(self, rng: np.random.Generator) -> float:
@@ -120,8 +120,8 @@ class Range:
         return self._rounded(trial.suggest_float(name, self.low, self.high, log=self.log))
 
     def encode(self, value: Any) -> float | None:
-        """The number itself."""
-        return value if _is_number(value) and self.low <= value <= self.high else None
+        """Return the number itself if it is in the range."""
+        return value if is_number(value) and self.low <= value <= self.high else None
 
     def _rounded(self, value: float) -> float:
         return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
@@ -140,7 +140,7 @@ def distinct_samples(
         space: Where to draw.
         count: How many; fewer come back if the space has fewer (or nearly so).
         seed: Of the draws.
-        first: What the list begins with, inside the space or not.
+        first: Begins the list, inside the space or not.
 
     Returns:
         At most `count` sets of parameters.
@@ -158,10 +158,7 @@ def distinct_samples(
 
 
 def grid(space: Space, first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """Every combination of values, after `first`, which does not come twice.
-
-    The space must be finite.
-    """
+    """Yield `first` and then every other combination of values; the space must be finite."""
     if first is not None:
         yield dict(first)
     for values in itertools.product(*(domain.values or () for domain in space.values())):
@@ -170,14 +167,10 @@ def grid(space: Space, first: Mapping[str, Any] | None = None) -> Iterator[dict[
             yield point
 
 
-def encoded(space: Space, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What an Optuna trial calls the parameters; those outside their domain are left out."""
+def encode(space: Space, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an Optuna trial calls the parameters, without those outside their domain."""
     codes = {name: domain.encode(parameters[name]) for name, domain in space.items()}
     return {name: code for name, code in codes.items() if code is not None}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _equal(a: Any, b: Any) -> bool:

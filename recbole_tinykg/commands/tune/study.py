@@ -1,12 +1,11 @@
 """One search: everything that was asked for, checked, and kept in `<output>/search.json`.
 
-A search that was interrupted is taken up from that file alone. What it was asked for then must not
-change; asking for the same again is fine.
+An interrupted search continues from that file alone. Options given when it continues must be those
+it began with.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -17,16 +16,17 @@ from typing import Any
 
 from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.tune import spaces
-from recbole_tinykg.commands.tune.options import SearchSource, Wishes, check_wishes
-from recbole_tinykg.commands.tune.records import folder_of
+from recbole_tinykg.commands.tune.objectives import losses
+from recbole_tinykg.commands.tune.options import SearchSource, TuneOptions, check_options
+from recbole_tinykg.commands.tune.records import Trial, folder_of
 from recbole_tinykg.commands.tune.search_files import as_mapping, read_search, space_of
 from recbole_tinykg.config import Config, properties
 from recbole_tinykg.config.own_keys import check_dataset
-from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.errors import ConfigurationError, did_you_mean
 from recbole_tinykg.model import MODELS
 
 _DEFAULT_TRIALS = 8
-_FIXED = (  # they say where or how trials are compared
+_FIXED = (  # where and how trials are compared
     "model dataset data_path checkpoint_dir run_name epochs eval_args eval_step metrics topk "
     "valid_metric gpu_id use_gpu device show_progress"
 ).split()
@@ -80,15 +80,21 @@ class Study:
         """Domains by parameter."""
         return space_of(self.search)
 
+    def losses(self, trial: Trial, objectives: Sequence[str]) -> tuple[float, ...] | None:
+        """Return a trial's objectives, all to be made small; None if it failed or lacks one."""
+        if trial.status == "failed":
+            return None
+        return losses(vars(trial), objectives, self.metric_bigger)
+
     def points(self) -> list[dict[str, Any]]:
-        """Parameters of every trial, known before the first one, unless Optuna suggests them."""
+        """Return the parameters of every trial; Optuna's are not known in advance."""
         if self.searcher == "grid":
             return list(spaces.grid(self.space, self.default))
         return spaces.distinct_samples(self.space, self.trials, self.seed, self.default)
 
     @property
     def num_trials(self) -> int:
-        """How many trials there will be."""
+        """Number of trials, when all have run."""
         return self.trials if self.searcher == "optuna" else len(self.points())
 
     def save(self, output: Path) -> None:
@@ -126,7 +132,7 @@ class Study:
 
 
 def check_new(output: Path) -> None:
-    """Raise ConfigurationError if there is a search in a folder."""
+    """Raise ConfigurationError if a folder holds a search."""
     if (output / "search.json").exists():
         raise ConfigurationError(
             f"--output must be a folder without a search; {output} holds one: "
@@ -134,27 +140,27 @@ def check_new(output: Path) -> None:
         )
 
 
-def plan(config: Config, wishes: Wishes, argv_keys: Sequence[str] = ()) -> Study:
-    """Check what a user wishes for.
+def make_study(config: Config, options: TuneOptions, argv_keys: Sequence[str] = ()) -> Study:
+    """Check what a user asks for and fill in the rest.
 
     Args:
         config: Configuration that all trials share.
-        wishes: What to search and how.
+        options: What to search and how.
         argv_keys: Parameters given on the command line: they are not searched.
 
     Raises:
-        ConfigurationError: Something that cannot be searched, or so.
+        ConfigurationError: Something that cannot be searched, or not in this way.
     """
     check_dataset(config)
-    check_wishes(wishes)
+    check_options(options)
     if config["eval_step"] < 1 or config["epochs"] < 1:
         raise ConfigurationError(
             "tune needs epochs >= 1 and eval_step >= 1, for trials are compared by validation; "
             f"got epochs {config['epochs']}, eval_step {config['eval_step']}"
         )
-    space = _space(config, wishes.search, argv_keys)
-    objectives = tuple(wishes.objectives or ("valid",))
-    searcher = wishes.searcher or "random"
+    space = _space(config, options.search, argv_keys)
+    objectives = tuple(options.objectives or ("valid",))
+    searcher = options.searcher or "random"
     study = Study(
         model=config["model"],
         dataset=config["dataset"],
@@ -162,34 +168,36 @@ def plan(config: Config, wishes: Wishes, argv_keys: Sequence[str] = ()) -> Study
         user=given_parameters(config),
         search=as_mapping(space),
         default={name: config[name] for name in space},
-        trials=_num_trials(wishes.trials, searcher, space),
-        scheduler=wishes.scheduler or ("asha" if len(objectives) == 1 else "none"),
+        trials=_num_trials(options.trials, searcher, space),
+        scheduler=options.scheduler or ("asha" if len(objectives) == 1 else "none"),
         searcher=searcher,
         objectives=objectives,
-        cpus=1 if wishes.cpus is None else wishes.cpus,
-        gpus=0 if wishes.gpus is None else wishes.gpus,
-        seed=config["seed"] if wishes.seed is None else wishes.seed,
+        cpus=1 if options.cpus is None else options.cpus,
+        gpus=0 if options.gpus is None else options.gpus,
+        seed=config["seed"] if options.seed is None else options.seed,
         metric=str(config["valid_metric"]).lower(),
         metric_bigger=bool(config["valid_metric_bigger"]),
         epochs=config["epochs"],
-        concurrent=wishes.concurrent,
+        concurrent=options.concurrent,
     )
     return Study(**{**json.loads(json.dumps(asdict(study))), "objectives": objectives})
 
 
-def refuse_changes(study: Study, output: Path, wishes: Wishes, given: Mapping[str, Any]) -> None:
-    """Refuse to go on with a search under other wishes or parameters than it began with.
+def refuse_changes(
+    study: Study, output: Path, options: TuneOptions, given: Mapping[str, Any]
+) -> None:
+    """Refuse to continue a search with other options or parameters than it began with.
 
     Args:
         study: As it began.
         output: Its folder.
-        wishes: What is wished for now.
+        options: Those given now.
         given: Model, data set and parameters given now.
     """
-    check_wishes(wishes)
+    check_options(options)
     kept = {"model": study.model, "dataset": study.dataset, **study.user}
     pairs = [(f"--{name}", kept.get(name), value) for name, value in given.items()]
-    for name, value in vars(wishes).items():
+    for name, value in vars(options).items():
         if name == "search" and value is not None:
             search = as_mapping(_loaded(value))
             pairs.append(("--search", {key: study.search.get(key) for key in search}, search))
@@ -205,7 +213,7 @@ def refuse_changes(study: Study, output: Path, wishes: Wishes, given: Mapping[st
 
 
 def shared_configuration(config: Config) -> dict[str, Any]:
-    """A configuration for workers: other folders, GPUs that Ray chooses, no bars."""
+    """Return the configuration for workers: other folders, GPUs that Ray chooses, no bars."""
     base = config.to_plain()
     for key in ("gpu_id", "run_name", "checkpoint_dir"):
         base.pop(key, None)
@@ -216,7 +224,7 @@ def shared_configuration(config: Config) -> dict[str, Any]:
 
 
 def default_search_file(model: str) -> Path:
-    """The search file that comes with a twin; a stock model takes its twin's.
+    """Return the search file that comes with a twin; a stock model takes its twin's.
 
     Raises:
         ConfigurationError: There is none for this model.
@@ -231,9 +239,9 @@ def default_search_file(model: str) -> Path:
 
 
 def _space(config: Config, search: SearchSource, argv_keys: Sequence[str]) -> spaces.Space:
-    """The searched parameters: known to the model, and not settled by the command line.
+    """Return the searched parameters: those the model has and the command line does not set.
 
-    Under a budget nothing reads `compress_bits`, so that it is not searched.
+    `compress_bits` is not searched under a budget, where nothing reads it.
     """
     bundled = search is None
     source = default_search_file(config["model"]) if search is None else search
@@ -251,8 +259,8 @@ def _space(config: Config, search: SearchSource, argv_keys: Sequence[str]) -> sp
         if (bundled and name.startswith("compress_") and name not in known) or name in settled:
             del space[name]
         elif name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = did_you_mean(name, known)
+            hint = f"; {near}" if near else ""
             raise ConfigurationError(
                 f"{where}, {name} must be a parameter of {config['model']}; it has none such{hint}"
             )
@@ -286,7 +294,7 @@ def _num_trials(trials: int | None, searcher: str, space: spaces.Space) -> int:
 
 
 def given_parameters(config: Config) -> dict[str, Any]:
-    """What the user gave of the configuration, for a file that gives it again."""
+    """Return what the user gave of the configuration, for a file that gives it again."""
     plain = config.to_plain()
     hidden = {"model", "dataset", "gpu_id", "run_name", "checkpoint_dir"}
     keys = config.external_config_dict.keys() - hidden
@@ -296,5 +304,5 @@ def given_parameters(config: Config) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples are lists in JSON."""
+    """Return a value as JSON has it: tuples are lists."""
     return json.loads(json.dumps(value))

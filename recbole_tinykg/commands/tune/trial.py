@@ -1,8 +1,10 @@
 """What a worker runs: one trial, from data to its last epoch, with a report after every epoch.
 
-The report holds the validation metric; trials never see test data. Whatever goes wrong inside a
-trial (a parameter that cannot be, memory, NaN) is its result, reported like one. A worker that
-dies is another matter: Ray starts the trial again, which goes on from `<run>-last.pth`.
+The report holds the validation metric; trials never see test data. An error inside a trial (an
+impossible parameter, memory, NaN) is its result and reported as such. If the worker itself dies,
+Ray starts the trial again, and it continues from `<run>-last.pth`.
+
+Importing this module imports no PyTorch: a worker chooses its GPU first.
 
 Everything a trial writes is in its folder: `parameters.yaml`, `history.jsonl`, `log`,
 `log_tensorboard`, `saved`; `error.txt` if it fails.
@@ -23,7 +25,6 @@ from typing import Any
 
 import yaml
 
-from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands.tune.records import folder_of, read_trial
 
 Row = dict[str, Any]
@@ -68,12 +69,12 @@ def train_trial(config: Mapping[str, Any], plan: TrialPlan) -> None:
 def run_trial(
     number: int, parameters: Mapping[str, Any], plan: TrialPlan, report: Callable[[Row], None]
 ) -> None:
-    """Train a trial, or goes on with it, or repeats the report of one that has ended.
+    """Train a trial, or continue it, or repeat the report of one that has ended.
 
     Args:
         number: Of the trial.
-        parameters: That win over the shared ones.
-        plan: What it shares with other trials.
+        parameters: Those that win over the shared ones.
+        plan: Shared with the other trials.
         report: Takes a row after every epoch, and one with `error` if the trial fails.
     """
     folder = folder_of(plan.output, number)
@@ -87,18 +88,20 @@ def run_trial(
         report({**_NOTHING, **known, **epoch, "finished": True, "error": ended.error})
         return
     try:
-        _train(number, parameters, plan, _written(folder, report))
-    except Exception as error:  # whatever it is, it is the result of this trial
+        _train(number, parameters, plan, _with_history(folder, report))
+    except Exception as error:  # any error is the result of this trial
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         text = " ".join(str(error).split())
         report({**_last_row(folder), "error": f"{type(error).__name__}: {text}"})
 
 
 def _claim(folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Make the folder the trial's own: what a trial with other parameters left there goes.
+    """Empty the folder if a trial with other parameters left something there.
 
-    A search that dies may have begun trials that it does not remember.
+    A search that died may have started trials that Ray has no record of.
     """
+    from recbole_tinykg.checkpoint.safe_write import write_whole
+
     file = folder / "parameters.yaml"
     text = yaml.safe_dump(dict(parameters), sort_keys=False)
     if file.is_file() and file.read_text(encoding="utf-8") == text:
@@ -139,6 +142,7 @@ def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row],
     """Take up a trial whose worker died; returns whether there is anything left to train."""
     from recbole_tinykg import checkpoint
     from recbole_tinykg.errors import CheckpointError
+    from recbole_tinykg.quick_start.results import plain_metrics
 
     best = Path(trainer.saved_model_file)
     last = best.with_name(f"{best.stem}-last.pth")
@@ -149,7 +153,7 @@ def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row],
         **_last_row(Path.cwd()),
         "epoch": state["epoch"] + 1,
         "valid": float(state["best_valid_score"]),
-        "metrics": _floats(state["best_valid_result"]),
+        "metrics": plain_metrics(state["best_valid_result"]) or {},
     }
     try:
         checkpoint.check_unfinished(
@@ -164,6 +168,7 @@ def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row],
 
 
 def _row(trainer: Any, epoch: int, score: float, eval_step: int) -> Row:
+    from recbole_tinykg.quick_start.results import plain_metrics
     from recbole_tinykg.trainer.phases import PHASES
 
     memory = trainer.memory()
@@ -174,7 +179,7 @@ def _row(trainer: Any, epoch: int, score: float, eval_step: int) -> Row:
         "epoch": epoch + 1,
         "score": float(score),
         "valid": float(trainer.best_valid_score),
-        "metrics": _floats(trainer.best_valid_result),
+        "metrics": plain_metrics(trainer.best_valid_result) or {},
         "best_epoch": epoch + 1 - trainer.cur_step * eval_step,
         "saved": max(phase["saved_activation_bytes"] for phase in phases),
         "peak": max(peaks, default=math.nan),
@@ -182,12 +187,8 @@ def _row(trainer: Any, epoch: int, score: float, eval_step: int) -> Row:
     }
 
 
-def _floats(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    return {name: float(value) for name, value in (metrics or {}).items()}
-
-
-def _written(folder: Path, report: Callable[[Row], None]) -> Callable[[Row], None]:
-    """Append a row to `history.jsonl` before it is reported."""
+def _with_history(folder: Path, report: Callable[[Row], None]) -> Callable[[Row], None]:
+    """Return a `report` that appends each row to `history.jsonl` first."""
 
     def write_and_report(row: Row) -> None:
         with open(folder / "history.jsonl", "a", encoding="utf-8") as file:

@@ -1,0 +1,63 @@
+"""Child processes: started so that they end with the command, and why one failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_SECONDS_TO_END = 10
+
+
+@contextmanager
+def started(command: Sequence[str], **streams: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a process that can import this package; an error in the block, or Ctrl-C, ends it.
+
+    Its standard input is a pipe, whose end tells the process that this one has ended.
+
+    Args:
+        command: Program and arguments.
+        streams: `stdout`, `stderr` and `text`, as `subprocess.Popen` takes them.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,  # Ctrl-C comes here, and only here
+        **streams,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            _end(process)
+            raise
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment, with this package importable from any folder."""
+    package = str(Path(__file__).resolve().parents[2])
+    others = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *([others] if others else [])])}
+
+
+def why_failed(status: int, output: str) -> str:
+    """Return the last line of output, or the signal that ended the process."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ", perhaps by the system because memory ran out" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint}"
+    lines = [line.strip() for line in output.split("\n") if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else f"the process ended with status {status}"
