@@ -22,6 +22,7 @@ from recbole_tinykg.ops.activation import (
 from recbole_tinykg.ops.checks import BITS
 from recbole_tinykg.ops.normalize import normalize_backward
 from recbole_tinykg.ops.quantize import dequantize, dequantize_, dequantize_add_, quantize
+from recbole_tinykg.ops.reference.noise import draw as random_bits
 from recbole_tinykg.ops.spmm import spmm, spmm_add_, spmm_backward_
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "native_status",
     "normalize_backward",
     "quantize",
+    "random_bits",
     "require_native",
     "sign_mask",
     "spmm",

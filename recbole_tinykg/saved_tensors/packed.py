@@ -99,8 +99,8 @@ class Codes:
     def tensor(self) -> Tensor:
         """The estimate; operations of a node that ask at the same time share it."""
         if (tensor := self._last()) is None:
-            parts = tuple(kept.tensor() for kept in self._kept)
-            tensor = Quantized.from_tensors(parts, self._layout).dequantize()
+            parts = (kept.tensor() for kept in self._kept)
+            tensor = Quantized.unflatten(parts, self._layout).dequantize()
             self._last = weakref.ref(tensor)
         return tensor
 

@@ -39,7 +39,7 @@ from recbole_tinykg.functional.ripplenet.fact_terms import (
 from recbole_tinykg.functional.ripplenet.memory_reading import (
     Read,
     ReadGradients,
-    Weights,
+    RippleWeights,
     read_memories,
     read_memories_backward,
 )
@@ -53,7 +53,7 @@ from recbole_tinykg.graph.ripple_memories import FactTable, Memories
 
 
 class Penalty(NamedTuple):
-    """Weights of the terms beside the prediction's."""
+    """RippleWeights of the terms beside the prediction's."""
 
     kg_weight: float
     reg_weight: float
@@ -65,7 +65,7 @@ def ripple_loss(
     items: Tensor,  # (B,)
     labels: Tensor,  # (B,) 0 or 1
     table: FactTable,
-    weights: Weights,
+    weights: RippleWeights,
     penalty: Penalty,
 ) -> Tensor:
     """The loss, of shape (1,) as RecBole's."""
@@ -76,7 +76,7 @@ class _RippleLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, penalty: Penalty, *tensors: Tensor) -> Tensor:
         users, items, labels = tensors[:3]
-        table, weights = FactTable(*tensors[3:7]), Weights(*tensors[7:])
+        table, weights = FactTable(*tensors[3:7]), RippleWeights(*tensors[7:])
         memories = Memories.of(table, users)
         heads, keys, queries = _products(memories, weights)
         read = _read(memories, items, keys, weights)
@@ -97,11 +97,11 @@ class _RippleLoss(torch.autograd.Function):
     @refuse_double_backward
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
         users, items, *saved, probabilities, slope = ctx.saved_tensors
-        table, weights = FactTable(*saved[:4]), Weights(*saved[4:])
+        table, weights = FactTable(*saved[:4]), RippleWeights(*saved[4:])
         memories = Memories.of(table, users)
         products = _products(memories, weights)
         read = _read(memories, items, products[1], weights, probabilities)
-        grads = Weights(*(torch.zeros_like(weight) for weight in weights))
+        grads = RippleWeights(*(torch.zeros_like(weight) for weight in weights))
         slope = (slope * grad_loss)[:, None]
         read_grads = read_memories_backward(
             grads.transform,
@@ -128,14 +128,14 @@ def _read(
     memories: Memories,
     items: Tensor,
     keys: Tensor,
-    weights: Weights,
+    weights: RippleWeights,
     probabilities: Tensor | None = None,
 ) -> Read:
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
     return read_memories(memories, rows, keys, weights, probabilities)
 
 
-def _products(memories: Memories, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
+def _products(memories: Memories, weights: RippleWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Heads, keys and queries (P, d) of the batch's pairs."""
     heads = weights.entities.index_select(0, memories.head)
     keys = relation_keys(heads, weights.matrices, memories.segments)
@@ -143,12 +143,12 @@ def _products(memories: Memories, weights: Weights) -> tuple[Tensor, Tensor, Ten
 
 
 def _fact_gradients(
-    grads: Weights,
+    grads: RippleWeights,
     read: Read,
     read_grads: ReadGradients,
     memories: Memories,
     products: tuple[Tensor, Tensor, Tensor],
-    weights: Weights,
+    weights: RippleWeights,
     scale: tuple[Tensor, Tensor],  # gradients of the belief and of the sum of norms
 ) -> None:
     """Add to `grads` what comes through keys, heads, tails and relation matrices."""

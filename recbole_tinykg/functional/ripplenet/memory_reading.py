@@ -26,7 +26,7 @@ ROW_BLOCK = 256
 """Rows of a batch whose memory is gathered at a time: 256 x 16 x 64 floats stay in a cache."""
 
 
-class Weights(NamedTuple):
+class RippleWeights(NamedTuple):
     """RippleNet's parameters."""
 
     entities: Tensor  # (n_entities, d)
@@ -54,7 +54,7 @@ def read_memories(
     memories: Memories,
     items: Tensor,  # (B, d)
     keys: Tensor,  # (P, d)
-    weights: Weights,
+    weights: RippleWeights,
     probabilities: Tensor | None = None,  # (B, n_hop, n_memory), if they are known
 ) -> Read:
     """All hops, for every row of the batch."""
@@ -88,7 +88,7 @@ def read_memories_backward(
     read: Read,
     memories: Memories,
     keys: Tensor,  # (P, d)
-    weights: Weights,
+    weights: RippleWeights,
 ) -> ReadGradients:
     """Gradients of items, answers and logits; adds to that of the transform."""
     num_hops, dim = len(read.answers), keys.shape[1]

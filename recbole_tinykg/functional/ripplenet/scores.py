@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.autograd import without_autocast
-from recbole_tinykg.functional.ripplenet.memory_reading import Weights, read_memories
+from recbole_tinykg.functional.ripplenet.memory_reading import RippleWeights, read_memories
 from recbole_tinykg.functional.ripplenet.relation_products import relation_keys
 from recbole_tinykg.graph.ripple_memories import FactTable, Memories, distinct_pairs, segments_of
 
@@ -36,14 +36,14 @@ def pair_scores(
     users: Tensor,  # (B,)
     items: Tensor,  # (B,)
     table: FactTable,
-    weights: Weights,
+    weights: RippleWeights,
 ) -> Tensor:
     """Scores (B,) of pairs of a user and an item."""
     blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
     return torch.cat([_pair_scores(*block, table, weights) for block in blocks])
 
 
-def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weights) -> Tensor:
+def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: RippleWeights) -> Tensor:
     memories = Memories.of(table, users)
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
     scores = read_memories(memories, rows, _keys(memories, weights), weights).scores()
@@ -77,7 +77,7 @@ class ItemScores:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, num_items: int, table: FactTable, weights: Weights) -> ItemScores:
+    def of(cls, num_items: int, table: FactTable, weights: RippleWeights) -> ItemScores:
         """Multiply the table's heads by their relations, and the items by the map of each hop."""
         memory, entities = table.memory, weights.entities.detach()
         repeats = torch.equal(memory, memory[:, :1].expand_as(memory))
@@ -150,6 +150,6 @@ def _products(rows: Tensor, base: Tensor, sums: list[_Sum]) -> Tensor:
     return out
 
 
-def _keys(memories: Memories, weights: Weights) -> Tensor:
+def _keys(memories: Memories, weights: RippleWeights) -> Tensor:
     heads = weights.entities.index_select(0, memories.head)
     return relation_keys(heads, weights.matrices, memories.segments)
