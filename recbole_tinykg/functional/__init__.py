@@ -13,7 +13,7 @@ How each model passes messages is a folder of its own, which exports what the mo
 `kgcn` (also KGNN-LS), `kgin`, `ripplenet`.
 
 Everything saved goes through `ctx.save_for_backward`; parameters are saved by reference. A function
-that draws noise has an `add_..._sites` beside it, which names its sites in order.
+that draws noise has an `add_..._sites` next to it, which names its sites in order.
 """
 
 from recbole_tinykg.functional.bpr import add_bpr_sites, bpr_loss, normalized_rows

@@ -11,7 +11,7 @@ gradient of the loss.
 Saves: codes of :math:`\partial L / \partial x_l` for l >= 1 (1 B per element of a unique row). For
 :math:`x_0`, which are rows of parameters, the derivative of each score (4 B per pair), the
 positions of the rows and a factor per row: its gradient is recomputed exactly. The alternative,
-codes of y and float32 norms, keeps more and adds noise to both factors.
+codes of y and float32 norms, saves more and adds noise to both factors.
 
 These codes are gradients, every parameter below the head sees their noise, and they are few, so
 they have at least `GRADIENT_BITS`. On ml-100k, 2 bits here would cause at least 85 % of the noise

@@ -30,7 +30,7 @@ class TinyKGNNLS(TinyKGCN):
     label_values: Tensor  # (L,) uint8: twice the label
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """As KGCN, with labels sampled after the neighbours."""
+        """Build a KGCN that samples labels after the neighbours."""
         super().__init__(config, dataset)
         self.ls_weight = config["ls_weight"]
 

@@ -28,7 +28,7 @@ class Twin(KnowledgeRecommender):
         dataset: training split of a RecBole knowledge-based dataset.
 
     Attributes:
-        quantizer: How maps are stored whose bits are not chosen by themselves.
+        quantizer: How maps are stored unless bits are chosen for each.
         site_table: The quantizer of every site.
         map_sites: Number of the site of each stored map, by its name.
         map_bits: Bits chosen for each stored map; empty: none chosen.
@@ -89,7 +89,7 @@ class Twin(KnowledgeRecommender):
         """Store maps with other bits in a `with` block, without using up noise.
 
         Args:
-            bits: For all maps, or for each stored map by its name; there a quantizer will do, too.
+            bits: For all maps; or bits, or a quantizer, for each stored map by its name.
         """
         table, position = self.site_table, self.streams.position.clone()
         if isinstance(bits, int):

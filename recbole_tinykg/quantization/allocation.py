@@ -1,6 +1,6 @@
 r"""Bits for each stored map, so that all together fit a budget and the gradient is least noisy.
 
-Map m kept at b bits costs :math:`c_m(b)` bytes and adds :math:`V_m(b)` to the variance of the
+Map m stored at b bits costs :math:`c_m(b)` bytes and adds :math:`V_m(b)` to the variance of the
 gradient; the noises of different maps are independent, so both add up. Minimising
 :math:`\sum_m V_m(b_m)` under :math:`\sum_m c_m(b_m) \le C` is a multiple-choice knapsack. It is
 solved exactly: maps are added one by one, and a way to spend some bytes is kept only if no other
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Option(NamedTuple):
-    """One way to keep a map."""
+    """One way to store a map."""
 
     num_bytes: int
     variance: float

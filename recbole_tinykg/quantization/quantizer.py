@@ -24,7 +24,7 @@ from recbole_tinykg import ops
 from recbole_tinykg.errors import ConfigurationError
 
 UNCOMPRESSED = 32
-"""The value of `bits` that keeps the tensor as it is."""
+"""The value of `bits` at which the tensor itself is stored."""
 
 BITS = (*ops.BITS, UNCOMPRESSED)
 """Every number of bits that a stored map may have."""
@@ -59,7 +59,7 @@ class Quantized:
         return cls(next(tensors), next(tensors), next(tensors), layout)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return all that is kept: one tensor at 32 bits, else codes, minimum and step."""
+        """Return all that is stored: one tensor at 32 bits, else codes, minimum and step."""
         if self.minimum is None or self.step is None:
             return (self.codes,)
         return self.codes, self.minimum, self.step
@@ -123,7 +123,7 @@ class Quantizer:
         ConfigurationError: `bits` or `rounding` is not one of the values below.
     """
 
-    bits: int = 2  # 1, 2, 4, 8, or 32 to keep tensors as they are
+    bits: int = 2  # 1, 2, 4, 8, or 32 for the tensor itself
     rounding: Rounding = "stochastic"  # unbiased; "nearest" has less noise and a bias
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ def quantize(x: Tensor, *, bits: int = 2, seed: int = 0) -> Quantized:
 
     Args:
         x: float16, bfloat16, float32 or float64, any strides; treated as a constant by autograd.
-        bits: 1, 2, 4, 8, or 32 to keep `x` as it is.
+        bits: 1, 2, 4, 8, or 32 for `x` itself.
         seed: Seed of the noise: the same seed gives the same codes.
 
     Raises:

@@ -39,7 +39,7 @@ _PIECE = 1 << 16  # elements whose squares are summed at a time
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A map that a step keeps as codes."""
+    """A map that a step stores as codes, as measured."""
 
     name: str
     shape: tuple[int, int]  # rows in the largest batch, columns

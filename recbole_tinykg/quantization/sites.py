@@ -4,7 +4,7 @@ A model names its sites once, in order, and everything else follows from the lis
 streams a step has, which of them a site draws, which maps are stored, and how many bits each has.
 
     sites = Sites()
-    sites.add("layer1.messages")                  # kept as codes
+    sites.add("layer1.messages")                  # stores codes
     sites.add("layer1.dropout", stored=False)     # only draws noise
 
     table = sites.table(Quantizer(bits=2))        # a quantizer for each site
@@ -44,7 +44,7 @@ class Sites:
 
     Attributes:
         numbers: Number of each site by its name.
-        stored: Number of each site that keeps codes, by the name of its map.
+        stored: Number of each site that stores codes, by its name.
     """
 
     def __init__(self) -> None:
@@ -57,8 +57,8 @@ class Sites:
 
         Args:
             name: Unique; dots separate groups, as in `layer1.messages`.
-            stored: Whether the site keeps codes. False: it draws dropout or a sample, or only holds
-                the place of a map that this configuration does not store.
+            stored: Whether the site stores codes. False: it draws dropout or a sample, or holds the
+                place of a map that this configuration does not store.
             fewest_bits: Of the map, unless its bits are chosen for it alone.
         """
         assert name not in self.numbers, name
@@ -107,7 +107,7 @@ class SiteTable:
 
 @dataclass(frozen=True)
 class StepSites:
-    """The sites of one step, or the group of them whose names begin with `prefix`.
+    """The sites of one step, or a group of them: those whose names begin with `prefix`.
 
     An autograd function that draws noise again in backward saves `streams` and finds its sites in
     `table.at(streams)`.
@@ -123,7 +123,7 @@ class StepSites:
 
     @property
     def device(self) -> torch.device:
-        """Where the streams lie, and so the data of the step."""
+        """Device of the streams, and of the step's data."""
         return self.streams.device
 
     def group(self, name: str) -> StepSites:

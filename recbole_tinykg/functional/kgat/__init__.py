@@ -5,11 +5,10 @@ row block, `saved_layer` what a layer saves, `targets` the rows that a layer com
 in `graph.adjacency`, its blocks in `graph.row_blocks`.
 """
 
-from recbole_tinykg.functional.kgat.aggregators import AGGREGATORS
 from recbole_tinykg.functional.kgat.propagation import (
     Propagation,
     add_propagation_sites,
     propagate,
 )
 
-__all__ = ["AGGREGATORS", "Propagation", "add_propagation_sites", "propagate"]
+__all__ = ["Propagation", "add_propagation_sites", "propagate"]

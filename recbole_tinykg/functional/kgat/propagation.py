@@ -1,4 +1,4 @@
-r"""KGAT's stack of graph layers as one autograd function that keeps codes instead of maps.
+r"""KGAT's stack of graph layers as one autograd function that saves codes instead of maps.
 
 Layer l computes, for its target rows, :math:`s = A e`, an aggregator of e and s (`aggregators`) and
 message dropout. Hidden layers compute every node; the last one only the rows that the batch reads,

@@ -48,7 +48,7 @@ class AllNodes:
         """Return an uninitialised gradient (num_messages, dim) of the messages.
 
         If widths agree it shares the memory of `gradient` (num_rows, D'), that of the output, which
-        nobody else reads: a block's messages are written over rows of this and earlier blocks.
+        only this layer reads: a block's messages are written over rows of this and earlier blocks.
         """
         if gradient.shape[1] == dim:
             assert all(block.last_message <= block.stop for block in self.blocks)

@@ -1,4 +1,4 @@
-r"""KGIN's hops as one autograd function that keeps codes instead of maps.
+r"""KGIN's hops as one autograd function that saves codes instead of maps.
 
 A hop gives every head of the knowledge graph the mean of its tails times their relations
 (`paired_edges`), every user of the batch the mean of the user's items, guided by intents
