@@ -28,7 +28,6 @@ from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.functional.bpr import GRADIENT_BITS
 from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.quantization.budget import allocate_bits
-from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import prepare
 
 CASES = {
@@ -89,8 +88,8 @@ def one(
     return {
         "bytes": budget,
         "chosen_bytes": chosen.saved_bytes,
-        "uniform": error(model, batches[2:], exact, model.quantizers_of(uniform), draws),
-        "chosen": error(model, batches[2:], exact, model.quantizers_of(chosen.bits), draws),
+        "uniform": error(model, batches[2:], exact, uniform, draws),
+        "chosen": error(model, batches[2:], exact, chosen.bits, draws),
         "predicted": chosen.relative_variance,
     }
 
@@ -105,10 +104,10 @@ def train(model_name: str, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
     return experiment.model.train(), upcoming_batches(experiment.train_data, 4)
 
 
-def gradient(model: Any, batch: Any, quantizers: Quantizers, draw: int) -> list[torch.Tensor]:
+def gradient(model: Any, batch: Any, bits: dict[str, int], draw: int) -> list[torch.Tensor]:
     """Gradient of the loss by every parameter; dropout is that of draw 0."""
     sites = model.streams.sites.clone()
-    with model.compression(quantizers):
+    with model.compression(bits):
         model.streams.step = DRAWN_STEP
         for site in model.map_sites.values():
             model.streams.sites[site, 1] += draw << 20
@@ -119,13 +118,13 @@ def gradient(model: Any, batch: Any, quantizers: Quantizers, draw: int) -> list[
 
 
 def error(
-    model: Any, batches: list[Any], exact: list[Any], quantizers: Quantizers, draws: int
+    model: Any, batches: list[Any], exact: list[Any], bits: dict[str, int], draws: int
 ) -> float:
     """Mean of |drawn - exact|^2 / |exact|^2 over batches and draws."""
     total = 0.0
     for batch, reference in zip(batches, exact, strict=True):
         for draw in range(1, draws + 1):
-            drawn = gradient(model, batch, quantizers, draw)
+            drawn = gradient(model, batch, bits, draw)
             distance = sum((a - b).square().sum() for a, b in zip(drawn, reference, strict=True))
             total += float(distance / sum(b.square().sum() for b in reference))
     return total / (draws * len(batches))

@@ -4,7 +4,7 @@
 
 TinyKGAT trains three epochs on ml-100k; then one batch's gradient is drawn several times and
 compared with the exact one: the mean of |drawn - exact|^2 / |exact|^2, per parameter. Settings
-differ in the bits of the codes of the loss' gradient (`ranking.GRADIENT_BITS`, 8 in the package).
+differ in the bits of the codes of the loss' gradient (`bpr.GRADIENT_BITS`, 8 in the package).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from recbole.utils import KGDataLoaderState
 
-from recbole_tinykg.functional import bpr
 from recbole_tinykg.quick_start import prepare
 
 
@@ -32,7 +31,9 @@ def main() -> None:
     for layers in map(json.loads, args.layers.split(";")):
         model, batch = train(layers, args.bits)
         for bits in map(int, args.gradient_bits.split(",")):
-            bpr.GRADIENT_BITS = bits
+            choice = {name: args.bits for name in model.map_sites}
+            gradients_at = {n: max(bits, args.bits) for n in choice if n.endswith("gradient")}
+            model.choose_bits({**choice, **gradients_at})
             noise = relative_noise(model, batch, args.draws)
             results.append({"layers": layers, "gradient_bits": bits, "noise": noise})
             print(f"layers {layers}, gradient codes of {bits} bits")

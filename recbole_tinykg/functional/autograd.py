@@ -1,4 +1,4 @@
-"""What the forward and backward of compressed functions share about autograd and autocast."""
+"""Decorators of compressed functions: no second derivatives, no autocast inside."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from recbole_tinykg.quantization import StepSites
+
 
 def refuse_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Raise a clear error when a second derivative is asked for."""
+    """Raise a clear error when the user asks for a second derivative."""
 
     @wraps(backward)
     def guarded(ctx: Any, *grads: torch.Tensor) -> Any:
@@ -26,7 +28,7 @@ def refuse_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """The type that `torch.autocast` wants of a linear layer on `tensor`; without it, its own."""
+    """Return the type of a linear layer's output: that of `torch.autocast`, else the tensor's."""
     device = tensor.device.type
     if tensor.dtype == torch.float32 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -34,11 +36,11 @@ def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a function in the precision of its parameters; one argument must be a tensor."""
+    """Run a function in the precision of its parameters; an argument is a tensor or `StepSites`."""
 
     @wraps(function)
     def in_full_precision(*args: Any, **kwargs: Any) -> Any:
-        device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
+        device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor | StepSites))
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 

@@ -11,15 +11,15 @@ gradient of the loss.
 Saves: codes of :math:`\partial L / \partial x_l` for l >= 1 (1 B per element of a unique row). For
 :math:`x_0`, which are rows of parameters, the derivative of each score (4 B per pair), the
 positions of the rows and a factor per row: its gradient is recomputed exactly. The alternative,
-codes of y and float32 norms, keeps more and adds noise to both factors.
+codes of y and float32 norms, saves more and adds noise to both factors.
 
-These codes are gradients, every parameter below the head sees their noise, and they are few: they
-have at least `GRADIENT_BITS`. On ml-100k, 2 bits there would cause 85 % and more of the noise in
-the embeddings' gradient, and save a tenth of the bytes of `layers` [64, 32, 16].
+These codes are gradients, every parameter below the head sees their noise, and they are few, so
+they have at least `GRADIENT_BITS`. On ml-100k, 2 bits here would cause at least 85 % of the noise
+in the embeddings' gradient, and save a tenth of the bytes of `layers` [64, 32, 16].
 
 Noise: backward is linear in the codes, which meet no other noise here. The regulariser's gradient
-through a normalised block is exactly zero, because :math:`y - y (y^\top y) = 0`, and is left out
-but for rows shorter than `EPS`.
+through a normalised block is exactly zero, because :math:`y - y (y^\top y) = 0`; it is computed
+only for rows shorter than `EPS`.
 """
 
 from __future__ import annotations
@@ -34,43 +34,47 @@ from torch import Tensor
 from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 from recbole_tinykg.graph.node_rows import NodeRows, Parts
-from recbole_tinykg.quantization import Quantized
-from recbole_tinykg.quantization.quantizer import Quantizers
+from recbole_tinykg.quantization import Quantized, Sites, StepSites
 
 EPS = 1e-12
 """Smallest norm that `torch.nn.functional.normalize` divides by."""
 
 GRADIENT_BITS = 8
-"""Fewest bits of an element of a kept gradient, unless its bits are chosen by themselves."""
+"""Fewest bits of an element of a saved gradient, unless its bits are chosen for it alone."""
 
 GAMMA = 1e-10
 """RecBole's `BPRLoss`: -log(gamma + sigmoid(positive - negative))."""
 
 
+def add_bpr_sites(sites: Sites, num_layers: int) -> None:
+    """Name the gradient of each layer's output."""
+    for layer in range(1, num_layers + 1):
+        sites.add(f"layer{layer}.head_gradient", fewest_bits=GRADIENT_BITS)
+
+
 def normalized_rows(outputs: tuple[Tensor, ...]) -> Tensor:
-    """Representations (R, sum of D_l) from the rows of the input and of every layer (R, D_l)."""
+    """Return representations (R, sum of D_l) from rows (R, D_l) of the input and every layer."""
     layers = (x.to(outputs[0].dtype) for x in outputs[1:])  # they may be in autocast's type
     return torch.cat([outputs[0], *(F.normalize(x, dim=1, eps=EPS) for x in layers)], dim=1)
 
 
 @without_autocast
 def bpr_loss(
-    streams: Tensor,  # (layers, 2) int64
+    sites: StepSites,  # those of `add_bpr_sites`
     outputs: tuple[Tensor, ...],  # layers + 1 tensors (R, D_l)
     rows: NodeRows,
     parts: Parts,  # (sizes[p], D_0), whose rows `outputs[0]` are
     pairs: tuple[Tensor, Tensor, Tensor],  # (B,) each: rows of user, positive and negative item
-    quantizer: Quantizers,
     reg_weight: float,
 ) -> Tensor:
-    """BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations; a scalar."""
+    """Return the BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations."""
     frozen = tuple(part.detach() for part in parts)
     outputs = tuple(x.to(outputs[0].dtype) for x in outputs)  # layers may be in autocast's type
-    return _BPRLoss.apply(quantizer, reg_weight, rows, streams, *frozen, *pairs, *outputs)
+    return _BPRLoss.apply(sites, reg_weight, rows, *frozen, *pairs, *outputs)
 
 
 def rank_pairs(batches: Sequence[Tensor], reg_weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, derivative (B,) by each score, and norms (3,) of user, positive and negative rows."""
+    """Return the loss, its derivative (B,) by each score, and norms (3,) of the three batches."""
     user, positive, negative = batches  # (B, D) each
     likelihood = torch.sigmoid((user * (positive - negative)).sum(1))
     norms = torch.stack([batch.norm() for batch in batches])
@@ -83,12 +87,7 @@ def rank_pairs(batches: Sequence[Tensor], reg_weight: float) -> tuple[Tensor, Te
 class _BPRLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        quantizer: Quantizers,
-        reg_weight: float,
-        rows: NodeRows,
-        streams: Tensor,
-        *tensors: Tensor,
+        ctx: Any, sites: StepSites, reg_weight: float, rows: NodeRows, *tensors: Tensor
     ) -> Tensor:
         parts, pairs, outputs = tensors[:2], tensors[2:5], tensors[5:]
         z = normalized_rows(outputs)
@@ -100,10 +99,10 @@ class _BPRLoss(torch.autograd.Function):
         width = outputs[0].shape[1]
         hidden = [batch[:, width:] for batch in batches]
         grad = score_gradient(slope, pairs, hidden, len(z))
-        kept = _normalize_backward(grad, outputs[1:], shrink)
+        gradients = _normalize_backward(grad, outputs[1:], shrink)
         codes = [
-            quantizer.at(layer, GRADIENT_BITS).quantize(g, streams[layer])
-            for layer, g in enumerate(kept)
+            sites[f"layer{layer}.head_gradient"].quantize(gradient)
+            for layer, gradient in enumerate(gradients, 1)
         ]
         ctx.num_first, ctx.offset = rows.num_first, rows.offset
         ctx.layouts = [code.layout for code in codes]
@@ -124,14 +123,12 @@ class _BPRLoss(torch.autograd.Function):
         grad = score_gradient(slope, tuple(pairs), batches, len(x))
         grads = [grad.addcmul_(shrink[:, None], x).mul_(grad_loss)]
         for layout in ctx.layouts:
-            own = tuple(next(tensors) for _ in range(layout.num_tensors))
-            codes = Quantized.from_tensors(own, layout)
-            grads.append(codes.dequantize() * grad_loss)
-        return None, None, None, None, None, None, None, None, None, *grads
+            grads.append(Quantized.unflatten(tensors, layout).dequantize() * grad_loss)
+        return *(None,) * 8, *grads
 
 
 def shrinkage(pairs: tuple[Tensor, ...], norms: Tensor, reg_weight: float, num_rows: int) -> Tensor:
-    """Factor (R,) of each row in the regulariser's gradient, over the three batches."""
+    """Return each row's factor (R,) in the regulariser's gradient, summed over the batches."""
     factors = torch.where(norms > 0, reg_weight / (len(pairs[0]) * norms), 0)
     total = norms.new_zeros(num_rows)
     for index, factor in zip(pairs, factors, strict=True):
@@ -145,7 +142,7 @@ def score_gradient(
     batches: list[Tensor],  # (B, D) each: user, positive, negative
     num_rows: int,
 ) -> Tensor:
-    """Gradient (R, D) of the rows' representations through the scores."""
+    """Return the gradient (R, D) of the rows' representations through the scores."""
     user, positive, negative = batches
     slope = slope[:, None]
     pull = slope * user
@@ -160,7 +157,7 @@ def _normalize_backward(
     outputs: tuple[Tensor, ...],
     shrink: Tensor,  # (R,)
 ) -> list[Tensor]:
-    """Gradients of `outputs` (R, D_l) through y = x / max(|x|, EPS)."""
+    """Return the gradients of `outputs` (R, D_l) through y = x / max(|x|, EPS)."""
     widths = [x.shape[1] for x in outputs]
     return [
         ops.normalize_backward(g, x, shrink, eps=EPS)

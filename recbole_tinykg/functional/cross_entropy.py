@@ -26,16 +26,18 @@ from recbole_tinykg.functional.autograd import refuse_double_backward, without_a
 from recbole_tinykg.functional.bpr import GRADIENT_BITS
 from recbole_tinykg.functional.kgcn.relation_attention import BatchUsers
 from recbole_tinykg.functional.rows import add_rows_
-from recbole_tinykg.quantization import Quantized
-from recbole_tinykg.quantization.quantizer import Quantizers
+from recbole_tinykg.quantization import Quantized, Sites, StepSites
 
-NUM_POINTWISE_SITES = 2
+
+def add_pointwise_sites(sites: Sites) -> None:
+    """Name the users' gradient and the items' vectors."""
+    sites.add("loss.user_gradient", fewest_bits=GRADIENT_BITS)
+    sites.add("loss.items")
 
 
 @without_autocast
 def pointwise_loss(
-    streams: Tensor,  # (NUM_POINTWISE_SITES, 2) int64
-    quantizer: Quantizers,
+    sites: StepSites,  # those of `add_pointwise_sites`
     user_weight: Tensor,  # (num_users, d)
     users: BatchUsers,
     vectors: Tensor,  # (N, d) of the items
@@ -43,10 +45,10 @@ def pointwise_loss(
     reg_weight: float,
     num_groups: int,
 ) -> Tensor:
-    """Mean cross entropy plus the regulariser; a scalar."""
+    """Return the mean cross entropy plus the regulariser; a scalar."""
     vectors = vectors.to(user_weight.dtype)  # it may be in autocast's type
     return _PointwiseLoss.apply(
-        quantizer, reg_weight, num_groups, streams, *users, labels, user_weight, vectors
+        sites.group("loss"), reg_weight, num_groups, *users, labels, user_weight, vectors
     )
 
 
@@ -54,10 +56,9 @@ class _PointwiseLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        quantizer: Quantizers,
+        sites: StepSites,
         reg_weight: float,
         num_groups: int,
-        streams: Tensor,
         unique: Tensor,
         place: Tensor,
         labels: Tensor,
@@ -81,8 +82,8 @@ class _PointwiseLoss(torch.autograd.Function):
         count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
         codes = (
-            quantizer.at(0, GRADIENT_BITS).quantize(grad_user, streams[0]),
-            quantizer.at(1).quantize(y, streams[1]),
+            sites["user_gradient"].quantize(grad_user),
+            sites["items"].quantize(y),
         )
         ctx.layouts = [code.layout for code in codes]
         ctx.save_for_backward(
@@ -98,10 +99,9 @@ class _PointwiseLoss(torch.autograd.Function):
     @staticmethod
     @refuse_double_backward
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
-        user_weight, unique, place, slope, shrink, *kept = ctx.saved_tensors
-        border = ctx.layouts[0].num_tensors
-        user_code = Quantized.from_tensors(tuple(kept[:border]), ctx.layouts[0])
-        item_code = Quantized.from_tensors(tuple(kept[border:]), ctx.layouts[1])
+        user_weight, unique, place, slope, shrink, *saved = ctx.saved_tensors
+        tensors = iter(saved)
+        user_code, item_code = (Quantized.unflatten(tensors, layout) for layout in ctx.layouts)
         users = torch.zeros_like(user_weight)
         users.index_copy_(0, unique.long(), user_code.dequantize() * grad_loss)
         rows = unique.index_select(0, place).repeat(len(slope) // len(place))
@@ -109,9 +109,9 @@ class _PointwiseLoss(torch.autograd.Function):
         grad_groups = grad.view(len(shrink), -1)
         y = item_code.dequantize().view_as(grad_groups)
         grad_groups.addcmul_(y, (shrink * grad_loss)[:, None])
-        return *(None,) * 7, users, grad
+        return *(None,) * 6, users, grad
 
 
 def _shrink(weight: float, norm: Tensor) -> Tensor:
-    """Factor of a vector in the gradient of `weight` times its norm; 0 where the norm is."""
+    """Return a vector's factor in the gradient of `weight` times its norm; 0 where the norm is."""
     return torch.where(norm > 0, weight / norm, 0)

@@ -1,7 +1,7 @@
 r"""Rows times the matrix of their relation, without a matrix per row: :math:`y_i = x_i W_{r_i}`.
 
-CKE, as TransR, multiplies each row by its own copy of :math:`W_r`: B x D x D' floats. Here rows
-come sorted by relation, and those of a relation meet its matrix in one product.
+CKE, like TransR, multiplies each row by its own copy of :math:`W_r`: B x D x D' floats. Here rows
+come sorted by relation, and all rows of a relation meet its matrix in one product.
 
 Saves: the rows and the matrices. No noise of its own.
 """
@@ -23,7 +23,7 @@ def relation_matmul(
     segments: Sequence[int],  # rows per relation
     weight: Tensor,  # (n_relations, D, D')
 ) -> Tensor:  # (N, D')
-    """The product of each row and the matrix of its relation."""
+    """Return the product of each row and the matrix of its relation."""
     return _RelationMatmul.apply(x, segments, weight)
 
 
@@ -49,7 +49,7 @@ class _RelationMatmul(torch.autograd.Function):
 
 
 def relation_spans(segments: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Relation and range of rows, for relations that occur."""
+    """Yield each relation that occurs, and its range of rows."""
     start = 0
     for relation, count in enumerate(segments):
         if count:

@@ -1,7 +1,7 @@
 """Rows of one matrix added to rows of another.
 
-`scatter_add_` with an expanded index sums whole rows on all threads; `index_add_` does the same on
-one, and takes 2.1 ms instead of 0.4 for 20,000 rows of 64 floats.
+`scatter_add_` with an expanded index sums whole rows on all threads; `index_add_` uses one thread
+and takes 2.1 ms instead of 0.4 for 20,000 rows of 64 floats.
 """
 
 from __future__ import annotations

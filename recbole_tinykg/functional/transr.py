@@ -8,7 +8,7 @@ RecBole multiplies each row by its own copy of :math:`W_r`: B x D x D' floats, s
 Here triples are sorted by relation and each relation's rows meet its matrix in one product.
 
 Saves: the triples (the caller's tensors) and the parameters, by reference: 0 bytes. Backward
-projects again, which costs less than keeping the projections. No noise: the gradient is exact.
+projects again, which costs less than saving the projections. No noise: the gradient is exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recbole_tinykg.functional.relation_matmul import relation_spans
 from recbole_tinykg.functional.rows import add_rows_
 
 SOFTPLUS_THRESHOLD = 20.0
-"""Beyond it `torch.nn.functional.softplus` is the identity, with slope 1."""
+"""Above it `torch.nn.functional.softplus` is the identity, with slope 1."""
 
 
 class _Projected(NamedTuple):
@@ -48,7 +48,7 @@ def transr_loss(
     ],  # (B,) each: head, relation, tail, corrupted tail
     reg_weight: float,
 ) -> Tensor:
-    """TransR loss plus `reg_weight` times RecBole's `EmbLoss` of the projections; a scalar."""
+    """Return the TransR loss plus `reg_weight` times RecBole's `EmbLoss` of the projections."""
     return _TransRLoss.apply(reg_weight, *triples, entities, relations, projections)
 
 
@@ -109,7 +109,7 @@ def _project(
 
 
 def _squared_norms(batch: _Projected) -> tuple[Tensor, Tensor, Tensor]:
-    """Score difference (B,), and the two distance vectors (B, D') it comes from."""
+    """Return the score difference (B,), and the two distance vectors (B, D') it comes from."""
     head, tail, corrupted = batch.projected.unbind(1)
     translated = head + batch.translation
     near, far = translated - tail, translated - corrupted
@@ -117,14 +117,14 @@ def _squared_norms(batch: _Projected) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _norms(batch: _Projected) -> Tensor:
-    """Frobenius norms (4,) of heads, tails, corrupted tails and relations."""
+    """Return the Frobenius norms (4,) of heads, tails, corrupted tails and relations."""
     return torch.stack([*batch.projected.norm(dim=(0, 2)), batch.translation.norm()])
 
 
 def _batch_gradient(
     batch: _Projected, reg_weight: float, grad_loss: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the projections (B, 3, D') and of the translations (B, D')."""
+    """Return the gradients of the projections (B, 3, D') and of the translations (B, D')."""
     difference, near, far = _squared_norms(batch)
     slope = torch.sigmoid(difference).masked_fill_(difference > SOFTPLUS_THRESHOLD, 1.0)
     weight = (2 * grad_loss / len(difference)) * slope[:, None]

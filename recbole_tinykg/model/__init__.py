@@ -1,6 +1,6 @@
-"""The twins, one file per RecBole model that they replace, and the way from a name to a class.
+"""The twins, one file per RecBole model that they replace, and look-up by class name.
 
-A twin is imported when it is asked for: listing the names costs nothing.
+A twin is imported when it is looked up, so listing the names costs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def get_model(name: str) -> type:
     """Return a twin, or one of RecBole's own models, by its class name.
 
     Raises:
-        ConfigurationError: Neither we nor RecBole have a model of this name.
+        ConfigurationError: Neither this package nor RecBole has a model of this name.
     """
     if name not in MODELS:
         return get_stock_model(name)
@@ -38,7 +38,7 @@ def get_model(name: str) -> type:
 
 
 def get_stock_model(name: str) -> type:
-    """As `compat.get_stock_model`; an unknown name is answered with the twins listed too."""
+    """Return one of RecBole's own models; for an unknown name, the error lists the twins too."""
     try:
         return compat.get_stock_model(name)
     except ConfigurationError:
@@ -46,10 +46,10 @@ def get_stock_model(name: str) -> type:
 
 
 def stock_name_of(model_class: type) -> str:
-    """Name of the RecBole model that a twin replaces; a stock model's own name."""
+    """Return the name of the RecBole model that a twin replaces; a stock model's own name."""
     return getattr(model_class, "stock_name", model_class.__name__)
 
 
 def is_tiny(model_class: type) -> bool:
-    """Whether a model class is a twin, that is, names the RecBole model it replaces."""
+    """Return whether a model class is a twin, that is, names the RecBole model it replaces."""
     return hasattr(model_class, "stock_name")

@@ -33,21 +33,32 @@ def check_rate(config: Any, *keys: str) -> None:
 def check_weight(config: Any, *keys: str) -> None:
     """Raise ConfigurationError unless the values are finite numbers of 0 or more."""
     for key in keys:
-        value = config[key]
-        if not is_number(value) or not 0 <= value < float("inf"):
-            raise ConfigurationError(f"{key} must be a number of 0 or more; got {value!r}")
+        if not is_weight(config[key]):
+            raise ConfigurationError(f"{key} must be a number of 0 or more; got {config[key]!r}")
+
+
+def check_flag(config: Any, *keys: str) -> None:
+    """Raise ConfigurationError unless the values are True or False."""
+    for key in keys:
+        if not isinstance(config[key], bool):
+            raise ConfigurationError(f"{key} must be True or False; got {config[key]!r}")
+
+
+def is_weight(value: Any) -> bool:
+    """Return whether a value is a finite number of 0 or more."""
+    return is_number(value) and 0 <= value < float("inf")
 
 
 def is_positive(value: Any) -> bool:
-    """Whether a value is an integer above 0."""
+    """Return whether a value is an integer above 0."""
     return is_integer(value) and value > 0
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; True and False are none."""
+    """Return whether a value is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is an integer or a float, maybe infinite or NaN; True and False are none."""
+    """Return whether a value is an integer or any float; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,14 +1,15 @@
-"""Twins by compressed_saves: RecBole's own class, whose losses run in a block that keeps codes.
+"""Twins by `compressed_saves`: RecBole's own class, whose losses run in a block that saves codes.
 
 TinyMCCLK, TinyCKE, TinyCFKG, TinyKTUP and TinyMKR compute what MCCLK, CKE, CFKG, KTUP and MKR
 compute, with RecBole's code: parameters, losses, scores and the random numbers of training are
-stock's. What autograd keeps is packed by `saved_tensors.compressed_saves`. Their gradients are not
-proved unbiased, as those of the hand-written twins are; `saved_tensors.measure_bias` measures them.
+stock's. What autograd saves is packed by `saved_tensors.compressed_saves`. Unlike those of the
+hand-written twins, their gradients are not proved unbiased; `saved_tensors.measure_bias` measures
+the bias.
 
-Mended, because it does not touch training: evaluation draws no random numbers, and what it caches
-is dropped when training goes on or other weights are loaded. Left alone, because it would: KTUP
-normalises its initial user, preference and entity embeddings but, by a misspelt attribute, not its
-item embeddings.
+Fixed, because it does not touch training: evaluation draws no random numbers, and drops its cache
+when training goes on or other weights are loaded. Not fixed, because it would: KTUP normalises its
+initial user, preference and entity embeddings but, by a misspelt attribute, not its item
+embeddings.
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ from recbole_tinykg import compat
 from recbole_tinykg.embedding import TableEmbedding, shared_gradients
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.functional import relation_matmul
-from recbole_tinykg.model.checks import check_choice, check_positive, check_rate, check_weight
+from recbole_tinykg.model.checks import (
+    check_choice,
+    check_flag,
+    check_positive,
+    check_rate,
+    check_weight,
+    is_weight,
+)
 from recbole_tinykg.model.twin import Twin
+from recbole_tinykg.quantization import Sites
 from recbole_tinykg.saved_tensors import compressed_saves
 
 CFKG: Any = compat.get_stock_model("CFKG")
@@ -60,12 +69,14 @@ class GenericTwin(Twin):
                 setattr(self, name, TableEmbedding(module))
 
     @classmethod
-    def count_sites(cls, config: Any) -> int:
-        """One: the block numbers its sites itself."""
-        return 1
+    def name_sites(cls, config: Any) -> Sites:
+        """Return one site: the block divides its noise among the tensors itself."""
+        sites = Sites()
+        sites.add("block", stored=False)
+        return sites
 
     def _forget(self) -> None:
-        """Drop what the stock model's evaluation cached, too."""
+        """Drop the cache, and what the stock model's evaluation has cached."""
         super()._forget()
         self._drop_restored()
 
@@ -74,7 +85,7 @@ class GenericTwin(Twin):
             setattr(self, name, None)
 
     def _drop_graph(self) -> None:
-        """Some stock models leave intermediate results on themselves, and all that led to them."""
+        """Drop intermediate results that stock models store as attributes, and their graph."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 delattr(self, name)
@@ -83,7 +94,7 @@ class GenericTwin(Twin):
 def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     @functools.wraps(loss)
     def run(self: GenericTwin, interaction: Any) -> Any:
-        quantizer = self.quantizer.at(0)
+        quantizer = self.site_table.quantizer("block")
         with (
             shared_gradients(self),
             compressed_saves(
@@ -124,7 +135,7 @@ class TinyCKE(GenericTwin, CKE):
         """Raise ConfigurationError for values that cannot describe a CKE."""
         check_positive(config, "embedding_size", "kg_embedding_size")
         weights = config["reg_weights"]
-        if not isinstance(weights, list) or len(weights) != 2 or not all(map(_is_weight, weights)):
+        if not isinstance(weights, list) or len(weights) != 2 or not all(map(is_weight, weights)):
             raise ConfigurationError(
                 f"reg_weights must be two numbers of 0 or more, such as [1e-2, 1e-2]; "
                 f"got {weights!r}"
@@ -133,7 +144,7 @@ class TinyCKE(GenericTwin, CKE):
     def _get_kg_embedding(
         self, h: Tensor, r: Tensor, pos_t: Tensor, neg_t: Tensor
     ) -> tuple[Tensor | None, ...]:  # (B, D') each
-        """Unit heads, relations, tails and corrupted tails; the triples in order of relation."""
+        """Return unit heads, relations, tails, corrupted tails; triples in order of relation."""
         order = torch.argsort(r)
         entity = torch.stack([h, pos_t, neg_t], dim=1)[order].view(-1)
         segments = torch.bincount(r, minlength=self.n_relations).mul_(3).tolist()
@@ -155,10 +166,10 @@ class TinyKTUP(GenericTwin, KTUP):
         """Raise ConfigurationError for values that cannot describe a KTUP."""
         check_positive(config, "embedding_size", "train_rec_step", "train_kg_step")
         check_weight(config, "margin", "kg_weight", "align_weight")
-        _check_flag(config, "use_st_gumbel", "L1_flag")
+        check_flag(config, "use_st_gumbel", "L1_flag")
 
     def st_gumbel_softmax(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
-        """One preference for each pair: a sample in training, the likeliest in evaluation."""
+        """Return a preference for each pair: a sample in training, the likeliest in evaluation."""
         if self.training:
             return super().st_gumbel_softmax(logits, temperature)
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
@@ -170,7 +181,6 @@ class TinyMCCLK(GenericTwin, MCCLK):
     stock_name = "MCCLK"
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """Build the stock model."""
         super().__init__(config, dataset)
         self.node_dropout_rate = config["node_dropout_rate"]
 
@@ -183,10 +193,10 @@ class TinyMCCLK(GenericTwin, MCCLK):
         if config["temperature"] == 0:
             raise ConfigurationError("temperature must be above 0; got 0")
         check_choice(config, "loss_type", ("BPR", "bpr", "BCE", "bce"))
-        _check_flag(config, "build_graph_separately")
+        check_flag(config, "build_graph_separately")
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """The stock model's; what it caches is of the weights of the moment."""
+        """Return the stock model's scores; its cache is dropped when weights have changed."""
         self._cached(self._drop_restored)
         return super().full_sort_predict(interaction)
 
@@ -202,7 +212,7 @@ class TinyMKR(GenericTwin, MKR):
     stock_name = "MKR"
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """Build the model, then take the product of rows out of its cross & compress units."""
+        """Build the model, then replace its cross & compress units by `CrossCompress`."""
         super().__init__(config, dataset)
         units = ((name, CrossCompress(unit)) for name, unit in self.cc_unit.named_children())
         self.cc_unit: nn.Module = nn.Sequential(OrderedDict(units))
@@ -214,18 +224,7 @@ class TinyMKR(GenericTwin, MKR):
         check_positive(config, "kge_interval")
         check_rate(config, "dropout_prob")
         check_weight(config, "reg_weight")
-        _check_flag(config, "use_inner_product")
-
-
-def _check_flag(config: Any, *keys: str) -> None:
-    for key in keys:
-        if not isinstance(config[key], bool):
-            raise ConfigurationError(f"{key} must be True or False; got {config[key]!r}")
-
-
-def _is_weight(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value < float("inf")
+        check_flag(config, "use_inner_product")
 
 
 class CrossCompress(nn.Module):
@@ -248,13 +247,12 @@ class CrossCompress(nn.Module):
     fc_ee: nn.Linear
 
     def __init__(self, unit: nn.Module) -> None:
-        """Take the layers."""
         super().__init__()
         for name in ("fc_vv", "fc_ev", "fc_ve", "fc_ee"):
             self.add_module(name, unit.get_submodule(name))
 
     def forward(self, pair: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N, D) each
-        """Both outputs, v' and e', of a pair [v, e]."""
+        """Return both outputs, v' and e', of a pair [v, e]."""
         return (
             self._compress(pair, self.fc_vv, self.fc_ev),
             self._compress(pair, self.fc_ve, self.fc_ee),

@@ -4,12 +4,11 @@ KGAT (Wang et al., KDD 2019) propagates embeddings over the collaborative knowle
 attention matrix that is refreshed once per epoch. Parameters, their names, their initial values for
 a seed, losses and scores are RecBole's. What differs is what a step keeps and computes:
 
-* `functional.propagate` keeps codes and sign masks instead of float maps, and computes the last
-  layer only for the rows of the batch;
-* `functional.bpr_loss` gathers the batch's unique rows before it normalises and concatenates;
-* `functional.transr_loss` multiplies by each relation's matrix once instead of gathering one per
-  triple;
-* the attention matrix is CSR (`graph.AttentionGraph`), saved and loaded with the model.
+* `kgat.propagate` saves codes and sign masks instead of float maps, and computes the last layer
+  only for the rows of the batch;
+* `bpr_loss` gathers the batch's unique rows before it normalises and concatenates;
+* `transr_loss` multiplies by each relation's matrix once instead of gathering one per triple;
+* the attention matrix is CSR (`graph.attention`), saved and loaded with the model.
 """
 
 from __future__ import annotations
@@ -22,8 +21,13 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
-from recbole_tinykg.functional import Propagation, bpr_loss, normalized_rows, propagate, transr_loss
-from recbole_tinykg.functional.kgat.propagation import SITES_PER_LAYER
+from recbole_tinykg.functional import (
+    add_bpr_sites,
+    bpr_loss,
+    kgat,
+    normalized_rows,
+    transr_loss,
+)
 from recbole_tinykg.graph.attention import AttentionGraph
 from recbole_tinykg.graph.from_recbole import collaborative_edges
 from recbole_tinykg.graph.node_rows import NodeRows
@@ -35,6 +39,7 @@ from recbole_tinykg.model.checks import (
     is_positive,
 )
 from recbole_tinykg.model.twin import Twin
+from recbole_tinykg.quantization import Sites, StepSites
 
 AGGREGATOR_TYPES = ("gcn", "graphsage", "bi")
 
@@ -58,7 +63,7 @@ class GraphLayer(nn.Module):
             self.W = nn.Linear(input_dim * (2 if aggregator == "graphsage" else 1), output_dim)
 
     def weights(self) -> tuple[Tensor, ...]:
-        """Weight and bias of each linear layer, as `functional.propagate` takes them."""
+        """Return weight and bias of each linear layer, as `kgat.propagate` takes them."""
         return tuple(self.parameters())
 
 
@@ -105,22 +110,12 @@ class TinyKGAT(Twin):
         check_weight(config, "reg_weight")
 
     @classmethod
-    def count_sites(cls, config: Any) -> int:
-        """One for the head of each layer, then those of `propagate`."""
-        return len(config["layers"]) * (SITES_PER_LAYER + 1)
-
-    @classmethod
-    def stored_maps(cls, config: Any) -> dict[str, int]:
-        """Of each layer: gradients of its output in the batch, its input, its messages."""
-        num_layers, keeps_sum = len(config["layers"]), config["aggregator_type"] == "gcn"
-        maps = {f"layer{i + 1}.head_gradient": i for i in range(num_layers)}
-        for i in range(num_layers):
-            site = num_layers + SITES_PER_LAYER * i
-            if i > 0:  # the first layer's input are parameters
-                maps[f"layer{i + 1}.{'sum' if keeps_sum else 'input'}"] = site
-            if i == 0 or not keeps_sum:
-                maps[f"layer{i + 1}.messages"] = site + 1
-        return maps
+    def name_sites(cls, config: Any) -> Sites:
+        """Return the sites of the loss, then those of the layers."""
+        sites, num_layers = Sites(), len(config["layers"])
+        add_bpr_sites(sites, num_layers)
+        kgat.add_propagation_sites(sites, num_layers, config["aggregator_type"])
+        return sites
 
     @property
     def attention(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,46 +123,38 @@ class TinyKGAT(Twin):
         return self.graph.adjacency.to_csr()
 
     def forward(self, rows: NodeRows) -> tuple[Tensor, ...]:
-        """Rows (R, D_l) of the embeddings and of every layer's output, before normalisation."""
-        return self._propagate(rows, self.streams.current())
+        """Return the rows (R, D_l) of the input and of every layer, before normalisation."""
+        return self._propagate(rows, self.current_sites())
 
-    def _propagate(self, rows: NodeRows, streams: Tensor) -> tuple[Tensor, ...]:
-        plan = Propagation(
-            self.graph.adjacency,
-            self.aggregator_type,
-            self.quantizer.after(len(self.aggregator_layers)),
-            self.mess_dropout if self.training else 0.0,
-        )
-        sites = streams[len(self.aggregator_layers) :].view(-1, SITES_PER_LAYER, 2)
+    def _propagate(self, rows: NodeRows, sites: StepSites) -> tuple[Tensor, ...]:
+        dropout = self.mess_dropout if self.training else 0.0
+        plan = kgat.Propagation(self.graph.adjacency, self.aggregator_type, dropout)
         weights = [cast(GraphLayer, layer).weights() for layer in self.aggregator_layers]
-        return propagate(sites, plan, rows, self._parts(), weights)
+        return kgat.propagate(sites, plan, rows, self._parts(), weights)
 
     def _parts(self) -> tuple[Tensor, Tensor]:
         return self.user_embedding.weight, self.entity_embedding.weight
 
     def _rows(self, users: Tensor, items: Tensor) -> tuple[NodeRows, Tensor, Tensor]:
-        """Unique nodes of a batch, and the row among them of each user and of each item."""
+        """Return the unique nodes of a batch, and the row of each user and of each item in them."""
         unique_users, user_rows = torch.unique(users, return_inverse=True)
         unique_items, item_rows = torch.unique(items, return_inverse=True)
         rows = NodeRows.from_parts(unique_users, unique_items, self.n_users)
         return rows, user_rows, item_rows + len(unique_users)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """BPR loss of a batch of (user, item, negative item), with the regulariser; a scalar."""
+        """Return the BPR loss of (user, item, negative item), with the regulariser; a scalar."""
         self._forget()
         users = interaction[self.USER_ID]
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
         rows, user_rows, item_rows = self._rows(users, items)
-        streams = self.streams.advance()
-        outputs = self._propagate(rows, streams)
+        sites = self.next_sites()
+        outputs = self._propagate(rows, sites)
         pairs = (user_rows, *item_rows.chunk(2))
-        head_streams = streams[: len(self.aggregator_layers)]
-        return bpr_loss(
-            head_streams, outputs, rows, self._parts(), pairs, self.quantizer, self.reg_weight
-        )
+        return bpr_loss(sites, outputs, rows, self._parts(), pairs, self.reg_weight)
 
     def calculate_kg_loss(self, interaction: Any) -> Tensor:
-        """TransR loss of a batch of triples and negative tails, with the regulariser; a scalar."""
+        """Return the TransR loss of triples and negative tails, with the regulariser; a scalar."""
         self._forget()
         fields = (
             self.HEAD_ENTITY_ID,
@@ -191,13 +178,13 @@ class TinyKGAT(Twin):
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:
-        """Scores (B,) of pairs of a user and an item."""
+        """Return the scores (B,) of pairs of a user and an item."""
         rows, users, items = self._rows(interaction[self.USER_ID], interaction[self.ITEM_ID])
         z = normalized_rows(self.forward(rows))
         return (z.index_select(0, users) * z.index_select(0, items)).sum(1)
 
     def _representations(self) -> list[Tensor]:
-        """Of all users and of all items, (n_users, D) and (n_items, D)."""
+        """Return those of all users (n_users, D) and of all items (n_items, D)."""
         device = self.user_embedding.weight.device
         users, items = (torch.arange(n, device=device) for n in (self.n_users, self.n_items))
         rows = NodeRows.from_parts(users, items, self.n_users)
@@ -205,16 +192,16 @@ class TinyKGAT(Twin):
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores (B * n_items,) of each user with every item."""
+        """Return the scores (B * n_items,) of each user with every item."""
         users, items = self._cached(self._representations)
         return (users[interaction[self.USER_ID]] @ items.t()).view(-1)
 
     def other_parameter(self) -> dict[str, Any]:
-        """The attention matrix as CSR arrays, and the noise step."""
+        """Return the attention matrix as CSR arrays, and the state of every twin."""
         return {"attention": self.graph.state(), **super().other_parameter()}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take the state of `other_parameter`; stock's has no attention matrix: compute it."""
+        """Load the state of `other_parameter`; compute an attention matrix that is missing."""
         super().load_other_parameter(para)
         if not para or "attention" not in para:
             self.update_attentive_A()

@@ -5,9 +5,9 @@ the knowledge graph, weighted by what the user thinks of the relations. Paramete
 their initial values for a seed, losses and scores are RecBole's. What differs:
 
 * neighbours are sampled for all entities at once, from a generator of the model's own seed;
-* `functional.relation_attention` gathers scores from a table of users times relations, and
-  `functional.aggregate_neighborhood` sums neighbours straight from the embedding table, keeps codes
-  of hidden layers, and computes positive and negative items together;
+* `kgcn.relation_attention` gathers scores from a table of users times relations, and
+  `kgcn.aggregate_neighborhood` sums neighbours straight from the embedding table, saves codes of
+  hidden layers, and computes positive and negative items together;
 * evaluation computes an entity's vector once per user, however many items reach it.
 """
 
@@ -21,24 +21,13 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.functional import (
-    BatchUsers,
-    aggregate_neighborhood,
-    pointwise_loss,
-    relation_attention,
-)
-from recbole_tinykg.functional.cross_entropy import NUM_POINTWISE_SITES
-from recbole_tinykg.functional.kgcn.convolution import (
-    AGGREGATORS,
-    count_neighborhood_sites,
-    neighborhood_outputs,
-)
-from recbole_tinykg.functional.kgcn.scores import NeighborhoodScores
+from recbole_tinykg.functional import add_pointwise_sites, kgcn, pointwise_loss
 from recbole_tinykg.graph.from_recbole import knowledge_triples
 from recbole_tinykg.graph.neighbors import sample_neighbors
 from recbole_tinykg.graph.receptive_field import ReceptiveField
 from recbole_tinykg.model.checks import check_choice, check_positive, check_weight
 from recbole_tinykg.model.twin import Twin
+from recbole_tinykg.quantization import Sites, StepSites
 
 
 class TinyKGCN(Twin):
@@ -75,44 +64,37 @@ class TinyKGCN(Twin):
         self.apply(xavier_normal_initialization)
 
     def _draw_labels(self, dataset: Any, generator: torch.Generator) -> None:
-        """KGCN has no labels; KGNN-LS samples some."""
+        """Draw labels, which only KGNN-LS has."""
 
     @classmethod
     def check_config(cls, config: Any) -> None:
         """Raise ConfigurationError for values that cannot describe a KGCN."""
         check_positive(config, "embedding_size", "n_iter", "neighbor_sample_size")
-        check_choice(config, "aggregator", AGGREGATORS)
+        check_choice(config, "aggregator", kgcn.AGGREGATORS)
         check_weight(config, "reg_weight")
 
     @classmethod
-    def count_sites(cls, config: Any) -> int:
-        """Those of the loss, then those of the convolution."""
-        return NUM_POINTWISE_SITES + count_neighborhood_sites(config["n_iter"])
-
-    @classmethod
-    def stored_maps(cls, config: Any) -> dict[str, int]:
-        """Users' gradients and items of the loss; outputs of each layer in each hop that it has."""
-        maps = {"loss.user_gradient": 0, "loss.items": 1}
-        outputs = neighborhood_outputs(config["n_iter"], config["aggregator"])
-        for i, (layer, hop) in enumerate(outputs):
-            maps[f"layer{layer + 1}.hop{hop}"] = NUM_POINTWISE_SITES + i
-        return maps
+    def name_sites(cls, config: Any) -> Sites:
+        """Return the sites of the loss, then those of the convolution."""
+        sites = Sites()
+        add_pointwise_sites(sites)
+        kgcn.add_neighborhood_sites(sites, config["n_iter"], config["aggregator"])
+        return sites
 
     @property
     def field(self) -> ReceptiveField:
         """The sampled graph, followed for `n_iter` hops."""
         return ReceptiveField(self.adj_entity, self.adj_relation, self.n_iter)
 
-    def attention(self, users: BatchUsers, items: Tensor) -> tuple[Tensor, ...]:
-        """Weights (N * K^h, K) of the neighbours in each hop, for the users of N items."""
+    def attention(self, users: kgcn.BatchUsers, items: Tensor) -> tuple[Tensor, ...]:
+        """Return the weights (N * K^h, K) of neighbours in each hop, for the users of N items."""
         user, relation = self.user_embedding.weight, self.relation_embedding.weight
-        return relation_attention(user, relation, self.field, users, items)
+        return kgcn.relation_attention(user, relation, self.field, users, items)
 
-    def forward(self, items: Tensor, attention: tuple[Tensor, ...], streams: Tensor) -> Tensor:
-        """Vectors (N, d) of items, as the users of `attention` see them."""
-        return aggregate_neighborhood(
-            streams[NUM_POINTWISE_SITES:],
-            self.quantizer.after(NUM_POINTWISE_SITES),
+    def forward(self, items: Tensor, attention: tuple[Tensor, ...], sites: StepSites) -> Tensor:
+        """Return the vectors (N, d) of items, as the users of `attention` see them."""
+        return kgcn.aggregate_neighborhood(
+            sites,
             self.field,
             self.aggregator,
             items,
@@ -122,19 +104,18 @@ class TinyKGCN(Twin):
         )
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Cross entropy of a batch of (user, item, negative item), and regulariser; a scalar."""
+        """Return the cross entropy of (user, item, negative item), with the regulariser."""
         self._forget()
-        users = BatchUsers.of(interaction[self.USER_ID])
+        users = kgcn.BatchUsers.of(interaction[self.USER_ID])
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]]).int()
         labels = (torch.arange(len(items), device=items.device) < len(items) // 2).float()
         attention = self.attention(users, items)
-        streams = self.streams.advance()
+        sites = self.next_sites()
         loss = pointwise_loss(
-            streams[:NUM_POINTWISE_SITES],
-            self.quantizer,
+            sites,
             self.user_embedding.weight,
             users,
-            self.forward(items, attention, streams),
+            self.forward(items, attention, sites),
             labels,
             self.reg_weight,
             self.num_norms,
@@ -144,26 +125,25 @@ class TinyKGCN(Twin):
     def _with_label_loss(
         self, loss: Tensor, users: Tensor, items: Tensor, attention: Any, labels: Tensor
     ) -> Tensor:
-        """KGCN has no other term."""
+        """Add the term over labels, which only KGNN-LS has."""
         return loss
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:
-        """Scores (B,) of pairs of a user and an item."""
+        """Return the scores (B,) of pairs of a user and an item."""
         user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        vectors = self.forward(
-            item, self.attention(BatchUsers.of(user), item), self.streams.current()
-        )
+        attention = self.attention(kgcn.BatchUsers.of(user), item)
+        vectors = self.forward(item, attention, self.current_sites())
         return (self.user_embedding.weight.index_select(0, user) * vectors).sum(1)
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores (B * n_items,) of each user with every item."""
+        """Return the scores (B * n_items,) of each user with every item."""
         users = self.user_embedding.weight.index_select(0, interaction[self.USER_ID])
         return self._cached(self._item_scores).scores(users).view(-1)
 
-    def _item_scores(self) -> NeighborhoodScores:
-        return NeighborhoodScores(
+    def _item_scores(self) -> kgcn.NeighborhoodScores:
+        return kgcn.NeighborhoodScores(
             self.field,
             self.aggregator,
             self.n_items,
@@ -173,12 +153,12 @@ class TinyKGCN(Twin):
         )
 
     def other_parameter(self) -> dict[str, Any]:
-        """The sampled neighbours, under RecBole's names, and the noise step."""
+        """Return the sampled neighbours, under RecBole's names, and the state of every twin."""
         tables = {"adj_entity": self.adj_entity, "adj_relation": self.adj_relation}
         return {**tables, **super().other_parameter()}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take sampled neighbours, ours or RecBole's."""
+        """Load sampled neighbours, ours or RecBole's."""
         super().load_other_parameter(para)
         bounds = {"adj_entity": self.n_entities, "adj_relation": self.n_relations + 1}
         for name, bound in bounds.items():
@@ -197,4 +177,6 @@ class TinyKGCN(Twin):
                 f"the checkpoint's {name} must hold numbers from 0 to {bound - 1}, as the data set "
                 f"says; got {int(table.min())} to {int(table.max())}"
             )
-        setattr(self, name, table.to(own, copy=True))  # a graph that is alive reads the old one
+        setattr(
+            self, name, table.to(own, copy=True)
+        )  # an autograd graph may still read the old one

@@ -4,13 +4,13 @@ KGIN (Wang et al., WWW 2021) explains a user's interactions by intents, mixes of
 messages along relational paths. Parameters, their names, their initial values for a seed, loss and
 scores are RecBole's. What differs is what a step keeps and computes:
 
-* `functional.propagate_intents` multiplies by a relation per (head, relation), not per edge, keeps
-  codes of the heads' and of the batch's users' rows, and computes the last hop for the batch only;
-* `functional.summed_bpr_loss` works on the batch's unique rows;
-* a step's edges and its dropout come from the model's noise stream, not from NumPy.
+* `kgin.propagate_intents` multiplies by a relation per (head, relation), not per edge, saves codes
+  of the heads' and of the batch's users' rows, and computes the last hop for the batch only;
+* `kgin.summed_bpr_loss` works on the batch's unique rows;
+* a step's edges and its dropout come from the model's noise streams, not from NumPy.
 
 RecBole samples edges in evaluation too, and ranks with embeddings cached before the best weights
-are loaded. The twin evaluates on all edges, with the weights of the moment.
+are loaded. The twin evaluates on all edges, with the current weights.
 """
 
 from __future__ import annotations
@@ -18,27 +18,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from recbole.model.init import xavier_uniform_initialization
 from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.functional import (
-    Batch,
-    IntentPropagation,
-    dependence,
-    propagate_intents,
-    summed_bpr_loss,
-)
-from recbole_tinykg.functional.bpr import EPS
-from recbole_tinykg.functional.kgin.independence import MEASURES
-from recbole_tinykg.functional.kgin.propagation import Parameters
-from recbole_tinykg.functional.kgin.step import HIDDEN_HOP_MAPS, SAMPLING_SITES, SITES_PER_HOP
-from recbole_tinykg.functional.kgin.summed_bpr import NUM_SITES as HEAD_SITES
+from recbole_tinykg.functional import kgin
 from recbole_tinykg.graph.from_recbole import relational_graph
 from recbole_tinykg.model.checks import check_choice, check_positive, check_rate, check_weight
 from recbole_tinykg.model.twin import Twin
+from recbole_tinykg.quantization import Sites, StepSites
 
 
 class IntentLayers(nn.Module):
@@ -85,7 +74,7 @@ class TinyKGIN(Twin):
     def check_config(cls, config: Any) -> None:
         """Raise ConfigurationError for values that cannot describe a KGIN."""
         check_positive(config, "embedding_size", "n_factors", "context_hops")
-        check_choice(config, "ind", MEASURES)
+        check_choice(config, "ind", kgin.MEASURES)
         check_rate(config, "mess_dropout_rate")
         check_weight(config, "reg_weight", "sim_regularity", "node_dropout_rate", "temperature")
         if config["node_dropout_rate"] > 1:
@@ -97,40 +86,29 @@ class TinyKGIN(Twin):
             raise ConfigurationError("temperature must be above 0; got 0")
 
     @classmethod
-    def count_sites(cls, config: Any) -> int:
-        """Those of the loss, then those of `propagate_intents`."""
-        return HEAD_SITES + SAMPLING_SITES + config["context_hops"] * SITES_PER_HOP
-
-    @classmethod
-    def stored_maps(cls, config: Any) -> dict[str, int]:
-        """Gradient and rows of the loss; of each hop, items' means and two codes of its rows."""
-        maps, last = {"loss.gradient": 0, "loss.rows": 1}, config["context_hops"] - 1
-        for hop in range(last + 1):
-            site = HEAD_SITES + SAMPLING_SITES + hop * SITES_PER_HOP
-            names = HIDDEN_HOP_MAPS[:1] if hop == last else HIDDEN_HOP_MAPS
-            maps |= {f"hop{hop + 1}.{name}": site + i for i, name in enumerate(names)}
-        return maps
+    def name_sites(cls, config: Any) -> Sites:
+        """Return the sites of the loss, then those of the hops."""
+        sites = Sites()
+        kgin.add_summed_bpr_sites(sites)
+        kgin.add_intent_sites(sites, config["context_hops"])
+        return sites
 
     def forward(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Representations (U, D) and (I, D) of unique users and items."""
-        batch = Batch(users, items)
-        sums, last = self._propagate(batch, self.streams.current())
-        rows = sums + F.normalize(last, dim=1, eps=EPS)
-        user_rows, item_rows = rows.split([len(users), len(items)])
+        """Return the representations (U, D) and (I, D) of unique users and items."""
+        outputs = self._propagate(kgin.BatchRows(users, items), self.current_sites())
+        user_rows, item_rows = kgin.summed_rows(*outputs).split([len(users), len(items)])
         return user_rows, item_rows
 
-    def _propagate(self, batch: Batch, streams: Tensor) -> tuple[Tensor, Tensor]:
-        return propagate_intents(streams[HEAD_SITES:], self.plan, batch, self._parameters_of_hops())
+    def _propagate(self, batch: kgin.BatchRows, sites: StepSites) -> tuple[Tensor, Tensor]:
+        return kgin.propagate_intents(sites, self.plan, batch, self._parameters_of_hops())
 
     @property
-    def plan(self) -> IntentPropagation:
+    def plan(self) -> kgin.IntentPropagation:
         """How the hops are computed now, in training or in evaluation."""
         rates = (self.node_dropout_rate, self.mess_dropout_rate) if self.training else (0.0, 0.0)
-        return IntentPropagation(
-            self.graph, self.quantizer.after(HEAD_SITES), self.context_hops, *rates
-        )
+        return kgin.IntentPropagation(self.graph, self.context_hops, *rates)
 
-    def _parameters_of_hops(self) -> Parameters:
+    def _parameters_of_hops(self) -> kgin.IntentParameters:
         return (
             self.user_embedding.weight,
             self.entity_embedding.weight,
@@ -140,35 +118,33 @@ class TinyKGIN(Twin):
         )
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """BPR loss of a batch of (user, item, negative item), with both regularisers; a scalar."""
+        """Return the BPR loss of (user, item, negative item), with both regularisers; a scalar."""
         self._forget()
         users, user_rows = torch.unique(interaction[self.USER_ID], return_inverse=True)
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
         items, item_rows = torch.unique(items, return_inverse=True)
-        streams = self.streams.advance()
-        sums, last = self._propagate(Batch(users, items), streams)
+        sites = self.next_sites()
+        sums, last = self._propagate(kgin.BatchRows(users, items), sites)
         pairs = (user_rows, *(item_rows + len(users)).chunk(2))
-        loss = summed_bpr_loss(
-            streams[:HEAD_SITES], sums, last, pairs, self.quantizer, self.reg_weight
-        )
-        dependent = dependence(self.gcn.disen_weight_att, self.ind, self.temperature)
-        return loss + self.sim_decay * dependent
+        loss = kgin.summed_bpr_loss(sites, sums, last, pairs, self.reg_weight)
+        attention = self.gcn.disen_weight_att
+        return loss + self.sim_decay * kgin.independence_loss(attention, self.ind, self.temperature)
 
     def _representations(self) -> tuple[Tensor, Tensor]:
-        """Representations of all users and all items."""
+        """Return the representations of all users and all items."""
         device = self.user_embedding.weight.device
         users, items = (torch.arange(n, device=device) for n in (self.n_users, self.n_items))
         return self(users, items)
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:
-        """Scores (B,) of pairs of a user and an item."""
+        """Return the scores (B,) of pairs of a user and an item."""
         users, items = self._cached(self._representations)
         rows = users.index_select(0, interaction[self.USER_ID])
         return (rows * items.index_select(0, interaction[self.ITEM_ID])).sum(1)
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores (B * n_items,) of each user with every item."""
+        """Return the scores (B * n_items,) of each user with every item."""
         users, items = self._cached(self._representations)
         return (users.index_select(0, interaction[self.USER_ID]) @ items.t()).view(-1)

@@ -4,9 +4,9 @@ KGNN-LS (Wang et al., KDD 2019) is KGCN plus label smoothness: the weights that 
 have to predict which items a user knows. RecBole looks labels up in a Python dict, number by
 number; here they are a sorted tensor of 64-bit keys, searched on the device.
 
-RecBole's dict has 32-bit keys, which overflow from 2,147 users on once there are 100,000 entities,
-and it grows by every key that it is asked for. Negative labels are sampled as often as there are
-positive ones; here they are distinct and of users and items that exist.
+RecBole's dict has 32-bit keys, which overflow from 2,147 users on with 100,000 entities, and it
+grows by every key that it is asked for. RecBole samples as many negative labels as there are
+positive ones; here they are distinct, and their users and items exist.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional import label_smoothness_loss
-from recbole_tinykg.functional.kgcn.label_smoothness import UNKNOWN
+from recbole_tinykg.functional import kgcn
 from recbole_tinykg.model.checks import check_weight
 from recbole_tinykg.model.kgcn import TinyKGCN
 
@@ -31,7 +30,7 @@ class TinyKGNNLS(TinyKGCN):
     label_values: Tensor  # (L,) uint8: twice the label
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """As KGCN, with labels sampled after the neighbours."""
+        """Build a KGCN that samples labels after the neighbours."""
         super().__init__(config, dataset)
         self.ls_weight = config["ls_weight"]
 
@@ -53,7 +52,7 @@ class TinyKGNNLS(TinyKGCN):
         self.register_buffer("label_values", values.to(torch.uint8), persistent=False)
 
     def _sample_negatives(self, positive: Tensor, generator: torch.Generator) -> Tensor:
-        """Keys of as many distinct pairs as `positive` has, or as there are, none of them in it."""
+        """Return keys of distinct pairs outside `positive`: as many as it has, or all there are."""
         num_others = (self.n_users - 1) * (self.n_items - 1) - len(positive)
         if num_others < len(positive):
             users, items = (torch.arange(1, n) for n in (self.n_users, self.n_items))
@@ -69,20 +68,8 @@ class TinyKGNNLS(TinyKGCN):
             keys = keys[~torch.isin(keys, positive)]
         return keys[torch.randperm(len(keys), generator=generator)[: len(positive)]]
 
-    def set_labels(self, users: Tensor, items: Tensor, labels: Tensor) -> None:
-        """Replace the known labels: users, items, labels of 0 and 1, (L,) each; no pair twice.
-
-        Raises:
-            ValueError: if there are none.
-        """
-        if len(users) == 0:
-            raise ValueError("users must name at least one pair; got an empty tensor")
-        keys, order = (users.long() * self.n_entities + items.long()).sort()
-        self.label_keys = keys.to(self.label_keys)
-        self.label_values = (2 * labels[order]).to(self.label_values)
-
     def known_labels(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """Twice the labels (N * K^h,) uint8 in each hop of the items (N,), `UNKNOWN` for most.
+        """Return twice the labels (N * K^h,) uint8 in each hop of the items (N,), mostly `UNKNOWN`.
 
         The items themselves are held out wherever they appear.
         """
@@ -90,12 +77,12 @@ class TinyKGNNLS(TinyKGCN):
         for entities in self.field.entities(items):
             repeats = len(entities) // len(items)
             user, item = (t.repeat_interleave(repeats) for t in (users, items))
-            labels = torch.full_like(entities, UNKNOWN, dtype=torch.uint8)
+            labels = torch.full_like(entities, kgcn.UNKNOWN, dtype=torch.uint8)
             asked = ((entities < self.n_items) & (entities != item)).nonzero().squeeze(1)
             keys = user[asked].long() * self.n_entities + entities[asked]
             place = torch.searchsorted(self.label_keys, keys).clamp_(max=len(self.label_keys) - 1)
             found = self.label_keys[place] == keys
-            labels[asked] = torch.where(found, self.label_values[place], UNKNOWN)
+            labels[asked] = torch.where(found, self.label_values[place], kgcn.UNKNOWN)
             known.append(labels)
         return tuple(known)
 
@@ -103,15 +90,15 @@ class TinyKGNNLS(TinyKGCN):
         self, loss: Tensor, users: Tensor, items: Tensor, attention: Any, labels: Tensor
     ) -> Tensor:
         known = self.known_labels(users.repeat(len(items) // len(users)), items)
-        return loss + self.ls_weight * label_smoothness_loss(attention, known, labels)
+        return loss + self.ls_weight * kgcn.label_smoothness_loss(attention, known, labels)
 
     def other_parameter(self) -> dict[str, Any]:
-        """The known labels too."""
+        """Return the known labels and KGCN's state."""
         labels = {"label_keys": self.label_keys, "label_values": self.label_values}
         return {**labels, **super().other_parameter()}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take the labels as well; RecBole saves none."""
+        """Load KGCN's state and, if it has them, the labels; RecBole saves none."""
         super().load_other_parameter(para)
         if para and "label_keys" in para:
             self.label_keys = para["label_keys"].to(self.label_keys)

@@ -5,13 +5,13 @@ read it: attention over :math:`v^\top R h`, the answer a weighted sum of tails. 
 names, their initial values for a seed, losses and scores are RecBole's. What differs is what a step
 keeps and computes:
 
-* the ripple sets are int32 tensors (`ripple_sets`), drawn at once for all users with a generator of
-  their own, saved and loaded with the model;
-* `functional.ripple_loss` multiplies by each relation's matrix once instead of gathering one per
-  memory slot of every row, and keeps the attention weights only.
+* the ripple sets are int32 tensors (`graph.ripple_sets`), drawn at once for all users with a
+  generator of their own, saved and loaded with the model;
+* `ripplenet.ripple_loss` multiplies by each relation's matrix once instead of gathering one per
+  memory slot of every row, and saves only the attention weights.
 
 RecBole's later hops repeat the first one by mistake; so do these, unless `repeat_first_hop` is
-False and the ripple sets follow the graph as in the paper. So little is left to keep that none of
+False and the ripple sets follow the graph as in the paper. So little is left to save that none of
 it is rounded: `compress_bits` changes nothing here.
 """
 
@@ -24,7 +24,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.functional import ItemScores, Penalty, Weights, pair_scores, ripple_loss
+from recbole_tinykg.functional import ripplenet
 from recbole_tinykg.graph import ripple_sets
 from recbole_tinykg.model.checks import check_choice, check_positive, check_weight
 from recbole_tinykg.model.twin import Twin
@@ -42,7 +42,7 @@ class TinyRippleNet(Twin):
         self.LABEL = config["LABEL_FIELD"]
         self.embedding_size = config["embedding_size"]
         self.n_hop, self.n_memory = config["n_hop"], config["n_memory"]
-        self.penalty = Penalty(config["kg_weight"], config["reg_weight"])
+        self.penalty = ripplenet.Penalty(config["kg_weight"], config["reg_weight"])
 
         self.entity_embedding = nn.Embedding(self.n_entities, self.embedding_size)
         self.relation_embedding = nn.Embedding(self.n_relations, self.embedding_size**2)
@@ -64,27 +64,22 @@ class TinyRippleNet(Twin):
         check_weight(config, "kg_weight", "reg_weight")
         check_choice(config, "repeat_first_hop", (False, True))
 
-    @classmethod
-    def count_sites(cls, config: Any) -> int:
-        """None: nothing is rounded."""
-        return 0
-
-    def _weights(self) -> Weights:
-        return Weights(
+    def _weights(self) -> ripplenet.RippleWeights:
+        return ripplenet.RippleWeights(
             self.entity_embedding.weight,
             self.relation_embedding.weight,
             self.transform_matrix.weight,
         )
 
     def forward(self, interaction: Any) -> Tensor:
-        """Scores (B,) of pairs of a user and an item, without a gradient."""
+        """Return the scores (B,) of pairs of a user and an item, without a gradient."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        return pair_scores(users, items, self.ripple_sets.table, self._weights())
+        return ripplenet.pair_scores(users, items, self.ripple_sets.table, self._weights())
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Loss (1,) of a batch of (user, item, label), with the terms over facts."""
+        """Return the loss (1,) of a batch of (user, item, label), with the terms over facts."""
         self._forget()
-        return ripple_loss(
+        return ripplenet.ripple_loss(
             interaction[self.USER_ID],
             interaction[self.ITEM_ID],
             interaction[self.LABEL],
@@ -94,22 +89,22 @@ class TinyRippleNet(Twin):
         )
 
     def predict(self, interaction: Any) -> Tensor:
-        """Scores (B,) of pairs of a user and an item."""
+        """Return the scores (B,) of pairs of a user and an item."""
         return self(interaction)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores (B * n_items,) of each user with every item."""
+        """Return the scores (B * n_items,) of each user with every item."""
         return self._cached(self._item_scores).scores(interaction[self.USER_ID]).view(-1)
 
-    def _item_scores(self) -> ItemScores:
-        return ItemScores.of(self.n_items, self.ripple_sets.table, self._weights())
+    def _item_scores(self) -> ripplenet.ItemScores:
+        return ripplenet.ItemScores.of(self.n_items, self.ripple_sets.table, self._weights())
 
     def other_parameter(self) -> dict[str, Any]:
-        """The ripple sets as tensors (n_users, n_hop, n_memory), and the noise step."""
+        """Return the ripple sets as tensors (n_users, n_hop, n_memory), and every twin's state."""
         return {"ripple_sets": self.ripple_sets.state(), **super().other_parameter()}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take the state of `other_parameter`, or RecBole's `ripple_set`."""
+        """Load the state of `other_parameter`, or RecBole's `ripple_set`."""
         super().load_other_parameter(para)
         try:
             if para and "ripple_sets" in para:

@@ -1,8 +1,8 @@
-"""What every twin has: a quantizer, a noise stream, and a cache that evaluation fills.
+"""The base of the twins: sites with their quantizers and noise, and a cache for evaluation.
 
 A twin is a `KnowledgeRecommender` with the parameters of its stock model: same names, same shapes,
-same initial values for a seed, so that weights go back and forth. `docs/adding_a_model.md` shows
-how one is written.
+same initial values for a seed, so that weights can go either way. `docs/adding_a_model.md` shows
+how to write one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from recbole.model.abstract_recommender import KnowledgeRecommender
 
 from recbole_tinykg.errors import CheckpointError
-from recbole_tinykg.quantization import NoiseStreams, Quantizer
-from recbole_tinykg.quantization.quantizer import Quantizers, SiteQuantizers
+from recbole_tinykg.quantization import NoiseStreams, Quantizer, Sites, StepSites
 
 T = TypeVar("T")
 
@@ -27,23 +26,29 @@ class Twin(KnowledgeRecommender):
     Args:
         config: RecBole configuration of the stock model plus the `compress_*` keys.
         dataset: training split of a RecBole knowledge-based dataset.
+
+    Attributes:
+        quantizer: How maps are stored unless bits are chosen for each.
+        site_table: The quantizer of every site.
+        map_sites: Number of the site of each stored map, by its name.
+        map_bits: Bits chosen for each stored map; empty: none chosen.
+        streams: The noise of every site.
     """
 
     stock_name: ClassVar[str]
-    chooses_bits: ClassVar[bool] = True  # whether `stored_maps` names what a step keeps
+    chooses_bits: ClassVar[bool] = True  # whether `name_sites` names the maps that a step stores
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        """Check the configuration, then prepare quantizer and noise; no parameter yet."""
+        """Check the configuration, then prepare sites and noise; no parameter yet."""
         self.check_config(config)
         super().__init__(config, dataset)
-        self._uniform = Quantizer(config["compress_bits"], config["compress_rounding"])
-        self.quantizer: Quantizers = self._uniform
-        self.map_sites = self.stored_maps(config)
+        self.quantizer = Quantizer(config["compress_bits"], config["compress_rounding"])
+        self._sites = self.name_sites(config)
+        self.site_table = self._sites.table(self.quantizer)
+        self.map_sites = self._sites.stored
         self.map_bits: dict[str, int] = {}
         seed = config["compress_seed"]
-        self.streams = NoiseStreams(
-            config["seed"] if seed is None else seed, self.count_sites(config)
-        )
+        self.streams = NoiseStreams(config["seed"] if seed is None else seed, len(self._sites))
         self._cache: Any = None  # of evaluation
         self.register_load_state_dict_post_hook(_forget)
 
@@ -53,17 +58,20 @@ class Twin(KnowledgeRecommender):
         raise NotImplementedError
 
     @classmethod
-    def count_sites(cls, config: Any) -> int:
-        """Number of places of a step that draw noise."""
-        raise NotImplementedError
+    def name_sites(cls, config: Any) -> Sites:
+        """Return the sites of a step, in an order that checkpoints rely on; here none."""
+        return Sites()
 
-    @classmethod
-    def stored_maps(cls, config: Any) -> dict[str, int]:
-        """Name of each matrix that a step keeps as codes, and the site of its noise."""
-        return {}
+    def current_sites(self) -> StepSites:
+        """Return the sites of the current step."""
+        return self.site_table.at(self.streams.current())
+
+    def next_sites(self) -> StepSites:
+        """Go to the next step and return its sites."""
+        return self.site_table.at(self.streams.advance())
 
     def choose_bits(self, bits: Mapping[str, int]) -> None:
-        """Keep each stored map at bits of its own; nothing chosen: all at `compress_bits`.
+        """Store each map at bits of its own; empty: all at `compress_bits`.
 
         Raises:
             CheckpointError: The names are not those of `map_sites`.
@@ -73,33 +81,33 @@ class Twin(KnowledgeRecommender):
                 f"bits must be given for the maps {', '.join(self.map_sites) or 'none'} of "
                 f"{type(self).__name__}; got {', '.join(bits)}"
             )
-        self.quantizer = self.quantizers_of(bits) if bits else self._uniform
+        self.site_table = self._sites.table(self.quantizer, bits)
         self.map_bits = dict(bits)
 
-    def quantizers_of(self, bits: Mapping[str, int]) -> SiteQuantizers:
-        """The quantizer of each site, from the bits of each stored map."""
-        quantizers = [self._uniform] * len(self.streams.sites)
-        for name, site in self.map_sites.items():
-            quantizers[site] = replace(self._uniform, bits=bits[name])
-        return SiteQuantizers(tuple(quantizers))
-
     @contextmanager
-    def compression(self, bits: int | Quantizers) -> Iterator[None]:
-        """Keep activations at `bits`, or as they say, in a `with` block; no noise is used up."""
-        quantizer, position = self.quantizer, self.streams.position.clone()
-        self.quantizer = replace(self._uniform, bits=bits) if isinstance(bits, int) else bits
+    def compression(self, bits: int | Mapping[str, int | Quantizer]) -> Iterator[None]:
+        """Store maps with other bits in a `with` block, without using up noise.
+
+        Args:
+            bits: For all maps; or bits, or a quantizer, for each stored map by its name.
+        """
+        table, position = self.site_table, self.streams.position.clone()
+        if isinstance(bits, int):
+            self.site_table = self._sites.table(replace(self.quantizer, bits=bits))
+        else:
+            self.site_table = self._sites.table(self.quantizer, bits)
         try:
             yield
         finally:
-            self.quantizer = quantizer
+            self.site_table = table
             self.streams.position.copy_(position)
 
     def other_parameter(self) -> dict[str, Any]:
-        """State outside `state_dict`: how many steps have drawn noise; bits chosen for maps."""
+        """Return state outside `state_dict`: the noise step, and the bits chosen for maps."""
         return {"compression_step": self.streams.step, "map_bits": self.map_bits}
 
     def load_other_parameter(self, para: dict[str, Any] | None) -> None:
-        """Take the state of `other_parameter`, the stock model's or ours."""
+        """Load the state of `other_parameter`, the stock model's or ours."""
         self._forget()
         if para and "compression_step" in para:
             self.streams.step = para["compression_step"]
@@ -107,17 +115,17 @@ class Twin(KnowledgeRecommender):
             self.choose_bits(para["map_bits"])
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; what evaluation had cached is dropped."""
+        """Switch between training and evaluation, and drop what evaluation has cached."""
         self._forget()
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        """Behind `to`, `double`, `cuda` and their like; what evaluation had cached is dropped."""
+        """Convert as `to`, `double` or `cuda` ask, and drop what evaluation has cached."""
         self._forget()
         return super()._apply(*args, **kwargs)
 
     def _cached(self, compute: Callable[[], T]) -> T:
-        """What evaluation computes once for the weights of the moment; not kept in training."""
+        """Return what evaluation computes once for the current weights; training caches nothing."""
         if self.training:
             return compute()
         weights = tuple((p._version, p.data_ptr()) for p in self.parameters())
@@ -130,5 +138,5 @@ class Twin(KnowledgeRecommender):
 
 
 def _forget(twin: Twin, _: Any) -> None:
-    """Hook of `load_state_dict`."""
+    """Drop the cache; a hook of `load_state_dict`."""
     twin._forget()

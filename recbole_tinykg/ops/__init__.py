@@ -27,6 +27,7 @@ from recbole_tinykg.ops.checks import BITS
 from recbole_tinykg.ops.dequantize import dequantize, dequantize_, dequantize_add_
 from recbole_tinykg.ops.normalize import normalize_backward
 from recbole_tinykg.ops.quantize import quantize
+from recbole_tinykg.ops.reference.noise import draw as random_bits
 from recbole_tinykg.ops.spmm import spmm, spmm_add_
 from recbole_tinykg.ops.spmm_backward import spmm_backward_
 
@@ -42,6 +43,7 @@ __all__ = [
     "native_status",
     "normalize_backward",
     "quantize",
+    "random_bits",
     "require_native",
     "sign_mask",
     "spmm",

@@ -1,10 +1,10 @@
 r"""Bits for each stored map, so that all together fit a budget and the gradient is least noisy.
 
-Map m kept at b bits costs :math:`c_m(b)` bytes and adds :math:`V_m(b)` to the variance of the
-gradient; noises of different maps are independent, so both add up. To minimise
+Map m stored at b bits costs :math:`c_m(b)` bytes and adds :math:`V_m(b)` to the variance of the
+gradient; the noises of different maps are independent, so both add up. Minimising
 :math:`\sum_m V_m(b_m)` under :math:`\sum_m c_m(b_m) \le C` is a multiple-choice knapsack. It is
-solved exactly: maps are added one by one, and of all ways to spend some bytes only those are kept
-that no other way beats in both bytes and variance. A way that is beaten stays beaten whatever is
+solved exactly: maps are added one by one, and a way to spend some bytes is kept only if no other
+way is at least as good in both bytes and variance. A way that is beaten stays beaten whatever is
 added to it, so the best one is never dropped (Nemhauser & Ullmann, Management Science 1969). A
 greedy choice by variance per byte is faster and can miss it.
 """
@@ -18,14 +18,14 @@ import numpy as np
 
 
 class Option(NamedTuple):
-    """One way to keep a map."""
+    """One way to store a map."""
 
     num_bytes: int
     variance: float
 
 
 class _Front(NamedTuple):
-    """Ways that are not beaten, by bytes ascending and variance descending."""
+    """Ways that are not beaten, with bytes ascending and variance descending."""
 
     num_bytes: np.ndarray  # (F,) int64
     variance: np.ndarray  # (F,) float64
@@ -34,19 +34,19 @@ class _Front(NamedTuple):
 
 
 def fewest_bytes(maps: Sequence[Sequence[Option]]) -> int:
-    """Bytes of all maps, each in its smallest way."""
+    """Return the bytes of all maps, each at its smallest option."""
     return sum(min(option.num_bytes for option in options) for options in maps)
 
 
 def choose_options(maps: Sequence[Sequence[Option]], budget: int) -> list[int] | None:
-    """Pick an option for each map: least variance together, within a number of bytes.
+    """Choose an option for each map: the least total variance within a number of bytes.
 
     Args:
         maps: Options of each map, at least one each.
         budget: Bytes for all maps together.
 
     Returns:
-        Number of the option of each map; None if not even the smallest fit.
+        Number of the option of each map; None if even the smallest do not fit.
     """
     remaining = fewest_bytes(maps)
     if remaining > budget:
@@ -54,12 +54,12 @@ def choose_options(maps: Sequence[Sequence[Option]], budget: int) -> list[int] |
     fronts = [_Front(*(np.zeros(1, dtype) for dtype in (np.int64, np.float64, np.int64, np.int64)))]
     for options in maps:
         remaining -= min(option.num_bytes for option in options)
-        fronts.append(_extended(fronts[-1], options, budget - remaining))
-    return _traced(fronts)
+        fronts.append(_extend(fronts[-1], options, budget - remaining))
+    return _trace(fronts)
 
 
-def _extended(front: _Front, options: Sequence[Option], most_bytes: int) -> _Front:
-    """The unbeaten ways with one more map, of those that leave room for the maps to come."""
+def _extend(front: _Front, options: Sequence[Option], most_bytes: int) -> _Front:
+    """Return the unbeaten ways with one more map that leave enough bytes for the maps to come."""
     costs = np.array([option.num_bytes for option in options], np.int64)
     variances = np.array([option.variance for option in options], np.float64)
     num_bytes = (front.num_bytes[:, None] + costs).ravel()
@@ -74,8 +74,8 @@ def _extended(front: _Front, options: Sequence[Option], most_bytes: int) -> _Fro
     return _Front(num_bytes[order], variance[order], way[order], option[order])
 
 
-def _traced(fronts: Sequence[_Front]) -> list[int]:
-    """The options that led to the last way, which has the least variance."""
+def _trace(fronts: Sequence[_Front]) -> list[int]:
+    """Return the options that led to the last way, which has the least variance."""
     way, chosen = len(fronts[-1].way) - 1, []
     for front in reversed(fronts[1:]):
         chosen.append(int(front.option[way]))

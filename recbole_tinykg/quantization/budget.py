@@ -1,7 +1,7 @@
 """Bits per stored map that fit a number of bytes and make the gradient least noisy.
 
-What each map costs and how much noise it adds is measured on a few batches (`sensitivity`); which
-bits to take is a knapsack problem (`allocation`).
+The cost of each map and the noise that it adds are measured on a few batches (`sensitivity`);
+choosing the bits is a knapsack problem (`allocation`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Allocation:
 
     Attributes:
         budget: Bytes that a step may keep.
-        sensitivity: What the choice is based on.
+        sensitivity: Measurements that the choice is based on.
         bits: Bits of each map by its name.
     """
 
@@ -47,7 +47,7 @@ class Allocation:
 
     @property
     def uniform_bits(self) -> int | None:
-        """The most bits that would fit for all maps alike."""
+        """The most bits that fit if all maps have the same; None if 1 bit does not fit."""
         fitting = [bits for bits in BITS if self._uniform_bytes(bits) <= self.budget]
         return max(fitting, default=None)
 
@@ -60,8 +60,8 @@ class Allocation:
         return ["all maps alike", "", str(bits), size, f"{noise:.1e}"]
 
     def table(self) -> str:
-        """A line per map with its share of both, and what all maps make together."""
-        options = self.sensitivity.chosen(self.bits)
+        """Return a line per map with its bytes and noise, then a line for all maps together."""
+        options = self.sensitivity.options(self.bits)
         rows = [
             [
                 own.name,
@@ -86,7 +86,7 @@ class Allocation:
 def allocate_bits(
     model: Any, loss_func: LossFunction, batches: list[Any], budget: int
 ) -> Allocation:
-    """Choose bits for a twin's stored maps; does not apply them.
+    """Choose bits for a twin's stored maps, without applying them.
 
     Args:
         model: A twin, on its device.
@@ -95,12 +95,12 @@ def allocate_bits(
         budget: Bytes that a step may keep for backward.
 
     Raises:
-        ConfigurationError: Not even one bit per element fits.
+        ConfigurationError: Even one bit per element does not fit.
     """
     sensitivity = measure_sensitivity(model, loss_func, batches, budget)
     maps = [own.options for own in sensitivity.maps]
-    widths = choose_options(maps, budget - sensitivity.fixed_bytes)
-    if widths is None:
+    chosen = choose_options(maps, budget - sensitivity.fixed_bytes)
+    if chosen is None:
         smallest = sensitivity.fixed_bytes + fewest_bytes(maps)
         raise ConfigurationError(
             f"compress_budget must be at least {smallest} bytes ({format_bytes(smallest)}) for "
@@ -108,4 +108,4 @@ def allocate_bits(
             f"bytes ({format_bytes(budget)})"
         )
     names = [own.name for own in sensitivity.maps]
-    return Allocation(budget, sensitivity, dict(zip(names, (BITS[i] for i in widths), strict=True)))
+    return Allocation(budget, sensitivity, dict(zip(names, (BITS[i] for i in chosen), strict=True)))

@@ -1,4 +1,4 @@
-"""Where the places of a training step find their noise: positions in one counter-based stream."""
+"""The noise streams of a training step: positions in one counter-based random stream."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 class NoiseStreams(nn.Module):
     """Positions (seed, step, site) in the counter-based random stream of a model.
 
-    Every place that draws noise in a step is a site; a step has 2**16 of them. The step is a tensor
-    on the model's device, so no call waits for it, and a position is data: drawing again at the
-    same one gives the same noise.
+    Every place that draws noise in a step is a site (`sites` names them); a step has room for
+    2**16. The step is a tensor on the model's device, so no call waits for it, and a position is
+    data: drawing again at the same position gives the same noise.
 
     Args:
-        seed: seed of the stream, any 64-bit integer.
-        num_sites: sites of one step.
+        seed: Seed of the stream, any 64-bit integer.
+        num_sites: Sites of one step.
     """
 
     SITE_BITS = 16
@@ -26,14 +26,13 @@ class NoiseStreams(nn.Module):
     position: Tensor  # (2,) int64: 0 and step * 2**SITE_BITS
 
     def __init__(self, seed: int, num_sites: int) -> None:
-        """Start at step 0."""
         super().__init__()
         sites = torch.stack([torch.full((num_sites,), seed), torch.arange(num_sites)], dim=1)
         self.register_buffer("sites", sites, persistent=False)
         self.register_buffer("position", torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def current(self) -> Tensor:
-        """Streams (num_sites, 2) int64 of the present step."""
+        """Return the streams (num_sites, 2) int64 of the current step."""
         return self.sites + self.position
 
     def advance(self) -> Tensor:
@@ -43,7 +42,7 @@ class NoiseStreams(nn.Module):
 
     @contextmanager
     def redrawn(self, site: int) -> Iterator[None]:
-        """In a `with` block a site draws other noise than in any step, the others the same."""
+        """Let one site draw noise that no step has, in a `with` block; other sites keep theirs."""
         sites = self.sites
         self.sites = sites.clone()
         self.sites[site, 1] += 1 << (self.SITE_BITS - 1)

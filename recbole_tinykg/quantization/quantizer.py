@@ -1,18 +1,19 @@
 """Quantizer: how to compress a matrix; Quantized: a compressed matrix that knows its bytes.
 
     quantizer = Quantizer(bits=2)
-    kept = quantizer.quantize(x, stream(seed=0, position=step))  # 2 bits per element
-    x_hat = kept.dequantize()                                    # unbiased estimate of x
+    codes = quantizer.quantize(x, stream(seed=0, position=step))  # 2 bits per element
+    x_hat = codes.dequantize()                                    # unbiased estimate of x
 
-An autograd function hands `kept.tensors()` to `save_for_backward` and rebuilds with
-`from_tensors`, so that every byte stays visible to PyTorch. At 32 bits the tensor itself is kept,
-so that one code path serves both. The noise is a function of the stream (seed, position) and the
-row, nothing else: two uses of noise that must be independent take two positions.
+An autograd function hands `codes.tensors()` to `save_for_backward` and rebuilds with `unflatten`,
+so that every byte stays visible to PyTorch. At 32 bits the tensor itself is kept, so that one code
+path serves both. The noise is a function of the stream (seed, position) and the row, nothing else:
+two uses of noise that must be independent take two positions (see `sites`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,7 +24,7 @@ from recbole_tinykg import ops
 from recbole_tinykg.errors import ConfigurationError
 
 UNCOMPRESSED = 32
-"""The value of `bits` that keeps the tensor as it is."""
+"""The value of `bits` at which the tensor itself is stored."""
 
 BITS = (*ops.BITS, UNCOMPRESSED)
 """Every number of bits that a stored map may have."""
@@ -33,17 +34,12 @@ Rounding = Literal["stochastic", "nearest"]
 
 @dataclass(frozen=True)
 class Layout:
-    """What the tensors of a `Quantized` do not say themselves."""
+    """What the tensors of a `Quantized` do not say."""
 
     bits: int  # 1, 2, 4, 8 or 32
     num_columns: int
     dtype: torch.dtype  # of the result of dequantize
     shape: tuple[int, ...]  # of the result of dequantize; its last number is num_columns
-
-    @property
-    def num_tensors(self) -> int:
-        """How many tensors `Quantized.tensors` gives: codes, minimum and step, or the matrix."""
-        return 1 if self.bits == UNCOMPRESSED else 3
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -56,16 +52,14 @@ class Quantized:
     layout: Layout
 
     @classmethod
-    def from_tensors(cls, tensors: tuple[Tensor, ...], layout: Layout) -> Quantized:
-        """Rebuild from what `tensors()` gave."""
+    def unflatten(cls, tensors: Iterator[Tensor], layout: Layout) -> Quantized:
+        """Rebuild from the next of a row of tensors: those that `tensors()` gave."""
         if layout.bits == UNCOMPRESSED:
-            (codes,) = tensors
-            return cls(codes, None, None, layout)
-        codes, minimum, step = tensors
-        return cls(codes, minimum, step, layout)
+            return cls(next(tensors), None, None, layout)
+        return cls(next(tensors), next(tensors), next(tensors), layout)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Everything that is kept: one tensor at 32 bits, else codes, minimum and step."""
+        """Return all that is stored: one tensor at 32 bits, else codes, minimum and step."""
         if self.minimum is None or self.step is None:
             return (self.codes,)
         return self.codes, self.minimum, self.step
@@ -76,14 +70,14 @@ class Quantized:
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def add_to_(self, out: Tensor, index: Tensor | None = None) -> Tensor:
-        """Add the matrix to `out`, or to its rows `index` (N,), distinct, in place; give `out`."""
+        """Add the matrix in place to `out`, or to its distinct rows `index` (N,); return `out`."""
         if self.minimum is not None and self.step is not None:
             bits = self.layout.bits
             return ops.dequantize_add_(out, self.codes, self.minimum, self.step, index, bits=bits)
         return out.add_(self.codes) if index is None else out.index_add_(0, index, self.codes)
 
     def dequantize(self) -> Tensor:
-        """The matrix up to quantization noise; at 32 bits the very tensor that was given."""
+        """Return the matrix up to quantization noise; at 32 bits, the tensor that was given."""
         layout = self.layout
         if self.minimum is None or self.step is None:
             value = self.codes
@@ -99,22 +93,21 @@ class Quantized:
         return value if len(layout.shape) == 2 else value.view(layout.shape)
 
     def copy_(self, start: int, block: Quantized) -> None:
-        """Put the rows of `block`, compressed alike, at row `start`."""
+        """Write the rows of `block`, which is compressed alike, from row `start` on."""
         for own, new in zip(self.tensors(), block.tensors(), strict=True):
             own[start : start + len(new)].copy_(new)
 
     def rows(self, start: int, stop: int) -> Quantized:
-        """A view of rows [start, stop) that shares memory: dequantizes only those.
+        """Return a view of rows [start, stop), which shares memory and dequantizes only those.
 
         Rows are counted over all leading dimensions of a tensor of rank above 2.
         """
         layout = self.layout
-        parts = tuple(tensor[start:stop] for tensor in self.tensors())
+        parts = [tensor[start:stop] for tensor in self.tensors()]
         shape = (parts[0].shape[0], layout.num_columns)
-        return self.from_tensors(parts, Layout(layout.bits, shape[1], layout.dtype, shape))
+        return self.unflatten(iter(parts), Layout(layout.bits, shape[1], layout.dtype, shape))
 
     def __repr__(self) -> str:
-        """Shape, bits, dtype and bytes instead of the numbers."""
         layout = self.layout
         return (
             f"Quantized(shape={layout.shape}, bits={layout.bits}, dtype={layout.dtype}, "
@@ -127,14 +120,13 @@ class Quantizer:
     """How to compress: bits per element and rounding.
 
     Raises:
-        ConfigurationError: `bits` or `rounding` is none of the values below.
+        ConfigurationError: `bits` or `rounding` is not one of the values below.
     """
 
-    bits: int = 2  # 1, 2, 4, 8, or 32 to keep tensors as they are
+    bits: int = 2  # 1, 2, 4, 8, or 32 for the tensor itself
     rounding: Rounding = "stochastic"  # unbiased; "nearest" has less noise and a bias
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
         if self.bits not in BITS:
             raise ConfigurationError(
                 f"bits must be one of {', '.join(map(str, BITS))}; got {self.bits!r}"
@@ -160,53 +152,23 @@ class Quantizer:
         parts = ops.quantize(x, stream, bits=self.bits, stochastic=stochastic, first_row=first_row)
         return Quantized(*parts, layout)
 
-    def at(self, site: int, fewest_bits: int = 1) -> Quantizer:
-        """The quantizer of a place of a step: the same everywhere, but for `fewest_bits`."""
-        return self if self.bits >= fewest_bits else replace(self, bits=fewest_bits)
-
-    def after(self, site: int) -> Quantizer:
-        """The same for the places from `site` on, counted from there."""
-        return self
-
     def empty(self, num_rows: int, like: Tensor) -> Quantized:
-        """Room for `num_rows` rows of the width, type and device of `like`, to be `copy_`'d into.
+        """Return uninitialised codes for `num_rows` rows like those of `like`, for `copy_`.
 
-        A matrix that is made block by block need never exist as a whole.
+        With it a matrix that is computed block by block never exists as a whole.
         """
         stream = torch.zeros(2, dtype=torch.int64, device=like.device)
         parts = self.quantize(like[:0], stream).tensors()
         layout = Layout(self.bits, like.shape[1], like.dtype, (num_rows, like.shape[1]))
-        room = tuple(part.new_empty(num_rows, *part.shape[1:]) for part in parts)
-        return Quantized.from_tensors(room, layout)
-
-
-@dataclass(frozen=True)
-class SiteQuantizers:
-    """A quantizer for each place of a step that keeps codes, numbered as its noise streams are.
-
-    Functions take it wherever they take a `Quantizer`, which is the same at every place.
-    """
-
-    quantizers: tuple[Quantizer, ...]
-
-    def at(self, site: int, fewest_bits: int = 1) -> Quantizer:
-        """The quantizer of a place; `fewest_bits` is for those that choose none."""
-        return self.quantizers[site]
-
-    def after(self, site: int) -> SiteQuantizers:
-        """Those of the places from `site` on, counted from there."""
-        return SiteQuantizers(self.quantizers[site:])
-
-
-Quantizers = Quantizer | SiteQuantizers
-"""How the matrices of a step are compressed: all alike, or each in its own way."""
+        room = [part.new_empty(num_rows, *part.shape[1:]) for part in parts]
+        return Quantized.unflatten(iter(room), layout)
 
 
 def stream(seed: int, position: int, device: torch.device | str = "cpu") -> Tensor:  # (2,) int64
-    """The random stream of a seed at a position; every use of noise takes its own position.
+    """Return the random stream of a seed at a position; each use of noise takes its own position.
 
     Args:
-        seed: Any number of 64 bits, signed.
+        seed: Any signed 64-bit integer.
         position: Number of the draw, from 0.
         device: Device of the data that the noise is for.
 
@@ -225,17 +187,16 @@ def quantize(x: Tensor, *, bits: int = 2, seed: int = 0) -> Quantized:
 
     Args:
         x: float16, bfloat16, float32 or float64, any strides; treated as a constant by autograd.
-        bits: 1, 2, 4, 8, or 32 to keep `x` as it is.
+        bits: 1, 2, 4, 8, or 32 for `x` itself.
         seed: Seed of the noise: the same seed gives the same codes.
 
     Raises:
-        ConfigurationError: `bits` is none of these.
+        ConfigurationError: `bits` is not one of these.
         TypeError: `x` is not floating point.
         ValueError: `x` has rank 0.
     """
     if x.dim() == 0:
         raise ValueError("x must have at least one dimension; got a scalar")
     matrix = x.detach().reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    kept = Quantizer(bits).quantize(matrix, stream(seed, 0, x.device))
-    layout = Layout(bits, x.shape[-1], x.dtype, tuple(x.shape))
-    return Quantized.from_tensors(kept.tensors(), layout)
+    codes = Quantizer(bits).quantize(matrix, stream(seed, 0, x.device))
+    return replace(codes, layout=replace(codes.layout, shape=tuple(x.shape)))

@@ -5,15 +5,15 @@ A twin's gradient is linear in the noise :math:`\delta_m` of each map's codes, s
 .. math:: V_m(b) = E\|J_m \delta_m\|^2 = \sum_i \sigma_i^2(b) \|\partial g / \partial x_i\|^2,
           \qquad \sigma_i \propto \frac{\mathrm{range}_i}{2^b - 1}
 
-to the gradient's variance: range² times gradient². Nobody wants the Jacobian of a map of millions
-of elements, and nobody needs it: the noise itself is a sample. A step is taken twice with the same
-noise everywhere but in map m; the squared distance of both gradients has the expectation
-:math:`V_m(b) + V_m(b')`. It is measured at 1 and at 2 bits, as few bits do not fill a range evenly;
-from 2 bits on the variance falls with :math:`(2^b - 1)^2`.
+to the gradient's variance: range² times gradient². The Jacobian of a map of millions of elements
+is never formed, because quantization noise is itself a random probe: a step is taken twice, with
+different noise in map m and the same noise everywhere else. The squared distance of the two
+gradients has the expectation :math:`V_m(b) + V_m(b')`. It is measured at 1 and at 2 bits, because
+so few bits do not fill a range evenly; from 2 bits on the variance falls with :math:`(2^b - 1)^2`.
 
-No step keeps more than the bits that the user can afford, dropout stays the same, squares are
-summed on the device and read once, and nothing of it shows: weights, gradients, random state and
-noise of the training are untouched. The noise comes from steps that no training reaches.
+No step keeps more bytes than the user can afford, dropout stays the same, and squares are summed on
+the device and read once. Measuring leaves no trace: weights, gradients, random state and the noise
+of the training are untouched, as the noise comes from steps that no training reaches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.quantization.allocation import Option
-from recbole_tinykg.quantization.quantizer import BITS, Quantized, Quantizer, SiteQuantizers, stream
+from recbole_tinykg.quantization.quantizer import BITS, Quantized, Quantizer, stream
 
 _FIRST_STEP = 1 << 40  # of the noise; training does not get there
 _MEASURED = (1, 2)  # bits
@@ -39,7 +39,7 @@ _PIECE = 1 << 16  # elements whose squares are summed at a time
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A map that a step keeps as codes."""
+    """A map that a step stores as codes, as measured."""
 
     name: str
     shape: tuple[int, int]  # rows in the largest batch, columns
@@ -48,26 +48,26 @@ class StoredMap:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was measured: bytes of the largest batch, means of squares."""
+    """Bytes of the largest batch, and mean squares over the batches, as measured."""
 
     maps: tuple[StoredMap, ...]
-    fixed_bytes: int  # kept beside the codes: masks, indices, factors
+    fixed_bytes: int  # kept besides codes: masks, indices, factors
     gradient_square: float  # squared norm of the gradient of all parameters
 
-    def chosen(self, bits: Mapping[str, int]) -> list[Option]:
-        """The option of each map that the bits of its name stand for."""
+    def options(self, bits: Mapping[str, int]) -> list[Option]:
+        """Return the option that each map has at the bits given for its name."""
         return [own.options[BITS.index(bits[own.name])] for own in self.maps]
 
     def saved_bytes(self, bits: Mapping[str, int]) -> int:
-        """Bytes that a step keeps with those bits."""
-        return self.fixed_bytes + sum(option.num_bytes for option in self.chosen(bits))
+        """Return the bytes that a step keeps with these bits."""
+        return self.fixed_bytes + sum(option.num_bytes for option in self.options(bits))
 
     def relative_variance(self, bits: Mapping[str, int]) -> float:
-        """Variance of the gradient with those bits, over its squared norm."""
-        return self.relative(sum(option.variance for option in self.chosen(bits)))
+        """Return the variance of the gradient with these bits, over its squared norm."""
+        return self.relative(sum(option.variance for option in self.options(bits)))
 
     def relative(self, variance: float) -> float:
-        """A variance over the gradient's squared norm; infinite if the gradient is 0."""
+        """Return a variance over the gradient's squared norm; infinite if the gradient is 0."""
         if variance == 0:
             return 0.0
         return variance / self.gradient_square if self.gradient_square else math.inf
@@ -82,13 +82,13 @@ def measure_sensitivity(
         model: A twin, on its device.
         loss_func: Its loss of a batch, such as `model.calculate_loss`.
         batches: At least one, on the model's device.
-        budget: Bytes that a step may keep. The maps that are not being measured have the most bits
-            that fit, all alike.
+        budget: Bytes that a step may keep. Maps other than the measured one all have the same bits,
+            the most that fit.
     """
     was_training = model.training
     model.train()
     try:
-        base = _widest(_Steps(model, loss_func, batches[0]), budget)
+        base = _most_bits(_Steps(model, loss_func, batches[0]), budget)
         measured = [
             _Steps(model, loss_func, batch, base, _FIRST_STEP + number).measure()
             for number, batch in enumerate(batches)
@@ -108,14 +108,14 @@ def measure_sensitivity(
 
 @dataclass
 class _Seen:
-    """What a map was when it was given to its quantizer, in one piece or in several."""
+    """Shape and type of a map as its quantizer saw it, in one piece or in several."""
 
     rows: int = 0
     columns: int = 0
     dtype: torch.dtype | None = None
 
     def num_bytes(self) -> list[int]:
-        """Bytes of the map at each of `BITS`; 0 if no step has it."""
+        """Return the bytes of the map at each of `BITS`; 0 if no step has it."""
         if self.dtype is None:
             return [0] * len(BITS)
         row, noise = torch.zeros(1, self.columns, dtype=self.dtype), stream(0, 0)
@@ -124,7 +124,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Recorder(Quantizer):
-    """A quantizer that notes what it is given."""
+    """A quantizer that records what it is given."""
 
     seen: _Seen = field(default_factory=_Seen, compare=False)
 
@@ -136,7 +136,7 @@ class _Recorder(Quantizer):
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the steps of one batch gave."""
+    """Results of the steps of one batch."""
 
     squares: Tensor  # (1 + 2 M,) of the gradient; of the distances at 1 and 2 bits, map by map
     seen: list[_Seen]
@@ -145,47 +145,43 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps that one batch is taken through, at one position of the noise."""
+    """Steps with one batch, all at the same step of the noise."""
 
     model: Any
     loss_func: LossFunction
     batch: Any
     base: Quantizer = Quantizer(bits=1)
-    position: int = _FIRST_STEP
+    step: int = _FIRST_STEP
 
     def forward(self, *, keep: bool) -> tuple[Tensor, list[_Seen], int]:
-        """The loss, the maps, and the bytes beside their codes; `keep`: backward may follow."""
-        sites = self.model.map_sites.values()
-        seen = [_Seen() for _ in sites]
-        recorders = {
-            site: _Recorder(self.base.bits, seen=own) for site, own in zip(sites, seen, strict=True)
-        }
+        """Return the loss, the maps, and the bytes kept besides codes; `keep`: allow backward."""
+        seen = {name: _Seen() for name in self.model.map_sites}
+        recorders = {name: _Recorder(self.base.bits, seen=own) for name, own in seen.items()}
         hooks = saved_tensors(self.model, self.batch, keep=keep)
-        with self._keeping(recorders), hooks as saved:
+        with self._compression(recorders), hooks as saved:
             loss = self.loss_func(self.batch)
-        width = BITS.index(self.base.bits)
-        return loss, seen, saved.num_bytes - sum(own.num_bytes()[width] for own in seen)
+        maps, option = list(seen.values()), BITS.index(self.base.bits)
+        return loss, maps, saved.num_bytes - sum(own.num_bytes()[option] for own in maps)
 
     def measure(self) -> _Measured:
         """Take one step, and two more per map."""
         loss, seen, fixed_bytes = self.forward(keep=True)
         base = self._gradients(loss)
         squares = [_square(base)]
-        for site in self.model.map_sites.values():
+        for name, site in self.model.map_sites.items():
             for bits in _MEASURED:
-                with self._keeping({site: Quantizer(bits)}), self.model.streams.redrawn(site):
+                with self._compression({name: Quantizer(bits)}), self.model.streams.redrawn(site):
                     other = self._gradients(self.loss_func(self.batch))
                 squares.append(_square([a.sub_(b) for a, b in zip(other, base, strict=True)]))
-                del other  # or the next step's gradients would come on top
+                del other  # else it would still be alive during the next step
         return _Measured(torch.stack(squares), seen, fixed_bytes)
 
     @contextmanager
-    def _keeping(self, chosen: Mapping[int, Quantizer]) -> Iterator[None]:
-        """Every map at the base, but for those at the sites chosen; noise at the position."""
-        sites = range(len(self.model.streams.sites))
-        quantizers = SiteQuantizers(tuple(chosen.get(site, self.base) for site in sites))
-        with self.model.compression(quantizers):
-            self.model.streams.step = self.position
+    def _compression(self, quantizers: Mapping[str, Quantizer]) -> Iterator[None]:
+        """Compress the named maps as given, all others as `base`, with the noise of `step`."""
+        base = dict.fromkeys(self.model.map_sites, self.base)
+        with self.model.compression({**base, **quantizers}):
+            self.model.streams.step = self.step
             yield
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
@@ -194,8 +190,8 @@ class _Steps:
         return [gradient for gradient in gradients if gradient is not None]
 
 
-def _widest(steps: _Steps, budget: int) -> Quantizer:
-    """The most bits for all maps alike that fit the budget, at least 1 and at most 8."""
+def _most_bits(steps: _Steps, budget: int) -> Quantizer:
+    """Return the most bits, the same for all maps, that fit the budget: at least 1, at most 8."""
     _, seen, fixed_bytes = steps.forward(keep=False)
     totals = [fixed_bytes + sum(own.num_bytes()[i] for own in seen) for i in range(len(BITS))]
     fitting = [bits for bits, total in zip(BITS, totals, strict=True) if total <= budget]
@@ -203,15 +199,15 @@ def _widest(steps: _Steps, budget: int) -> Quantizer:
 
 
 def _square(tensors: list[Tensor]) -> Tensor:
-    """Squared norm of all of them together, a scalar; in pieces, none of them copied whole."""
+    """Return the squared norm of all together, a scalar; in pieces, so none is copied whole."""
     pieces = (piece for tensor in tensors for piece in tensor.reshape(-1).split(_PIECE))
     return torch.stack([piece.double().square().sum() for piece in pieces]).sum()
 
 
 def _variances(at_1: float, at_2: float, base_bits: int) -> list[float]:
-    """Variance at each of `BITS`, from two squared distances to a gradient at `base_bits`."""
+    """Return the variance at each of `BITS`, from two squared distances to a base gradient."""
     ratio = {bits: (3 / (2**bits - 1)) ** 2 for bits in BITS[1:-1]}  # to that at 2 bits
-    if base_bits == 1:  # the noise of the base would drown that at 2 bits
+    if base_bits == 1:  # the noise of the base would hide that at 2 bits
         first = at_1 / 2
         second = first / 9
     else:

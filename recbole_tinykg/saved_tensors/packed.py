@@ -100,8 +100,8 @@ class Codes:
     def unpack(self) -> Tensor:
         """Return the estimate (N, D), one tensor for all that hold it at the same time."""
         if (tensor := self._last()) is None:
-            parts = tuple(packed.unpack() for packed in self._packed)
-            tensor = Quantized.from_tensors(parts, self._layout).dequantize()
+            parts = (packed.unpack() for packed in self._packed)
+            tensor = Quantized.unflatten(parts, self._layout).dequantize()
             self._last = weakref.ref(tensor)
         return tensor
 

@@ -35,10 +35,10 @@ def test_layers_compile_into_one_graph(aggregator, backend):
     settings = {"aggregator_type": aggregator, "mess_dropout": 0.2, "compress_bits": 2}
     model = TinyKGAT({**CONFIG, **settings}, GraphDataset())
     rows = model._rows(torch.tensor([1, 2, 5]), torch.tensor([1, 3]))[0]
-    streams = model.streams.current()
+    sites = model.current_sites()
 
     def layers():
-        return sum(output.square().sum() for output in model._propagate(rows, streams))
+        return sum(output.square().sum() for output in model._propagate(rows, sites))
 
     with torch.random.fork_rng():  # the compiler seeds it
         compiled = torch.compile(layers, fullgraph=True, backend=backend)()
@@ -53,12 +53,12 @@ def test_ranking_loss_compiles_into_one_graph():
     batch = batches(GraphDataset())[0]
     items = torch.cat([batch["item_id"], batch["neg_item_id"]])
     rows, users, items = model._rows(batch["user_id"], items)
-    streams = model.streams.current()
-    outputs = [output.detach().requires_grad_() for output in model._propagate(rows, streams)]
+    sites = model.current_sites()
+    outputs = [output.detach().requires_grad_() for output in model._propagate(rows, sites)]
 
     def loss(*outputs):
         pairs = (users, *items.chunk(2))
-        return bpr_loss(streams[:2], outputs, rows, model._parts(), pairs, model.quantizer, 1e-2)
+        return bpr_loss(sites, outputs, rows, model._parts(), pairs, 1e-2)
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(*outputs)
     assert_same_numbers([compiled], [loss(*outputs)])

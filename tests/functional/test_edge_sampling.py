@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_tinykg.functional.kgin import edge_sampling
+from recbole_tinykg import ops
 from recbole_tinykg.functional.kgin.edge_sampling import pack_mask, sample_edges, unpack_mask
 
 
@@ -48,14 +48,14 @@ def test_every_edge_has_the_same_chance():
 
 def test_ties_at_the_threshold_are_broken_without_preference(monkeypatch):
     """With one key for all edges, the cyclic order from a random edge decides alone."""
-    draw = edge_sampling.draw
+    draw = ops.random_bits
 
     def tied(*args):
         noise = draw(*args)
         noise[:, :40] = 7
         return noise
 
-    monkeypatch.setattr(edge_sampling, "draw", tied)
+    monkeypatch.setattr(ops, "random_bits", tied)
     kept = count(40, 12, 3000)
     assert (kept.sum(1) == 12).all()
     sigma = (0.3 * 0.7 / 3000) ** 0.5

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_tinykg.functional import bpr_loss, transr_loss
+from recbole_tinykg.functional import add_bpr_sites, bpr_loss, transr_loss
 from recbole_tinykg.functional.bpr import EPS
 from recbole_tinykg.graph.node_rows import NodeRows
-from recbole_tinykg.quantization import Quantizer
+from recbole_tinykg.quantization import Quantizer, Sites
 
 SIZES, DIMS, BATCH = (6, 9), (5, 4, 3), 20
 
@@ -47,8 +47,10 @@ def test_bpr_equals_autograd(ranking, reg_weight):
     expected_grads = torch.autograd.grad(3 * expected, inputs)
 
     outputs = (rows.gather(parts), *hidden)
-    streams = torch.zeros(len(hidden), 2, dtype=torch.int64)
-    loss = bpr_loss(streams, outputs, rows, parts, pairs, Quantizer(32), reg_weight)
+    sites = Sites()
+    add_bpr_sites(sites, len(hidden))
+    step = sites.table(Quantizer(32)).at(torch.zeros(len(sites), 2, dtype=torch.int64))
+    loss = bpr_loss(step, outputs, rows, parts, pairs, reg_weight)
     torch.testing.assert_close(loss, expected)
     grads = torch.autograd.grad(3 * loss, inputs)
     for grad, other in zip(grads, expected_grads, strict=True):

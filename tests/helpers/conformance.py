@@ -49,14 +49,14 @@ class TwinConformance(TwinCase):
         if "refused_value" in metafunc.fixturenames:
             metafunc.parametrize("refused_value", self.refused, ids=str)
 
-    def test_initial_weights_are_the_hosts(self, dataset, variant):
+    def test_initial_weights_are_stocks(self, dataset, variant):
         stock, twin = self.pair(dataset, **variant)
         ours, theirs = dict(twin.named_parameters()), dict(stock.named_parameters())
         assert list(ours) == list(theirs)
         for name, parameter in theirs.items():
             assert torch.equal(ours[name], parameter), name
 
-    def test_state_dict_is_exchanged_with_the_host(self):
+    def test_state_dict_is_exchanged_with_stock(self):
         stock, twin = self.pair("tiny")
         with torch.no_grad():
             for parameter in stock.parameters():

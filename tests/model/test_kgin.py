@@ -11,11 +11,8 @@ from helpers.conformance import TwinConformance
 from helpers.twin_case import default_dtype, distance
 from helpers.unbiased import excess
 from recbole_tinykg import ops
-from recbole_tinykg.functional import dependence
+from recbole_tinykg.functional.kgin import MEASURES, independence_loss
 from recbole_tinykg.functional.kgin import step as intent_step
-from recbole_tinykg.functional.kgin.independence import MEASURES
-from recbole_tinykg.functional.kgin.step import SAMPLING_SITES, SITES_PER_HOP
-from recbole_tinykg.functional.kgin.summed_bpr import NUM_SITES as HEAD_SITES
 from recbole_tinykg.graph.relational_graph import RelationalGraph
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.quantization import NoiseStreams
@@ -54,7 +51,7 @@ def conformance():
 
 def kept_edges(twin):
     """Head, relation and tail of the edges that the present step of the twin keeps."""
-    mask = twin.plan.edge_mask(twin.streams.current()[HEAD_SITES:])
+    mask = twin.plan.edge_mask(twin.current_sites())
     return tuple(column[mask] for column in twin.graph.edges())
 
 
@@ -74,13 +71,14 @@ def message_factors(twin, batch):
     """What the twin's dropout multiplies the full maps of entities and users by, hop by hop."""
     users = torch.unique(batch["user_id"])
     items = torch.unique(torch.cat([batch["item_id"], batch["neg_item_id"]]))
-    sites = twin.streams.current()[HEAD_SITES + SAMPLING_SITES :].view(-1, SITES_PER_HOP, 2)
     width, dtype = twin.embedding_size, twin.user_embedding.weight.dtype
-    for hop, hop_sites in enumerate(sites):
-        rows = items if hop == len(sites) - 1 else twin.graph.heads
-        for n, own, site in ((twin.n_entities, rows, 6), (twin.n_users, users, 5)):
+    for hop in range(1, twin.context_hops + 1):
+        sites = twin.current_sites().group(f"hop{hop}")
+        rows = items if hop == twin.context_hops else twin.graph.heads
+        entities, own_users = (twin.n_entities, rows, "head"), (twin.n_users, users, "user")
+        for n, own, kind in (entities, own_users):
             factors = torch.ones(n, width, dtype=dtype)
-            factors[own] = twin.plan.drop(factors[own], hop_sites[site])
+            factors[own] = twin.plan.drop(factors[own], sites[f"{kind}_dropout"].stream)
             yield factors
 
 
@@ -90,8 +88,8 @@ def inject(stock, twin, batch):
     stock.gcn.edge_sampling = lambda *args: (torch.stack([head, tail]), relation)
     stock.gcn.mess_dropout = Injected(message_factors(twin, batch))
     interactions = twin.graph.interactions
-    site = twin.streams.current()[HEAD_SITES + 1]
-    values = interactions.sample(site, twin.mess_dropout_rate, transposed=False)
+    stream = twin.current_sites()["interactions"].stream
+    values = interactions.sample(stream, twin.mess_dropout_rate, transposed=False)
     crow, col = interactions.crow.long(), interactions.col.long()
     row = torch.repeat_interleave(torch.arange(len(crow) - 1), crow.diff())
     matrix = torch.sparse_coo_tensor(torch.stack([row, col]), values, stock.interact_mat.shape)
@@ -125,7 +123,7 @@ def test_a_step_keeps_the_share_of_the_edges_and_the_next_one_others():
     masks = []
     for _ in range(2):
         twin.calculate_loss(batch)
-        masks.append(twin.plan.edge_mask(twin.streams.current()[HEAD_SITES:]))
+        masks.append(twin.plan.edge_mask(twin.current_sites()))
     assert [int(mask.sum()) for mask in masks] == 2 * [int(twin.graph.num_edges * 0.3)]
     assert not torch.equal(*masks)
 
@@ -194,12 +192,12 @@ def test_weights_that_change_without_a_change_of_mode_are_used():
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("num_factors", [1, 2, 5])
-def test_dependence_of_the_intents_is_stocks(measure, num_factors):
+def test_independence_loss_is_stocks(measure, num_factors):
     stock = conformance().build("KGIN", "tiny", ind=measure, n_factors=num_factors)
     rows = torch.randn(num_factors, stock.n_relations, dtype=torch.float64, requires_grad=True)
     with default_dtype(torch.float64):
         expected = torch.as_tensor(stock.gcn.calculate_cor_loss(rows))
-    ours = dependence(rows, measure, stock.temperature)
+    ours = independence_loss(rows, measure, stock.temperature)
     torch.testing.assert_close(ours, expected.to(ours).view_as(ours))
     if expected.requires_grad:
         (wanted,) = torch.autograd.grad(expected.squeeze(), rows)

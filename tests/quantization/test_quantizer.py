@@ -15,7 +15,6 @@ from recbole_tinykg.quantization.quantizer import (
     Layout,
     Quantized,
     Quantizer,
-    SiteQuantizers,
     quantize,
     stream,
 )
@@ -26,19 +25,6 @@ BITS = [1, 2, 4, 8]
 def matrix(*shape, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def test_a_quantizer_is_the_same_at_every_place_but_for_the_fewest_bits():
-    quantizer = Quantizer(2)
-    assert quantizer.at(7) is quantizer.after(3).at(0, fewest_bits=2) is quantizer
-    assert quantizer.at(7, fewest_bits=8) == Quantizer(8)
-    assert Quantizer(32).at(0, fewest_bits=8) == Quantizer(32)
-
-
-def test_chosen_quantizers_are_those_of_their_places():
-    quantizers = SiteQuantizers(tuple(Quantizer(bits) for bits in (1, 2, 4)))
-    assert quantizers.at(1).bits == quantizers.after(1).at(0).bits == 2
-    assert quantizers.at(0, fewest_bits=8).bits == 1  # what was chosen counts
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -59,9 +45,18 @@ def test_float64_metadata_takes_sixteen_bytes_per_group():
 @pytest.mark.parametrize("bits", [*BITS, 32])
 def test_tensors_and_layout_are_all_there_is(bits):
     kept = Quantizer(bits).quantize(matrix(6, 20), stream(1, 2))
-    again = Quantized.from_tensors(kept.tensors(), kept.layout)
+    again = Quantized.unflatten(iter(kept.tensors()), kept.layout)
     assert torch.equal(again.dequantize(), kept.dequantize())
     assert again.nbytes == kept.nbytes
+
+
+def test_codes_that_follow_each_other_are_rebuilt_one_by_one():
+    saved = [Quantizer(bits).quantize(matrix(6, 20), stream(1, bits)) for bits in (2, 32, 8)]
+    tensors = iter([tensor for codes in saved for tensor in codes.tensors()])
+    for codes in saved:
+        again = Quantized.unflatten(tensors, codes.layout)
+        assert torch.equal(again.dequantize(), codes.dequantize())
+    assert next(tensors, None) is None
 
 
 def test_uncompressed_is_the_tensor_itself():

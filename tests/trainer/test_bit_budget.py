@@ -17,7 +17,7 @@ from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.memory.byte_sizes import format_bytes, read_bytes
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.model import MODELS, get_model
-from recbole_tinykg.quantization import BITS, Quantizer
+from recbole_tinykg.quantization import BITS
 from recbole_tinykg.quantization.budget import allocate_bits
 from recbole_tinykg.quantization.sensitivity import Sensitivity, measure_sensitivity
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
@@ -46,8 +46,8 @@ def prepared(name, parameters):
     return experiment.model.train(), upcoming_batches(experiment.train_data, 2)
 
 
-def gradients(model, batch, quantizers, step=1):
-    with model.compression(quantizers):
+def gradients(model, batch, bits, step=1):
+    with model.compression(bits):
         model.streams.step = step
         loss = model.calculate_loss(batch)
     found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
@@ -65,11 +65,8 @@ def chosen_at_random(model, seed=0):
 
 def test_every_code_of_a_step_is_a_named_map(case):
     model, (batch, _) = case
-    model.choose_bits(dict.fromkeys(model.map_sites, 32))
-    assert model.quantizer.at(0).bits == 32
-    for own, exact in zip(
-        gradients(model, batch, model.quantizer), gradients(model, batch, 32), strict=True
-    ):
+    bits = dict.fromkeys(model.map_sites, 32)
+    for own, exact in zip(gradients(model, batch, bits), gradients(model, batch, 32), strict=True):
         assert torch.equal(own, exact)
 
 
@@ -109,7 +106,7 @@ def test_foretold_variance_is_that_of_the_gradient(name, settings, tiny):
     found = measure_sensitivity(model, model.calculate_loss, [batch] * count, read_bytes(ENOUGH))
     for own in found.maps:
         for bits in (1, 2):
-            chosen = model.quantizers_of({**dict.fromkeys(model.map_sites, 32), own.name: bits})
+            chosen = {**dict.fromkeys(model.map_sites, 32), own.name: bits}
             drawn = [gradients(model, batch, chosen, step) for step in range(1, count + 1)]
             squares = torch.tensor([distance(noisy, exact) for noisy in drawn])
             scatter = float(squares.std()) * (2 / count) ** 0.5  # of a difference of two means
@@ -121,12 +118,13 @@ def test_measuring_leaves_no_trace(case):
     model, batches = case
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state, step, sites = torch.get_rng_state(), model.streams.step, model.streams.sites
+    table = model.site_table
     model.eval()
     measure_sensitivity(model, model.calculate_loss, batches, read_bytes(ENOUGH))
     assert_identical(before, dict(model.state_dict()))
     assert torch.equal(random_state, torch.get_rng_state())
     assert model.streams.step == step and model.streams.sites is sites
-    assert isinstance(model.quantizer, Quantizer) and not model.training
+    assert model.site_table is table and not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -232,9 +230,10 @@ def test_a_choice_is_shown_beside_the_widest_uniform_bits(tiny):
 
 def test_bits_that_do_not_exist_change_nothing(tiny):
     model = prepare("TinyKGAT", "tiny", config_dict=tiny).model
+    table = model.site_table
     with pytest.raises(ConfigurationError, match="bits must be one of 1, 2, 4, 8, 32; got 3"):
         model.choose_bits(dict.fromkeys(model.map_sites, 3))
-    assert model.map_bits == {} and isinstance(model.quantizer, Quantizer)
+    assert model.map_bits == {} and model.site_table is table
 
 
 def test_a_gradient_of_zero_is_no_reason_to_stop():
@@ -245,7 +244,7 @@ def test_a_gradient_of_zero_is_no_reason_to_stop():
 def test_twins_that_cannot_choose_name_no_map():
     for name in MODELS:
         twin = get_model(name)
-        assert twin.chooses_bits or twin.stored_maps({}) == {}
+        assert twin.chooses_bits or not twin.name_sites({}).stored
 
 
 @pytest.mark.parametrize(

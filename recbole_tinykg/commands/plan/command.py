@@ -38,7 +38,6 @@ from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.memory.byte_sizes import read_bytes
 from recbole_tinykg.memory.simulation import SimulationError
 from recbole_tinykg.model import get_model, is_tiny, stock_name_of
-from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment, prepare
 from recbole_tinykg.trainer.bit_budget import allocate_for
 
@@ -144,13 +143,13 @@ def _plan_model(
             allocation = allocate_for(
                 experiment.model, experiment.train_data, num_bytes, uses_amp=uses_amp
             )
-        found = _try_to_predict(experiment, experiment.model.quantizers_of(allocation.bits))
+        found = _try_to_predict(experiment, allocation.bits)
         models.append(PlannedModel(name, None, device, room, *found, allocation=allocation))
     return models
 
 
 def _try_to_predict(
-    experiment: Experiment, bits: int | Quantizers | None
+    experiment: Experiment, bits: int | Mapping[str, int] | None
 ) -> tuple[Memory | None, str]:
     """Return the memory and nothing, or None and why it cannot be predicted."""
     try:

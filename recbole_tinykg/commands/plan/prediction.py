@@ -8,7 +8,7 @@ optimizer and random state are as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 
 from recbole.data.interaction import Interaction
@@ -24,12 +24,11 @@ from recbole_tinykg.memory.meter import SavedTensors, optimizer_bytes, resident_
 from recbole_tinykg.memory.simulation import CUDA_BLOCK_BYTES, Simulation
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.quantization.quantizer import Quantizers
 from recbole_tinykg.quick_start import Experiment
 from recbole_tinykg.trainer.loop import train_pass
 
 
-def predict(experiment: Experiment, bits: int | Quantizers | None = None) -> Memory:
+def predict(experiment: Experiment, bits: int | Mapping[str, int] | None = None) -> Memory:
     """Return the memory of a training, without training.
 
     Args:

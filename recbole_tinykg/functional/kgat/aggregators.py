@@ -11,9 +11,9 @@ quantization noise. Every product below is linear in each of them, so its expect
 :math:`W_2`'s gradient meets both noises once, :math:`E[\hat e \odot \hat s] = e \odot s` only
 because they are independent. The signs are exact bits.
 
-A row without neighbours has s = 0: only its ego terms are computed. `index` (k,) says which rows of
-the block have a message, None for all of them. Results go straight into their rows of a larger
-tensor, and weight gradients accumulate in place, block by block.
+A row without neighbours has s = 0, so only its ego terms are computed. `index` (k,) says which rows
+of the block have a message; None means all. Results are written straight into their rows of a
+larger tensor, and weight gradients accumulate in place, block by block.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from recbole_tinykg.quantization import Quantized
 NEGATIVE_SLOPE = 0.01
 """Slope of `nn.LeakyReLU()`, the activation of RecBole's KGAT."""
 
-Weights = tuple[Tensor, ...]
+LayerWeights = tuple[Tensor, ...]
+"""Weight and bias of each of a layer's linear layers."""
+
 Masks = tuple[Tensor, ...]
+"""Signs inside the activations, one bit per element."""
 
 
 class Dropout(NamedTuple):
@@ -42,7 +45,7 @@ class Dropout(NamedTuple):
     first_row: int  # of the block
 
     def activate_(self, z: Tensor, addend: Tensor | None = None) -> Tensor:
-        """Replace z (n, D) by the dropout of LeakyReLU(z) + addend; give the mask of its signs."""
+        """Replace z (n, D) by the dropout of LeakyReLU(z) + addend; return z's sign mask."""
         return ops.leaky_relu_dropout_(
             z,
             self.stream,
@@ -53,7 +56,7 @@ class Dropout(NamedTuple):
         )
 
     def backward(self, g: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of z and of the addend."""
+        """Return the gradients of z and of the addend."""
         if self.probability == 0:
             return ops.leaky_relu_backward(g, mask, negative_slope=NEGATIVE_SLOPE), g
         return ops.leaky_relu_dropout_backward(
@@ -67,44 +70,49 @@ class Dropout(NamedTuple):
 
     @property
     def off(self) -> Dropout:
-        """No dropout: LeakyReLU and its mask only."""
+        """The same without dropout: LeakyReLU and its mask only."""
         return self._replace(probability=0.0)
 
 
-class KeptBlock(NamedTuple):
-    """What backward has of a row block."""
+class SavedBlock(NamedTuple):
+    """What backward reads of a row block."""
 
     e: Tensor  # (n, D), e + s if `s` is None
     s: Quantized | None  # (k, D)
     message_index: Tensor | None  # (k,)
     masks: Masks
-    weights: Weights
-    gradients: Weights  # of the weights, accumulated in place
+    weights: LayerWeights
+    gradients: LayerWeights  # of the weights, accumulated in place
     dropout: Dropout
 
 
 class Aggregator(Protocol):
-    """One aggregator. `weights` are those of its linear layers: weight, bias, weight, bias ..."""
+    """The arithmetic of one aggregator, as in the list at the head of the file."""
 
     num_weights: int
     num_masks: int
-    keeps_sum: bool
-    """Backward needs e + s only, never e and s apart."""
+    saves_sum: bool
+    """Backward needs only e + s, never e and s apart."""
 
     @staticmethod
     def forward(
-        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+        out: Tensor,
+        e: Tensor,
+        s: Tensor,
+        index: Tensor | None,
+        weights: LayerWeights,
+        dropout: Dropout,
     ) -> Masks:
-        """Write the output (n, D') from e (n, D) and s (k, D); give the sign masks."""
+        """Write the output (n, D') from e (n, D) and s (k, D); return the sign masks."""
 
     @staticmethod
     def backward(
         grad_e: Tensor,  # (n, D), written
         grad_s: Tensor,  # (k, D), written
         g: Tensor,  # (n, D')
-        kept: KeptBlock,
+        saved: SavedBlock,
     ) -> None:
-        """Write the gradients of e and s; add those of the weights to `kept.gradients`.
+        """Write the gradients of e and s; add those of the weights to `saved.gradients`.
 
         `grad_s` may lie in the memory of `g`: it is written last, when g has been read.
         """
@@ -115,13 +123,18 @@ class BiInteraction:
 
     num_weights = 4
     num_masks = 2
-    keeps_sum = False
+    saves_sum = False
 
     @staticmethod
     def forward(
-        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+        out: Tensor,
+        e: Tensor,
+        s: Tensor,
+        index: Tensor | None,
+        weights: LayerWeights,
+        dropout: Dropout,
     ) -> Masks:
-        """As in the table above; sign masks of each activation's input."""
+        """Write the output; return the sign masks of each activation's input."""
         w1, b1, w2, b2 = weights
         torch.addmm(b1, add_messages(e, s, index), w1.t(), out=out)
         product = torch.addmm(b2, _take(e, index) * s, w2.t())
@@ -132,11 +145,11 @@ class BiInteraction:
         return dropout.activate_(out, product), product_mask
 
     @staticmethod
-    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, kept: KeptBlock) -> None:
-        """Gradients of e and s; adds those of the weights."""
-        e, kept_s, index, masks, weights, gradients, dropout = kept
-        assert kept_s is not None
-        s = kept_s.dequantize()
+    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, saved: SavedBlock) -> None:
+        """Write the gradients of e and s; add those of the weights."""
+        e, saved_s, index, masks, weights, gradients, dropout = saved
+        assert saved_s is not None
+        s = saved_s.dequantize()
         w1, _, w2, b2 = weights
         g_sum, g = dropout.backward(g, masks[0])
         _add_linear_(gradients[0], gradients[1], g_sum, add_messages(e, s, index))
@@ -158,39 +171,51 @@ class GCN:
 
     num_weights = 2
     num_masks = 1
-    keeps_sum = True
+    saves_sum = True
 
     @staticmethod
     def forward(
-        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+        out: Tensor,
+        e: Tensor,
+        s: Tensor,
+        index: Tensor | None,
+        weights: LayerWeights,
+        dropout: Dropout,
     ) -> Masks:
-        """As in the table above; sign masks of each activation's input."""
+        """Write the output; return the sign masks of each activation's input."""
         weight, bias = weights
         torch.addmm(bias, add_messages(e, s, index), weight.t(), out=out)
         return (dropout.activate_(out),)
 
     @staticmethod
-    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, kept: KeptBlock) -> None:
-        """Gradients of e and s; adds those of the weights."""
-        total = kept.e if kept.s is None else kept.s.add_to_(kept.e.clone(), kept.message_index)
-        g, _ = kept.dropout.backward(g, kept.masks[0])
-        _add_linear_(kept.gradients[0], kept.gradients[1], g, total)
-        torch.mm(g, kept.weights[0], out=grad_e)
-        grad_s.copy_(_take(grad_e, kept.message_index))
+    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, saved: SavedBlock) -> None:
+        """Write the gradients of e and s; add those of the weights."""
+        total = (
+            saved.e if saved.s is None else saved.s.add_to_(saved.e.clone(), saved.message_index)
+        )
+        g, _ = saved.dropout.backward(g, saved.masks[0])
+        _add_linear_(saved.gradients[0], saved.gradients[1], g, total)
+        torch.mm(g, saved.weights[0], out=grad_e)
+        grad_s.copy_(_take(grad_e, saved.message_index))
 
 
 class GraphSAGE:
-    """A linear layer over the concatenation, taken apart so that nothing is concatenated."""
+    """A linear layer over the concatenation, split in two so that nothing is concatenated."""
 
     num_weights = 2
     num_masks = 1
-    keeps_sum = False
+    saves_sum = False
 
     @staticmethod
     def forward(
-        out: Tensor, e: Tensor, s: Tensor, index: Tensor | None, weights: Weights, dropout: Dropout
+        out: Tensor,
+        e: Tensor,
+        s: Tensor,
+        index: Tensor | None,
+        weights: LayerWeights,
+        dropout: Dropout,
     ) -> Masks:
-        """As in the table above; sign masks of each activation's input."""
+        """Write the output; return the sign masks of each activation's input."""
         weight, bias = weights
         w_ego, w_side = weight.split(e.shape[1], dim=1)
         torch.addmm(bias, e, w_ego.t(), out=out)
@@ -198,16 +223,16 @@ class GraphSAGE:
         return (dropout.activate_(out),)
 
     @staticmethod
-    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, kept: KeptBlock) -> None:
-        """Gradients of e and s; adds those of the weights."""
-        assert kept.s is not None
-        width = kept.e.shape[1]
-        w_ego, w_side = kept.weights[0].split(width, dim=1)
-        grad_ego, grad_side = kept.gradients[0].split(width, dim=1)
-        g, _ = kept.dropout.backward(g, kept.masks[0])
-        _add_linear_(grad_ego, kept.gradients[1], g, kept.e)
-        g_with = _take(g, kept.message_index)
-        _add_product_(grad_side, g_with, kept.s.dequantize())
+    def backward(grad_e: Tensor, grad_s: Tensor, g: Tensor, saved: SavedBlock) -> None:
+        """Write the gradients of e and s; add those of the weights."""
+        assert saved.s is not None
+        width = saved.e.shape[1]
+        w_ego, w_side = saved.weights[0].split(width, dim=1)
+        grad_ego, grad_side = saved.gradients[0].split(width, dim=1)
+        g, _ = saved.dropout.backward(g, saved.masks[0])
+        _add_linear_(grad_ego, saved.gradients[1], g, saved.e)
+        g_with = _take(g, saved.message_index)
+        _add_product_(grad_side, g_with, saved.s.dequantize())
         torch.mm(g, w_ego, out=grad_e)
         torch.mm(g_with, w_side, out=grad_s)
 
@@ -220,12 +245,12 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
 
 
 def _take(rows: Tensor, index: Tensor | None) -> Tensor:
-    """The rows (k, D) that have a message."""
+    """Return the rows (k, D) that have a message."""
     return rows if index is None else rows.index_select(0, index)
 
 
 def add_messages(rows: Tensor, messages: Tensor, index: Tensor | None) -> Tensor:
-    """Rows (n, D) plus messages (k, D) where there are any; a new tensor."""
+    """Return a new tensor: rows (n, D) plus messages (k, D) where there are any."""
     return rows + messages if index is None else rows.index_add(0, index, messages)
 
 

@@ -17,8 +17,8 @@ for dW and dp) and one bit for its sign; :math:`1 - y^2`, tanh's derivative, at 
 p in float32, 1/d as many. The items.
 
 Noise: gradients that flow down carry that of :math:`1 - y^2` only, as W, p and the signs are exact.
-It meets the codes of a hidden output in dW and dp, once, and these lead nowhere else. Every matrix
-has a site of its own. :math:`1 - \hat y^2` would be biased, and codes of :math:`1 - y^2`, which
+It meets the codes of a hidden output once, in dW and dp, which lead nowhere else. Every matrix has
+a site of its own. :math:`1 - \hat y^2` would be biased, and codes of :math:`1 - y^2`, which
 stays near 1, have less noise.
 """
 
@@ -33,8 +33,8 @@ from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.graph.receptive_field import ReceptiveField
-from recbole_tinykg.quantization import Quantized
-from recbole_tinykg.quantization.quantizer import Layout, Quantizers
+from recbole_tinykg.quantization import Quantized, Sites, StepSites
+from recbole_tinykg.quantization.quantizer import Layout
 
 AGGREGATORS = ("sum", "neighbor", "concat")
 
@@ -42,20 +42,20 @@ EDGE_BLOCK = 16384
 """Neighbours at a time in the first layer's backward: at K = 4, inputs of 1 MiB at 64 floats."""
 
 
-def count_neighborhood_sites(num_hops: int) -> int:
-    """Most places that draw noise: an output of each layer at each hop that it has."""
-    return num_hops * (num_hops + 1) // 2
+def add_neighborhood_sites(sites: Sites, num_hops: int, aggregator: str) -> None:
+    """Name the output of each layer at each hop that it has."""
+    for layer in range(num_hops):
+        for hop in _hops(num_hops, aggregator, layer):
+            sites.add(_site_name(layer, hop))
 
 
-def neighborhood_outputs(num_hops: int, aggregator: str) -> list[tuple[int, int]]:
-    """Layer and hop of each output that is kept, in the order of their sites."""
-    return [(i, hop) for i in range(num_hops) for hop in _hops(num_hops, aggregator, i)]
+def _site_name(layer: int, hop: int) -> str:
+    return f"layer{layer + 1}.hop{hop}"
 
 
 @without_autocast
 def aggregate_neighborhood(
-    streams: Tensor,  # (count_neighborhood_sites, 2) int64
-    quantizer: Quantizers,
+    sites: StepSites,  # those of `add_neighborhood_sites`
     field: ReceptiveField,
     aggregator: str,
     items: Tensor,  # (N,)
@@ -63,10 +63,10 @@ def aggregate_neighborhood(
     attention: tuple[Tensor, ...],  # H tensors (N * K^h, K)
     weights: tuple[Tensor, ...],  # H times W (d, d) or (d, 2 d), b (d,)
 ) -> Tensor:  # (N, d)
-    """Vectors of the items after H layers; see the head of the file."""
-    plan = _Plan(field, aggregator, quantizer)
+    """Return the vectors of the items after H layers; see the head of the file."""
+    plan = _Plan(field, aggregator)
     tensors = (items.int(), entities, *attention, *weights)
-    return _AggregateNeighborhood.apply(plan, streams, *tensors)
+    return _AggregateNeighborhood.apply(plan, sites, *tensors)
 
 
 def _hops(num_hops: int, aggregator: str, layer: int) -> range:
@@ -79,10 +79,9 @@ class _Plan(NamedTuple):
 
     field: ReceptiveField
     aggregator: str
-    quantizer: Quantizers
 
     def hops(self, layer: int) -> range:
-        """Hops whose outputs of a layer anybody reads; `neighbor` passes over an entity's own."""
+        """Return the hops whose outputs are read; `neighbor` does not read an entity's own."""
         return _hops(self.field.num_hops, self.aggregator, layer)
 
 
@@ -105,10 +104,10 @@ class _Tensors(NamedTuple):
 
 class _AggregateNeighborhood(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, streams: Tensor, *flat: Tensor) -> Tensor:
+    def forward(ctx: Any, plan: _Plan, sites: StepSites, *flat: Tensor) -> Tensor:
         tensors = _Tensors.of(plan, flat)
         hops = plan.field.entities(tensors.items)
-        kept: list[Tensor] = []
+        saved: list[Tensor] = []
         vectors: dict[int, Tensor] = {}
         ctx.plan, ctx.layouts = plan, []
         for layer in range(plan.field.num_hops):
@@ -118,11 +117,10 @@ class _AggregateNeighborhood(torch.autograd.Function):
                 x = _ends(plan, layer, hop, tensors, hops, below).mixed(plan.aggregator)
                 vectors[hop], *kinds = _activate_(torch.addmm(bias, x, weight.t()), plan, layer)
                 if any(ctx.needs_input_grad):
-                    site = len(ctx.layouts)
-                    code = plan.quantizer.at(site).quantize(kinds[0], streams[site])
+                    code = sites[_site_name(layer, hop)].quantize(kinds[0])
                     ctx.layouts.append(code.layout)
-                    kept += (*code.tensors(), *kinds[1:])
-        ctx.save_for_backward(*flat, *kept)
+                    saved += (*code.tensors(), *kinds[1:])
+        ctx.save_for_backward(*flat, *saved)
         return vectors[0]
 
     @staticmethod
@@ -138,7 +136,7 @@ class _AggregateNeighborhood(torch.autograd.Function):
             above, below = below, {}
             vectors = {}
             if layer > 0:
-                vectors = {hop: kept.code.dequantize() for hop, kept in layers[layer - 1].items()}
+                vectors = {hop: own.code.dequantize() for hop, own in layers[layer - 1].items()}
             for hop, dv in above.items():
                 ends = _ends(plan, layer, hop, tensors, hops, vectors)
                 dz = layers[layer][hop].activation_backward(dv)
@@ -161,7 +159,7 @@ def _backward_table(
     tensors: _Tensors,
     grads: _Tensors,
 ) -> None:
-    """The first layer, whose ends are rows of the embedding table: adds to all its gradients."""
+    """Go back through the first layer, whose ends are rows of the table; add all gradients."""
     size = plan.field.sample_size
     step = max(1, EDGE_BLOCK // size)
     for start in range(0, len(dz), step):
@@ -183,7 +181,7 @@ def _backward_hop(
     grads: _Tensors,
     grad_attention: Tensor,  # (n, K)
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients (n, d) and (n * K, d) of the ends, hidden outputs; adds those of p, W and b."""
+    """Return the gradients (n, d), (n * K, d) of the ends, hidden outputs; add those of p, W, b."""
     p = ends.attention
     d_ego, d_side = _backward_linear(plan, ends, dz, layer, tensors, grads)
     neighbors = ends.table.view(*p.shape, -1)  # (n, K, d)
@@ -200,7 +198,7 @@ def _backward_linear(
     tensors: _Tensors,
     grads: _Tensors,
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients (n, d) of v and s; adds those of W and b."""
+    """Return the gradients (n, d) of v and s; add those of W and b."""
     grad_weight, grad_bias = grads.linear(layer)
     grad_weight.addmm_(dz.t(), ends.mixed(plan.aggregator))
     grad_bias.add_(dz.sum(0))
@@ -210,26 +208,26 @@ def _backward_linear(
 class _Ends(NamedTuple):
     """Entities of a hop and their neighbours: the ends of the edges that a layer follows."""
 
-    ego: Tensor | None  # (n, d), None where nobody reads it
+    ego: Tensor | None  # (n, d); None if it is not read
     table: Tensor  # (M, d), in which the neighbours are
     rows: Tensor | None  # (n * K,) int32 rows of the neighbours; None: 0, 1, 2, ...
     attention: Tensor  # (n, K)
 
     def block(self, rows: slice, edges: slice) -> _Ends:
-        """Some of the entities, if the neighbours have numbers."""
+        """Return some of the entities, if the neighbours have numbers."""
         ego = None if self.ego is None else self.ego[rows]
         neighbors = None if self.rows is None else self.rows[edges]
         return _Ends(ego, self.table, neighbors, self.attention[rows])
 
     def mixed(self, aggregator: str) -> Tensor:  # (n, d) or (n, 2 d)
-        """c(v, s), the linear layer's input."""
+        """Return c(v, s), the linear layer's input."""
         side = ops.spmm(*self.matrix(), self.table)
         if self.ego is None:
             return side
         return side.add_(self.ego) if aggregator == "sum" else torch.cat([self.ego, side], 1)
 
     def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The CSR matrix that mixes the neighbours: row pointers, columns and values."""
+        """Return the CSR matrix that mixes the neighbours: row pointers, columns and values."""
         num_rows, size = self.attention.shape
         count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
         rows = count[:-1] if self.rows is None else self.rows
@@ -244,7 +242,7 @@ def _ends(
     hops: list[Tensor],  # entities of each hop
     vectors: dict[int, Tensor],  # hop: (N * K^hop, d), outputs of the layer below
 ) -> _Ends:
-    """The first layer's ends are rows of the embedding table, later ones outputs."""
+    """Return the ends: rows of the embedding table in the first layer, later on outputs."""
     reads_ego, p = plan.aggregator != "neighbor", tensors.attention[hop]
     if layer == 0:
         ego = tensors.entities.index_select(0, hops[hop]) if reads_ego else None
@@ -252,21 +250,21 @@ def _ends(
     return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None, p)
 
 
-class _Kept(NamedTuple):
-    """What is kept of an output: its codes and signs, or codes of tanh's derivative."""
+class _SavedOutput(NamedTuple):
+    """What is saved of an output: its codes and signs, or codes of tanh's derivative."""
 
     code: Quantized
     mask: Tensor | None  # (n, ceil(d / 8)) uint8; None in the last layer
 
     def activation_backward(self, grad: Tensor) -> Tensor:
-        """Gradient (n, d) of the activation's input."""
+        """Return the gradient (n, d) of the activation's input."""
         if self.mask is None:
             return self.code.dequantize().mul_(grad)
         return ops.leaky_relu_backward(grad, self.mask, negative_slope=0.0)
 
 
 def _activate_(z: Tensor, plan: _Plan, layer: int) -> tuple[Tensor, ...]:
-    """The output, in the memory of z; what to keep codes of; and signs, in a hidden layer."""
+    """Return the output, in the memory of z; what to save codes of; signs, in a hidden layer."""
     if layer == plan.field.num_hops - 1:
         output = z.tanh_()
         return output, output.new_ones(()).addcmul(output, output, value=-1)
@@ -276,23 +274,22 @@ def _activate_(z: Tensor, plan: _Plan, layer: int) -> tuple[Tensor, ...]:
 
 def _read(
     plan: _Plan, saved: tuple[Tensor, ...], layouts: list[Layout]
-) -> tuple[tuple[Tensor, ...], list[dict[int, _Kept]]]:
-    """The inputs, and what was kept of each layer by hop."""
+) -> tuple[tuple[Tensor, ...], list[dict[int, _SavedOutput]]]:
+    """Return the inputs, and what was saved of each layer by hop."""
     num_inputs = 2 + 3 * plan.field.num_hops
     tensors, layout = iter(saved[num_inputs:]), iter(layouts)
-    layers: list[dict[int, _Kept]] = []
+    layers: list[dict[int, _SavedOutput]] = []
     for layer in range(plan.field.num_hops):
         layers.append({})
         for hop in plan.hops(layer):
-            own = next(layout)
-            code = Quantized.from_tensors(tuple(next(tensors) for _ in range(own.num_tensors)), own)
+            code = Quantized.unflatten(tensors, next(layout))
             mask = next(tensors) if layer < plan.field.num_hops - 1 else None
-            layers[layer][hop] = _Kept(code, mask)
+            layers[layer][hop] = _SavedOutput(code, mask)
     return saved[:num_inputs], layers
 
 
 def _split_gradient(aggregator: str, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Gradients (n, d) of v and s from that of c(v, s)."""
+    """Return the gradients (n, d) of v and s from that of c(v, s)."""
     if aggregator == "sum":
         return grad, grad
     if aggregator == "neighbor":

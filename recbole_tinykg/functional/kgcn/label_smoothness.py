@@ -7,9 +7,9 @@ itself, which is held out, comes back:
 .. math:: l_e = \frac1K \sum_k p_{e,k}\, l_{n(e,k)}
 
 where an entity with a known label is reset to it. (The 1/K is RecBole's mean.) The labels are
-constants, the loss is a scalar and there is no vector in it: everything is exact.
+constants, the loss is a scalar and has no vector in it, so everything is exact.
 
-Saves: labels as one byte per entity of the receptive field; p, which is kept anyway; the loss'
+Saves: labels as one byte per entity of the receptive field; p, which is saved anyway; the loss'
 derivative by each prediction.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
 
 UNKNOWN = 1
-"""Twice the label of an entity about which nothing is known; 0 and 2 are known labels."""
+"""Twice the label of an entity without a known label; known ones are 0 and 2."""
 
 
 @without_autocast
@@ -33,7 +33,7 @@ def label_smoothness_loss(
     known: tuple[Tensor, ...],  # H + 1 tensors (N * K^h,) uint8: twice the label
     labels: Tensor,  # (N,) 0 or 1: the items' true labels
 ) -> Tensor:
-    """Mean cross entropy of the predicted labels, which RecBole takes for logits; a scalar."""
+    """Return the mean cross entropy of the predicted labels, which RecBole takes for logits."""
     return _LabelSmoothness.apply(len(attention), *attention, *known, labels)
 
 
@@ -64,7 +64,7 @@ class _LabelSmoothness(torch.autograd.Function):
 
 
 def _propagate(attention: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> list[Tensor]:
-    """Labels (N * K^h,) of each hop, from those of the last one inwards."""
+    """Return the labels (N * K^h,) of each hop, computed from the last one inwards."""
     labels = [known[-1].to(attention[0].dtype) / 2]
     for p, fixed in zip(reversed(attention), reversed(known[:-1]), strict=True):
         mixed = (p * labels[0].view_as(p)).sum(1) / p.shape[1]

@@ -22,7 +22,7 @@ from recbole_tinykg.graph.receptive_field import ReceptiveField
 class BatchUsers(NamedTuple):
     """The users of N rows: distinct ones, and which of them a row has.
 
-    `place` has N entries, or N / 2 or another fraction of it and is repeated: the rows of positive
+    `place` has N entries, or a fraction such as N / 2 and is repeated, because the rows of positive
     and negative items have the same users.
     """
 
@@ -31,7 +31,7 @@ class BatchUsers(NamedTuple):
 
     @classmethod
     def of(cls, users: Tensor) -> BatchUsers:
-        """From a batch's users (B,)."""
+        """Find the distinct ones of a batch's users (B,)."""
         unique, place = torch.unique(users, return_inverse=True)
         return cls(unique.int(), place.int())
 
@@ -44,7 +44,7 @@ def relation_attention(
     users: BatchUsers,
     items: Tensor,  # (N,)
 ) -> tuple[Tensor, ...]:  # hop h: (N * K^h, K)
-    """Weights of the neighbours of each entity of hops 0 to H - 1; those of an entity sum to 1."""
+    """Return the weights of each entity's neighbours in hops 0 to H - 1, which sum to 1."""
     return _RelationAttention.apply(field, *users, items.int(), user_weight, relation_weight)
 
 
@@ -87,14 +87,14 @@ class _RelationAttention(torch.autograd.Function):
 
 
 def _softmax(score: Tensor) -> Tensor:  # (n, K)
-    """Softmax of each row; along columns it is vectorised, and five times faster for short rows."""
+    """Return the softmax of each row, computed over columns: vectorised, 5 times faster."""
     return torch.softmax(score.t(), dim=0).t().contiguous()
 
 
 def _table_index(
     field: ReceptiveField, place: Tensor, items: Tensor, num_relations: int
 ) -> list[Tensor]:
-    """Place (N * K^h, K) of each neighbour's score in the flat table (U * R,)."""
+    """Return the place (N * K^h, K) of each neighbour's score in the flat table (U * R,)."""
     first = (place * num_relations).repeat(len(items) // len(place))
     index = []
     for relation in field.relation_ids(items):

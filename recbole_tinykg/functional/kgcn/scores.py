@@ -1,10 +1,10 @@
-"""Scores of all items for some users under KGCN's convolution, in bounded memory, no gradient.
+"""KGCN's scores of all items for some users, in bounded memory and without a gradient.
 
 An item's receptive field has K^h leaves, but the vector of an entity depends only on the user and
-the layer, not on the item that it is reached from: each is computed once per user. What does not
-depend on the user either, the first layer's product of embeddings and weights, is computed once for
-all users and entities. Items go in blocks and users in chunks. What stays from call to call is that
-product, twice for `concat`, and of each block the numbers of its entities and neighbours.
+the layer, not on the item that it is reached from, so each is computed once per user. The first
+layer's product of embeddings and weights does not depend on the user either and is computed once
+for all. Items go in blocks and users in chunks. That product (two for `concat`) and the numbers of
+each block's entities and neighbours stay from call to call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHUNK_ELEMENTS = 2**21
 
 
 class _Layer(NamedTuple):
-    """What a layer computes in an item block: S entities from the T of the layer below."""
+    """Indices of a layer in an item block: S entities from the T of the layer below."""
 
     entities: Tensor  # (S,) int32
     ego: Tensor  # (S,) int32 place of each entity in `side`
@@ -55,7 +55,6 @@ class NeighborhoodScores:
         relations: Tensor,
         weights: tuple[Tensor, ...],
     ) -> None:
-        """Merge the receptive fields of each block of items."""
         self._field, self._aggregator, self._relations = field, aggregator, relations
         self._linear = list(zip(weights[::2], weights[1::2], strict=True))
         items = torch.arange(num_items, dtype=torch.int32, device=entities.device)
@@ -65,13 +64,13 @@ class NeighborhoodScores:
     @torch.no_grad()
     @without_autocast
     def _share(self, entities: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The first layer's products, (num_entities, d) each."""
+        """Return the first layer's products, (num_entities, d) each."""
         return self._multiply(entities, 0)
 
     @torch.no_grad()
     @without_autocast
     def scores(self, users: Tensor) -> Tensor:  # (B, d) -> (B, num_items)
-        """Products of each user's vector and the items' vectors for that user."""
+        """Return the products of each user's vector and the items' vectors for that user."""
         table = users @ self._relations.t() / users.shape[1]
         widest = max(len(layer.entities) for layers in self._blocks for layer in layers)
         chunk = max(1, CHUNK_ELEMENTS // (widest * users.shape[1]))
@@ -83,7 +82,7 @@ class NeighborhoodScores:
         )
 
     def _layers(self, items: Tensor) -> list[_Layer]:
-        """The layers of a block of items, the first one first."""
+        """Merge the receptive fields of a block of items; return its layers in order."""
         wanted = items
         layers: list[_Layer] = []
         for _ in range(self._field.num_hops - 1):
@@ -97,7 +96,7 @@ class NeighborhoodScores:
         return [_Layer(wanted, wanted, None, len(self._field.neighbors)), *layers]
 
     def _multiply(self, rows: Tensor, layer: int) -> tuple[Tensor | None, Tensor]:
-        """Of rows (n, d): their part as an entity's own vector, with bias, and as a neighbour."""
+        """Return what rows (n, d) add as an entity's own vector, with bias, and as a neighbour."""
         weight, bias = self._linear[layer]
         if self._aggregator == "concat":
             own, other = weight.chunk(2, dim=1)
@@ -106,7 +105,7 @@ class NeighborhoodScores:
         return (side + bias if self._aggregator == "sum" else None), side
 
     def _score(self, layers: list[_Layer], users: Tensor, table: Tensor) -> Tensor:
-        """Scores (C, items of the block) of a chunk of users (C, d)."""
+        """Return the scores (C, items of the block) of a chunk of users (C, d)."""
         num_users, dim = users.shape
         ego, side, vectors = self._ego, self._side, users
         for i, layer in enumerate(layers):
@@ -121,7 +120,7 @@ class NeighborhoodScores:
         return torch.bmm(vectors.view(num_users, -1, dim), users[:, :, None]).squeeze(2)
 
     def _messages(self, layer: _Layer, side: Tensor, table: Tensor) -> Tensor:
-        """Weighted means (C * S, d) of neighbours; `side` has T rows, or T for each user."""
+        """Return weighted means (C * S, d) of neighbours; `side` has T rows, or T per user."""
         num_users, size = len(table), self._field.sample_size
         relation = self._field.relations.index_select(0, layer.entities).view(-1)
         score = table.index_select(1, relation).view(-1, size)

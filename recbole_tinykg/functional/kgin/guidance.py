@@ -5,8 +5,8 @@ embedding u, whose items have the mean m, gets
 
 .. math:: \beta = \mathrm{softmax}(u P^\top), \qquad m \odot (1 + \beta D)
 
-where the rows of P are the intents' own embeddings. Backward takes :math:`\beta` exactly, as its
-derivative is quadratic in it, and u and m up to noise: u meets only :math:`\partial P` and m only
+where the rows of P are the intents' own embeddings. Backward has :math:`\beta` exactly, because its
+derivative is quadratic in it, and u and m with noise: u meets only :math:`\partial P` and m only
 :math:`\partial(\beta D)`, so every product is linear in each of them.
 """
 
@@ -26,7 +26,7 @@ class IntentGradients(NamedTuple):
 
 
 def directions(attention: Tensor, relations: Tensor) -> Tensor:  # (F, R), (R, D) -> (F, D)
-    """The intents as mixes of relations."""
+    """Return the intents as mixes of relations."""
     return torch.softmax(attention, dim=1) @ relations
 
 
@@ -35,13 +35,13 @@ def directions_backward(
     attention: Tensor,  # (F, R)
     relations: Tensor,  # (R, D)
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of attention and relations."""
+    """Return the gradients of attention and relations."""
     share = torch.softmax(attention, dim=1)
     return softmax_backward(gradient @ relations.t(), share), share.t() @ gradient
 
 
 def softmax_backward(gradient: Tensor, share: Tensor) -> Tensor:
-    """Gradient of the scores whose softmax over the last dimension is `share`."""
+    """Return the gradient of the scores whose softmax over the last dimension is `share`."""
     return share * (gradient - (gradient * share).sum(-1, keepdim=True))
 
 
@@ -51,20 +51,20 @@ def guided_means(
     latent: Tensor,  # (F, D)
     directions: Tensor,  # (F, D)
 ) -> tuple[Tensor, Tensor]:
-    """Messages (U, D) of the users, and the intents' shares (U, F)."""
+    """Return the messages (U, D) of the users, and the intents' shares (U, F)."""
     share = torch.softmax(ego @ latent.t(), dim=1)
     return torch.addcmul(means, share @ directions, means), share
 
 
 def guided_means_backward(
     gradient: Tensor,  # (U, D)
-    kept: tuple[Tensor, Tensor, Tensor],  # ego (U, D), means (U, D), shares (U, F)
+    saved: tuple[Tensor, Tensor, Tensor],  # ego (U, D), means (U, D), shares (U, F)
     latent: Tensor,  # (F, D)
     directions: Tensor,  # (F, D)
     grads: IntentGradients,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ego and means; adds those of the intents."""
-    ego, means, share = kept
+    """Return the gradients of ego and means; add those of the intents."""
+    ego, means, share = saved
     grad_weight = gradient * means
     grads.directions.addmm_(share.t(), grad_weight)
     grad_score = softmax_backward(grad_weight @ directions.t(), share)

@@ -1,13 +1,13 @@
-r"""How far KGIN's intents are from being independent of each other (KGIN, section 3.1.2).
+r"""KGIN's independence loss: how much its intents depend on each other (KGIN, section 3.1.2).
 
-The F rows of the attention over relations shall differ. RecBole has three measures:
+The F rows of the attention over relations should differ. RecBole has three measures:
 
 * `cosine`: the sum over pairs of :math:`\cos^2`;
 * `distance`: the sum over pairs of the distance correlation (Szekely et al., 2007);
 * `mi`: :math:`-\sum_f \log(e^{1/\tau} / \sum_{f'} e^{\cos(f, f') / \tau})`, F x F in all.
 
 Saves: the rows, which are a parameter, by reference: 0 bytes. Backward computes the measure again
-and leaves its derivative to autograd; F x R is tiny. No noise.
+with autograd, as F x R is tiny. No noise.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _EPS = 1e-8
 
 
 @without_autocast
-def dependence(
+def independence_loss(
     rows: Tensor,  # (F, R)
     measure: str,  # one of MEASURES
     temperature: float,  # tau of `mi`
 ) -> Tensor:
-    """How much the rows depend on each other; a scalar."""
-    return _Dependence.apply(measure, temperature, rows)
+    """Return how much the rows depend on each other; a scalar."""
+    return _IndependenceLoss.apply(measure, temperature, rows)
 
 
-class _Dependence(torch.autograd.Function):
+class _IndependenceLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, measure: str, temperature: float, rows: Tensor) -> Tensor:
         ctx.measure, ctx.temperature = measure, temperature
@@ -48,7 +48,7 @@ class _Dependence(torch.autograd.Function):
     @refuse_double_backward
     def backward(ctx: Any, grad_value: Tensor) -> Any:
         (rows,) = ctx.saved_tensors
-        own = saved_tensors_hooks(_as_it_is, _as_it_is)  # the caller's hooks may compress or count
+        own = saved_tensors_hooks(_identity, _identity)  # the caller's may compress or count
         with torch.enable_grad(), own:
             rows = rows.detach().requires_grad_()
             value = _measure(rows, ctx.measure, ctx.temperature)
@@ -56,7 +56,7 @@ class _Dependence(torch.autograd.Function):
         return None, None, gradient * grad_value
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _identity(tensor: Tensor) -> Tensor:
     return tensor
 
 
@@ -73,7 +73,7 @@ def _measure(rows: Tensor, measure: str, temperature: float) -> Tensor:
 
 
 def _distance_correlation(rows: Tensor) -> Tensor:  # (F, R) -> (F, F)
-    """Distance correlation of each two rows."""
+    """Return the distance correlation of every two rows."""
     square = rows.square()
     difference = square[:, :, None] - 2 * rows[:, :, None] * rows[:, None, :] + square[:, None, :]
     distance = (torch.maximum(difference, torch.zeros_like(difference)) + _EPS).sqrt()

@@ -7,7 +7,7 @@ hop's output. A pair is scored by :math:`z_u^\top z_i`, and RecBole adds
 The loss is a scalar, so forward knows :math:`g = \partial L / \partial z` in full precision; s gets
 it as it is, and x gets :math:`(g - y\,(y^\top g)) / \|x\|` with :math:`y = x / \|x\|`.
 
-Saves: codes of g (1 B per element of a unique row, see `ranking`), codes of y (bits/8 B), and two
+Saves: codes of g (1 B per element of a unique row, see `bpr`), codes of y (bits/8 B), and two
 factors per row, :math:`1 / \|x\|` and :math:`y^\top g / \|x\|`, so that y is met once.
 
 Noise: both gradients are linear in the codes, whose noises are independent.
@@ -18,38 +18,44 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.bpr import GRADIENT_BITS, rank_pairs, score_gradient, shrinkage
-from recbole_tinykg.functional.kgin.unit_rows import along, normalize, take
-from recbole_tinykg.quantization.quantizer import Quantizers
-
-NUM_SITES = 2
-"""Streams: the noise of g and of y."""
+from recbole_tinykg.functional.bpr import EPS, GRADIENT_BITS, rank_pairs, score_gradient, shrinkage
+from recbole_tinykg.functional.kgin.unit_rows import along, normalize
+from recbole_tinykg.quantization import Quantized, Sites, StepSites
 
 Pairs = tuple[Tensor, Tensor, Tensor]
 """(B,) each: rows of user, positive and negative item."""
 
 
+def add_summed_bpr_sites(sites: Sites) -> None:
+    """Name g and y."""
+    sites.add("loss.gradient", fewest_bits=GRADIENT_BITS)
+    sites.add("loss.rows")
+
+
+def summed_rows(sums: Tensor, last: Tensor) -> Tensor:  # (R, D) each
+    """Return the representations z."""
+    return sums + F.normalize(last, dim=1, eps=EPS)
+
+
 @without_autocast
 def summed_bpr_loss(
-    streams: Tensor,  # (NUM_SITES, 2) int64
+    sites: StepSites,  # those of `add_summed_bpr_sites`
     sums: Tensor,  # (R, D)
     last: Tensor,  # (R, D)
     pairs: Pairs,
-    quantizer: Quantizers,
     reg_weight: float,
 ) -> Tensor:
-    """BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations; a scalar."""
-    return _SummedBPRLoss.apply(quantizer, reg_weight, streams, *pairs, sums, last)
+    """Return the BPR loss plus `reg_weight` times RecBole's `EmbLoss` of the representations."""
+    return _SummedBPRLoss.apply(sites.group("loss"), reg_weight, *pairs, sums, last)
 
 
 class _SummedBPRLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, quantizer: Quantizers, reg_weight: float, streams: Tensor, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, sites: StepSites, reg_weight: float, *tensors: Tensor) -> Tensor:
         pairs, (sums, last) = tensors[:3], tensors[3:]
         y, length = normalize(last)
         z = sums + y
@@ -59,10 +65,7 @@ class _SummedBPRLoss(torch.autograd.Function):
             return loss
         g = score_gradient(slope, pairs, batches, len(z))
         g.addcmul_(shrinkage(pairs, norms, reg_weight, len(z))[:, None], z)
-        codes = (
-            quantizer.at(0, GRADIENT_BITS).quantize(g, streams[0]),
-            quantizer.at(1).quantize(y, streams[1]),
-        )
+        codes = sites["gradient"].quantize(g), sites["rows"].quantize(y)
         ctx.layouts = [code.layout for code in codes]
         factors = torch.cat([1 / length, along(y, g, length) / length], dim=1)
         ctx.save_for_backward(factors, *(t for code in codes for t in code.tensors()))
@@ -73,7 +76,7 @@ class _SummedBPRLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
         factors, *saved = ctx.saved_tensors
         tensors = iter(saved)
-        g, y = (take(tensors, layout).dequantize() for layout in ctx.layouts)
+        g, y = (Quantized.unflatten(tensors, layout).dequantize() for layout in ctx.layouts)
         inverse_length, pull = (factors * grad_loss).split(1, dim=1)
         grad_last = (g * inverse_length).addcmul_(y, pull, value=-1)
-        return None, None, None, None, None, None, g * grad_loss, grad_last
+        return *(None,) * 5, g * grad_loss, grad_last

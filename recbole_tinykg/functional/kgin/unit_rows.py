@@ -14,50 +14,49 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recbole_tinykg.functional.bpr import EPS
-from recbole_tinykg.quantization import Quantized
-from recbole_tinykg.quantization.quantizer import Layout, Quantizers
+from recbole_tinykg.quantization import Quantized, Site
+from recbole_tinykg.quantization.quantizer import Layout
 
 ROW_BLOCK = 4096
 """Rows that backward handles at a time."""
 
 
 def normalize(x: Tensor) -> tuple[Tensor, Tensor]:  # (N, D) -> (N, D), (N, 1)
-    """Rows x / max(|x|, EPS), and what they were divided by."""
+    """Return the rows x / max(|x|, EPS), and what they were divided by."""
     length = x.norm(dim=1, keepdim=True).clamp_(min=EPS)
     return x / length, length
 
 
 def along(y: Tensor, g: Tensor, length: Tensor) -> Tensor:  # (N, D), (N, D), (N, 1) -> (N, 1)
-    """How far g points along y; 0 in rows that EPS has divided, where y is linear in x."""
+    """Return how far g points along y; 0 in rows divided by EPS, where y is linear in x."""
     return (y * g).sum(1, keepdim=True).masked_fill_(length <= EPS, 0)
 
 
 @dataclass(frozen=True)
 class UnitRows:
-    """What is kept of normalised rows."""
+    """What is saved of normalised rows."""
 
     first: Quantized  # (N, D)
     second: Quantized  # (N, D)
     length: Tensor  # (N, 1)
 
     @classmethod
-    def keep(cls, y: Tensor, length: Tensor, quantizer: Quantizers, streams: Tensor) -> UnitRows:
-        """Two codes of y with the noise of two streams (2, 2)."""
-        first, second = (quantizer.at(i).quantize(y, streams[i]) for i in range(2))
-        return cls(first, second, length)
+    def quantize(cls, y: Tensor, length: Tensor, first: Site, second: Site) -> UnitRows:
+        """Compress y twice, with independent noise."""
+        return cls(first.quantize(y), second.quantize(y), length)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of it, flat."""
+        """Return all of it as a flat tuple."""
         return *self.first.tensors(), *self.second.tensors(), self.length
 
     def layouts(self) -> list[Layout]:
-        """What `restore` needs beside the tensors."""
+        """Return what `restore` needs besides the tensors."""
         return [self.first.layout, self.second.layout]
 
     @classmethod
     def restore(cls, tensors: Iterator[Tensor], layouts: list[Layout]) -> UnitRows:
-        """The inverse of `tensors`."""
-        first, second = (take(tensors, layout) for layout in layouts)
+        """Rebuild from the next of a row of tensors: those that `tensors()` gave."""
+        first, second = (Quantized.unflatten(tensors, layout) for layout in layouts)
         return cls(first, second, next(tensors))
 
     def backward_(self, gradient: Tensor) -> Tensor:  # (N, D)
@@ -69,8 +68,3 @@ class UnitRows:
             dot = along(self.second.rows(start, stop).dequantize(), g, length)
             g.addcmul_(self.first.rows(start, stop).dequantize(), dot, value=-1).div_(length)
         return gradient
-
-
-def take(tensors: Iterator[Tensor], layout: Layout) -> Quantized:
-    """Rebuild the next code."""
-    return Quantized.from_tensors(tuple(next(tensors) for _ in range(layout.num_tensors)), layout)

@@ -6,8 +6,7 @@ among them, their mean belief and the norms of everything gathered for them are
 .. math:: \frac{1}{BM} \sum_{h,f} c_{hf}\, \sigma(h_f^\top R_f t_f), \qquad
           \|H_h\|^2 = \sum_f c_{hf} \|h_f\|^2, \quad \|\mathcal{R}_h\|^2 = \sum_f c_{hf} \|R_f\|^2,
 
-and so for tails. These are the arithmetic of `loss`, forward and backward, in blocks of
-facts.
+and likewise for tails. This is the arithmetic of `loss`, forward and backward, in blocks of facts.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FACT_BLOCK = 4096
 
 
 class FactTerms(NamedTuple):
-    """The terms, and what their gradients are made of."""
+    """The terms, and what their gradients are computed from."""
 
     belief: Tensor  # (facts,) sigmoid of h^T R t
     counts: Tensor  # (n_hop, facts) readings of each fact
@@ -36,17 +35,17 @@ class FactTerms(NamedTuple):
     num_readings: int  # of a hop: B * n_memory
 
     def mean_belief(self) -> Tensor:
-        """Sum over hops of the mean belief, a scalar."""
+        """Return the sum over hops of the mean belief, a scalar."""
         return self.counts.sum(0).dot(self.belief) / self.num_readings
 
     def belief_slope(self) -> Tensor:
-        """Derivative (facts,) of `mean_belief` by h^T R t."""
+        """Return the derivative (facts,) of `mean_belief` by h^T R t."""
         return self.counts.sum(0) * self.belief * (1 - self.belief) / self.num_readings
 
     def shrinkage(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Factor of each pair's head, of each relation's matrix and of each fact's tail.
+        """Return the factors of each pair's head, each relation's matrix and each fact's tail.
 
-        It times the embedding is the gradient of the sum of all `norms` divided by `num_readings`.
+        Factor times embedding is the gradient of the sum of all `norms` over `num_readings`.
         """
         scale = torch.where(self.norms > 0, 1 / (self.num_readings * self.norms), 0)
         heads, relations, tails = scale.unbind(1)
@@ -60,7 +59,7 @@ def fact_terms(
     entities: Tensor,  # (n_entities, d)
     matrices: Tensor,  # (n_relations, d * d)
 ) -> FactTerms:
-    """The terms of a batch."""
+    """Compute the terms of a batch."""
     scores, tail_squares = entities.new_empty(2, len(memories.tail)).unbind(0)
     for block in _blocks(memories):
         tails = entities.index_select(0, memories.tail[block])
@@ -87,7 +86,7 @@ def query_gradient(
     slope: Tensor,  # (facts,) gradient of h^T R t
     entities: Tensor,  # (n_entities, d)
 ) -> Tensor:
-    """Gradient (P, d) of the queries: the sum over a pair's facts of slope times tail."""
+    """Return the gradient (P, d) of the queries: a pair's sum over its facts of slope * tail."""
     return ops.spmm(memories.fact_bounds(), memories.tail, slope, entities)
 
 
@@ -113,6 +112,6 @@ def _blocks(memories: Memories) -> Iterator[slice]:
 
 
 def _sums(counts: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Sum (n_hop, num_groups) of the columns of counts (n_hop, N) that share a group (N,)."""
+    """Return sums (n_hop, num_groups) of the columns of counts (n_hop, N) by group (N,)."""
     out = counts.new_zeros(len(counts), num_groups)
     return out.scatter_add_(1, group.long().expand_as(counts), counts)

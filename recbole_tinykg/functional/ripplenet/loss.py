@@ -5,20 +5,20 @@ r"""RippleNet's loss of a batch, whole, from its parameters (Wang et al., CIKM 2
 
 `memory_reading` gives the scores and `relation_products` the products with relation matrices. The
 second sum is over the B x M facts read at hop h, but each distinct fact is computed once and
-weighted by the times it is read. So are the norms over everything gathered (RecBole's `EmbLoss`):
+weighted by how often it is read. So are the norms over everything gathered (RecBole's `EmbLoss`):
 :math:`\|\mathcal{R}_h\|^2 = \sum_r count_r \|R_r\|^2`, and no gathered matrix exists.
 
 Saves: the softmax outputs p (4 B per row, hop and slot), the derivative of the loss by each score
-(4 B per row), and by reference the parameters, the batch and the resident ripple sets. p is kept in
-full precision, because softmax's derivative is quadratic in it.
+(4 B per row), and by reference the parameters, the batch and the resident ripple sets. p has full
+precision, because softmax's derivative is quadratic in it.
 
-There is no code of an activation: backward rebuilds R h, o and v from p and the parameters. On
-ml-100k that takes 1.4 ms of a step of 18; to keep 2-bit codes of them instead would save half of
-this, nearly triple the bytes kept, and add noise. (Codes of R h could not serve two hops either:
-the gradient through hop 1 reaches hop 0 and would meet the same noise again.) So the gradient is
-exact at every bit width.
+No activation is saved as codes: backward rebuilds R h, o and v from p and the parameters. On
+ml-100k that takes 1.4 ms of a step of 18; saving 2-bit codes of them instead would halve this, but
+nearly triple the bytes saved, and add noise. (Codes of R h could not serve two hops either: the
+gradient through hop 1 reaches hop 0 and would meet the same noise again.) So the gradient is exact
+at every bit width.
 
-One function, because the entities' gradient is the sum of six terms: one dense buffer takes all.
+It is one function, because the entities' gradient is the sum of six terms, all added to one buffer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from recbole_tinykg.functional.ripplenet.fact_terms import (
 from recbole_tinykg.functional.ripplenet.memory_reading import (
     Read,
     ReadGradients,
-    Weights,
+    RippleWeights,
     read_memories,
     read_memories_backward,
 )
@@ -53,7 +53,7 @@ from recbole_tinykg.graph.ripple_memories import FactTable, Memories
 
 
 class Penalty(NamedTuple):
-    """Weights of the terms beside the prediction's."""
+    """Weights of the terms besides the prediction's."""
 
     kg_weight: float
     reg_weight: float
@@ -65,10 +65,10 @@ def ripple_loss(
     items: Tensor,  # (B,)
     labels: Tensor,  # (B,) 0 or 1
     table: FactTable,
-    weights: Weights,
+    weights: RippleWeights,
     penalty: Penalty,
 ) -> Tensor:
-    """The loss, of shape (1,) as RecBole's."""
+    """Return the loss, of shape (1,) like RecBole's."""
     return _RippleLoss.apply(penalty, users, items, labels, *table, *weights)
 
 
@@ -76,7 +76,7 @@ class _RippleLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, penalty: Penalty, *tensors: Tensor) -> Tensor:
         users, items, labels = tensors[:3]
-        table, weights = FactTable(*tensors[3:7]), Weights(*tensors[7:])
+        table, weights = FactTable(*tensors[3:7]), RippleWeights(*tensors[7:])
         memories = Memories.from_users(table, users)
         heads, keys, queries = _products(memories, weights)
         read = _read(memories, items, keys, weights)
@@ -97,11 +97,11 @@ class _RippleLoss(torch.autograd.Function):
     @refuse_double_backward
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
         users, items, *saved, probabilities, slope = ctx.saved_tensors
-        table, weights = FactTable(*saved[:4]), Weights(*saved[4:])
+        table, weights = FactTable(*saved[:4]), RippleWeights(*saved[4:])
         memories = Memories.from_users(table, users)
         products = _products(memories, weights)
         read = _read(memories, items, products[1], weights, probabilities)
-        grads = Weights(*(torch.zeros_like(weight) for weight in weights))
+        grads = RippleWeights(*(torch.zeros_like(weight) for weight in weights))
         slope = (slope * grad_loss)[:, None]
         read_grads = read_memories_backward(
             grads.transform,
@@ -128,30 +128,30 @@ def _read(
     memories: Memories,
     items: Tensor,
     keys: Tensor,
-    weights: Weights,
+    weights: RippleWeights,
     probabilities: Tensor | None = None,
 ) -> Read:
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
     return read_memories(memories, rows, keys, weights, probabilities)
 
 
-def _products(memories: Memories, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
-    """Heads, keys and queries (P, d) of the batch's pairs."""
+def _products(memories: Memories, weights: RippleWeights) -> tuple[Tensor, Tensor, Tensor]:
+    """Return heads, keys and queries (P, d) of the batch's pairs."""
     heads = weights.entities.index_select(0, memories.head)
     keys = relation_keys(heads, weights.matrices, memories.segments)
     return heads, keys, relation_queries(heads, weights.matrices, memories.segments)
 
 
 def _fact_gradients(
-    grads: Weights,
+    grads: RippleWeights,
     read: Read,
     read_grads: ReadGradients,
     memories: Memories,
     products: tuple[Tensor, Tensor, Tensor],
-    weights: Weights,
+    weights: RippleWeights,
     scale: tuple[Tensor, Tensor],  # gradients of the belief and of the sum of norms
 ) -> None:
-    """Add to `grads` what comes through keys, heads, tails and relation matrices."""
+    """Add to `grads` the gradients through keys, heads, tails and relation matrices."""
     heads, _, queries = products
     terms = fact_terms(memories, heads, queries, weights.entities, weights.matrices)
     slope = terms.belief_slope() * scale[0]

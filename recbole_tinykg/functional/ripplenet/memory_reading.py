@@ -6,10 +6,10 @@ With keys :math:`k = R h` and tails t of a user's facts, an item's vector v chan
           v \leftarrow W (v + o),
 
 and its score is :math:`v^\top \sum_h o_h` with the last v. The sums over memory slots are sparse
-products: a row of the batch is a row of n_memory weights over pairs or entities. No embedding per
-slot exists beyond blocks of `ROW_BLOCK` rows.
+products: a row of the batch is a row of n_memory weights over pairs or entities. Embeddings of
+slots exist only in blocks of `ROW_BLOCK` rows.
 
-These are the arithmetic of `loss`, forward and backward.
+This is the arithmetic of `loss`, forward and backward.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from recbole_tinykg import ops
 from recbole_tinykg.graph.ripple_memories import Memories
 
 ROW_BLOCK = 256
-"""Rows of a batch whose memory is gathered at a time: 256 x 16 x 64 floats stay in a cache."""
+"""Rows of a batch whose memory is gathered at a time: 256 x 16 x 64 floats fit in a cache."""
 
 
-class Weights(NamedTuple):
+class RippleWeights(NamedTuple):
     """RippleNet's parameters."""
 
     entities: Tensor  # (n_entities, d)
@@ -35,18 +35,18 @@ class Weights(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What reading gives; rows in the order of `Memories`."""
+    """Results of reading; rows in the order of `Memories`."""
 
     probabilities: Tensor  # (B, n_hop, n_memory)
     inputs: list[Tensor]  # (B, d) v of each hop, and the last v
     answers: list[Tensor]  # (B, d) o of each hop
 
     def answer(self) -> Tensor:
-        """Sum (B, d) of the hops' answers."""
+        """Return the sum (B, d) of the hops' answers."""
         return torch.stack(self.answers).sum(0)
 
     def scores(self) -> Tensor:
-        """Score (B,) of each row."""
+        """Return the score (B,) of each row."""
         return (self.inputs[-1] * self.answer()).sum(1)
 
 
@@ -54,10 +54,10 @@ def read_memories(
     memories: Memories,
     items: Tensor,  # (B, d)
     keys: Tensor,  # (P, d)
-    weights: Weights,
+    weights: RippleWeights,
     probabilities: Tensor | None = None,  # (B, n_hop, n_memory), if they are known
 ) -> Read:
-    """All hops, for every row of the batch."""
+    """Read all hops for every row of the batch."""
     _, num_hops, num_memory = memories.slots.shape
     known = probabilities is not None
     if probabilities is None:
@@ -88,9 +88,9 @@ def read_memories_backward(
     read: Read,
     memories: Memories,
     keys: Tensor,  # (P, d)
-    weights: Weights,
+    weights: RippleWeights,
 ) -> ReadGradients:
-    """Gradients of items, answers and logits; adds to that of the transform."""
+    """Return the gradients of items, answers and logits; add to that of the transform."""
     num_hops, dim = len(read.answers), keys.shape[1]
     answers = keys.new_empty(len(grad_output), num_hops, dim)
     logits = torch.empty_like(read.probabilities)
@@ -111,7 +111,7 @@ def slot_products(
     index: Tensor,  # (B, n_memory) int32
     vectors: Tensor,  # (B, d)
 ) -> Tensor:
-    """Inner products (B, n_memory) of rows `index` of a table with a vector per batch row."""
+    """Return inner products (B, n_memory) of a table's rows `index` and a vector per batch row."""
     out = vectors.new_empty(index.shape)
     for start in range(0, len(index), ROW_BLOCK):
         block = slice(start, start + ROW_BLOCK)
@@ -125,7 +125,7 @@ def weighted_sum(
     index: Tensor,  # (B, n_memory) int32
     table: Tensor,  # (N, d)
 ) -> Tensor:
-    """Sum (B, d) of rows `index` of a table times their weights."""
+    """Return the sum (B, d) of a table's rows `index` times their weights."""
     num_rows, num_memory = index.shape
     start = torch.arange(num_rows + 1, dtype=torch.int32, device=index.device) * num_memory
     return ops.spmm(start, index.reshape(-1), weights.reshape(-1), table)

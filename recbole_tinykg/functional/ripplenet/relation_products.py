@@ -4,11 +4,11 @@ For a distinct pair of a head h and a relation r,
 
 .. math:: k = R_r h, \qquad q = R_r^\top h.
 
-RippleNet addresses memories with k and holds q against the tail of a fact, :math:`h^\top R t`.
-RecBole copies the d x d matrix for every memory slot of every row: 97 % of all that its step keeps.
+RippleNet addresses memories with k and compares q with the tail of a fact, :math:`h^\top R t`.
+RecBole copies the d x d matrix for every memory slot of every row, 97 % of all that its step keeps.
 Here pairs are sorted by relation, and each relation's heads meet its matrix in one product.
 
-These are the arithmetic of `loss`, forward and backward; nothing is kept, nothing is noisy.
+This is the arithmetic of `loss`, forward and backward; nothing is saved, and there is no noise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def relation_keys(
     matrices: Tensor,  # (n_relations, d * d)
     segments: list[Segment],
 ) -> Tensor:
-    """R h of each pair, (P, d)."""
+    """Return R h of each pair, (P, d)."""
     return _products(heads, matrices, segments, transposed=True)
 
 
@@ -33,7 +33,7 @@ def relation_queries(
     matrices: Tensor,  # (n_relations, d * d)
     segments: list[Segment],
 ) -> Tensor:
-    """R^T h of each pair, (P, d)."""
+    """Return R^T h of each pair, (P, d)."""
     return _products(heads, matrices, segments, transposed=False)
 
 
@@ -55,7 +55,7 @@ def relation_products_backward(
     matrices: Tensor,  # (n_relations, d * d)
     segments: list[Segment],
 ) -> Tensor:
-    """Gradient (P, d) of the heads; adds to that of the matrices."""
+    """Return the gradient (P, d) of the heads; add to that of the matrices."""
     dim = heads.shape[1]
     grad_heads = torch.empty_like(heads)
     for relation, pairs in segments:

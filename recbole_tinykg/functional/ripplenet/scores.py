@@ -1,9 +1,9 @@
 """RippleNet's scores without a gradient, for pairs and for all items, in bounded memory.
 
 An item's vector v changes along the hops differently for each user: users x items x d numbers. But
-each change is a weighted sum of the user's few tails and then a linear map. So v is written as what
-all users share, the item after the maps, plus weights p times tails after the maps, and only inner
-products with v are ever computed: users x items x n_memory numbers, and a third of the arithmetic.
+each change is a weighted sum of the user's few tails and then a linear map. So v is split into what
+all users share, the item after the maps, and weights p times tails after the maps, and only inner
+products with v are computed: users x items x n_memory numbers, and a third of the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.autograd import without_autocast
-from recbole_tinykg.functional.ripplenet.memory_reading import Weights, read_memories
+from recbole_tinykg.functional.ripplenet.memory_reading import RippleWeights, read_memories
 from recbole_tinykg.functional.ripplenet.relation_products import relation_keys
 from recbole_tinykg.graph.ripple_memories import FactTable, Memories, distinct_pairs, segments_of
 
@@ -36,14 +36,14 @@ def pair_scores(
     users: Tensor,  # (B,)
     items: Tensor,  # (B,)
     table: FactTable,
-    weights: Weights,
+    weights: RippleWeights,
 ) -> Tensor:
-    """Scores (B,) of pairs of a user and an item."""
+    """Return the scores (B,) of pairs of a user and an item."""
     blocks = zip(users.split(PAIR_BLOCK), items.split(PAIR_BLOCK), strict=True)
     return torch.cat([_pair_scores(*block, table, weights) for block in blocks])
 
 
-def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weights) -> Tensor:
+def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: RippleWeights) -> Tensor:
     memories = Memories.from_users(table, users)
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
     scores = read_memories(memories, rows, _keys(memories, weights), weights).scores()
@@ -52,7 +52,7 @@ def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: Weight
 
 @dataclass(frozen=True)
 class ItemScores:
-    """Scores of the first entities, which are items; valid while the weights stay.
+    """Scores of the first entities, which are items; valid until the weights change.
 
     What all users share is computed once: the keys of all pairs, and the items after each map. Hops
     that all repeat the first, as RecBole's do, are gathered and multiplied once.
@@ -77,7 +77,7 @@ class ItemScores:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, num_items: int, table: FactTable, weights: Weights) -> ItemScores:
+    def of(cls, num_items: int, table: FactTable, weights: RippleWeights) -> ItemScores:
         """Multiply the table's heads by their relations, and the items by the map of each hop."""
         memory, entities = table.memory, weights.entities.detach()
         repeats = torch.equal(memory, memory[:, :1].expand_as(memory))
@@ -93,7 +93,7 @@ class ItemScores:
 
     @torch.no_grad()
     def scores(self, users: Tensor) -> Tensor:  # (B,) -> (B, num_items)
-        """Scores of each user with every item, in blocks of both."""
+        """Return the scores of each user with every item, in blocks of both."""
         num_items, num_hops = len(self.bases[0]), len(self.bases) - 1
         num_slots = num_hops * self.memory.shape[2]
         size = max(1, min(ITEM_BLOCK, num_items, BLOCK_NUMBERS // num_slots))
@@ -112,7 +112,7 @@ class ItemScores:
 
     @staticmethod
     def _gather(rows: Tensor, column: Tensor, facts: Tensor) -> list[Tensor]:
-        """Rows (U, n_memory, d), by hop, that a column of the table names for facts."""
+        """Return the rows (U, n_memory, d), by hop, that a column of the table names for facts."""
         index = column.index_select(0, facts.view(-1))
         return list(rows.index_select(0, index).view(*facts.shape, rows.shape[1]).unbind(1))
 
@@ -123,7 +123,7 @@ class ItemScores:
         keys: list[Tensor],  # (U, n_memory, d) by hop, or one for all
         tails: list[Tensor],  # (U, n_memory, d) by hop, or one for all
     ) -> None:
-        """Scores of every user with the items."""
+        """Write the scores of every user with the items."""
         sums: list[_Sum] = []
         for hop, base in enumerate(bases[:-1]):
             logits = _products(keys[hop % len(keys)], base, sums)
@@ -136,20 +136,20 @@ class ItemScores:
 
 
 class _Sum(NamedTuple):
-    """What user u adds to item i: the sum over m of p[u, m, i] vectors[u, m]."""
+    """What user u adds to item i: the sum over m of p[u, m, i] * vectors[u, m]."""
 
     p: Tensor  # (U, n_memory, n)
     vectors: Tensor  # (U, n_memory, d)
 
 
 def _products(rows: Tensor, base: Tensor, sums: list[_Sum]) -> Tensor:
-    """Inner products (U, M, n) of rows (U, M, d) with base[i] plus all sums of the user."""
+    """Return inner products (U, M, n) of rows (U, M, d) with base[i] plus the user's sums."""
     out = (rows.flatten(0, 1) @ base.t()).view(*rows.shape[:2], len(base))
     for p, vectors in sums:
         out.baddbmm_(rows @ vectors.transpose(1, 2), p)
     return out
 
 
-def _keys(memories: Memories, weights: Weights) -> Tensor:
+def _keys(memories: Memories, weights: RippleWeights) -> Tensor:
     heads = weights.entities.index_select(0, memories.head)
     return relation_keys(heads, weights.matrices, memories.segments)
