@@ -4,10 +4,10 @@ Kernels trust their arguments, so every argument is checked here, once and cheap
 step makes some tens of these calls. Only this package writes `torch.ops.recbole_tinykg`. A
 function whose name ends with an underscore changes its first argument, as in PyTorch.
 
-An operator has one name, or its family's, everywhere: `dequantize` is here `dequantize.py` and
-`reference/dequantize.py`, its kernels `csrc/cpu/dequantize.cpp` and `csrc/cuda/dequantize.cu`, its
-tests `tests/ops/test_dequantize.py`. `ops.dequantize` is the function; from the module of that name
-only `from recbole_tinykg.ops.dequantize import ...` takes something.
+An operator has one stem everywhere, its own or its family's: `dequantize.py` here and in
+`reference/`, `csrc/cpu/dequantize.cpp`, `csrc/cuda/dequantize.cu`, `tests/ops/test_dequantize.py`.
+The attribute `ops.dequantize` is the function, which hides the module of that name; import from the
+module with `from recbole_tinykg.ops.dequantize import ...`.
 
 Random operators take `stream`, an int64 tensor [seed, position] on the device of the data, and
 have no other state: the same stream draws the same noise, whatever ran before. `first_row` says
