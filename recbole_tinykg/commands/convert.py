@@ -1,12 +1,12 @@
 """`recbole-tinykg convert`: turns a checkpoint that RecBole saved into one of ours.
 
 RecBole pickles its whole configuration into the file, so reading it runs whatever code the file
-holds. Here, and nowhere else, that is done, because the user vouches for the file; what comes out
+holds. Only this command does that, because the user vouches for the file; the file that it writes
 is read without running anything.
 
-What a model sampled besides its weights, such as KGCN's neighbours, comes along. KGAT's attention
-matrix, which RecBole does not save, is computed again from the weights. That is exact: RecBole
-saves right after it refreshed the attention from the same weights.
+What a model sampled besides its weights, such as KGCN's neighbours, is converted too. KGAT's
+attention matrix, which RecBole does not save, is computed again from the weights. That is exact:
+RecBole saves right after it has refreshed the attention from the same weights.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from recbole_tinykg import checkpoint, compat
-from recbole_tinykg.checkpoint.plain import revived
+from recbole_tinykg.checkpoint.plain import from_plain
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
-from recbole_tinykg.config import Config, to_plain
+from recbole_tinykg.config import Config, plain_parameters
 from recbole_tinykg.config.own_keys import refuse_unknown
 from recbole_tinykg.config.parameters import read_arguments, read_literal
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
-from recbole_tinykg.quick_start.experiment import build_data_and_model
+from recbole_tinykg.quick_start.experiment import build
 
 _NEW_IN_OURS = ("run_name", "detect_anomaly")  # in the file if RecBole trained with our Config
 
@@ -57,7 +57,7 @@ def convert(
         source: Checkpoint that RecBole saved.
         target: File to write, for evaluation and prediction. Training does not continue from it:
             RecBole keeps no random state.
-        model: Class name to load it as; None: the twin of its model, or else its own model.
+        model: Class name to load it as; None: its model's twin, or the model itself if it has none.
         changes: Parameters that win over those it was trained with, such as `data_path`.
 
     Returns:
@@ -72,11 +72,11 @@ def convert(
     name = model or (twin if twin in MODELS else stock_name)
     if name not in (stock_name, twin):
         raise CheckpointError(f"{source} is of model {stock_name}; got {name} to make of it")
-    kept = to_plain(stock["config"])
+    kept = plain_parameters(stock["config"])
     for key in _NEW_IN_OURS:
         kept.pop(key, None)
     config = Config.from_plain({**kept, "model": name}, changes)
-    _, _, converted = build_data_and_model(config)
+    converted = build(config).model
     _fill(converted, stock, source)
     state = {
         **checkpoint.model_state(converted),
@@ -107,7 +107,7 @@ def _read_trusted(path: FilePath) -> dict[str, Any]:
 
 
 def _fill(model: Any, stock: Mapping[str, Any], source: FilePath) -> None:
-    """Give the model RecBole's weights, other state but cached scores, and attention from both."""
+    """Load RecBole's weights and other state, except cached scores; compute the attention anew."""
     try:
         model.load_state_dict(stock["state_dict"])
     except RuntimeError as error:
@@ -116,7 +116,7 @@ def _fill(model: Any, stock: Mapping[str, Any], source: FilePath) -> None:
         ) from error
     other = stock.get("other_parameter") or {}
     kept = {key: value for key, value in other.items() if not key.startswith("restore_")}
-    model.load_other_parameter(revived(kept, next(model.parameters()).device))
+    model.load_other_parameter(from_plain(kept, next(model.parameters()).device))
     if hasattr(model, "update_attentive_A"):
         with torch.no_grad(), recboles_deprecations_ignored():
             model.update_attentive_A()
