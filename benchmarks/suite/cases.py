@@ -17,7 +17,6 @@ from benchmarks.synthetic_data.array_loader import array_loader
 from recbole_tinykg.config import Config
 from recbole_tinykg.model import get_model
 from recbole_tinykg.quick_start import Experiment, prepare
-from recbole_tinykg.trainer import get_trainer
 
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
 
@@ -83,7 +82,7 @@ class Models:
     def _build(self, variant: Variant) -> Experiment:
         if self._case.arrays:
             loader = array_loader(self._case.arrays)
-            return self._beside(Experiment(None, None, loader, None, None, None, None), variant)
+            return self._beside(Experiment(None, None, loader, None, None, None), variant)
         name, given = self._case.given(variant, self._device)
         return prepare(name, self._case.dataset, config_dict=given)
 
@@ -92,8 +91,7 @@ class Models:
         config = Config(name, self._case.dataset, config_dict=given)
         init_seed(config["seed"], config["reproducibility"])
         model = get_model(name)(config, first.train_data._dataset).to(config["device"])
-        trainer = get_trainer(config, model)
-        return replace(first, config=config, model=model, trainer=trainer)
+        return replace(first, config=config, model=model)
 
 
 UNREAD = ("skip", "tiny2-skip")

@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from recbole_tinykg.checkpoint.plain import plain, revived
+from recbole_tinykg.checkpoint.plain import from_plain, to_plain
+from recbole_tinykg.checkpoint.safe_write import replacing
 from recbole_tinykg.errors import CheckpointError
 
 FORMAT = 1
@@ -49,55 +50,59 @@ def save(path: FilePath, state: Mapping[str, Any]) -> None:
     """Write `state` to `path`, whole or not at all.
 
     Args:
-        path: The file, replaced if it is there; its folder is created.
-        state: Tensors, arrays and numbers in any containers that `plain` takes.
+        path: The file, replaced if it exists; its folder is created.
+        state: Tensors, arrays and numbers in any containers that `to_plain` takes.
 
     Raises:
-        CheckpointError: Folder or disk do not take it; the previous file is still there.
+        CheckpointError: The folder or the disk does not take it; the previous file is unchanged.
     """
-    content = {_FORMAT_KEY: FORMAT, **plain(state)}
-    with _replacing(Path(path)) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    path, content = Path(path), {_FORMAT_KEY: FORMAT, **to_plain(state)}
+    with _write_errors(path):
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(path.parent)
 
 
 def duplicate(source: FilePath, target: FilePath) -> bool:
     """Make `target` the same file as `source`; False on a disk that has no hard links."""
+    target = Path(target)
     try:
-        with _replacing(Path(target)) as temporary:
+        with replacing(target) as temporary:
             temporary.unlink(missing_ok=True)
             os.link(source, temporary)
-    except CheckpointError:
+        _sync_folder(target.parent)
+    except OSError:
         return False
     return True
 
 
 def check_writable(path: FilePath) -> None:
-    """Create the folder of `path` and a file in it, and removes the file.
+    """Create the folder of `path` and a file in it, and remove the file.
 
     Raises:
-        CheckpointError: It cannot be done: better before an epoch is trained than after.
+        CheckpointError: It cannot be done, which is better known before an epoch than after.
     """
-    with _write_errors(Path(path)) as temporary:
-        temporary.touch()
-        temporary.unlink()
+    path = Path(path)
+    with _write_errors(path):
+        probe = path.with_name(f"{path.name}.tmp")
+        probe.touch()
+        probe.unlink()
 
 
 def load(path: FilePath) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, every byte of it twice: for its checksums and its content.
 
     Raises:
-        CheckpointError: There is no such file, it is damaged, RecBole pickled it, or something else
-            or a newer version wrote it.
+        CheckpointError: The file does not exist, is damaged, was pickled by RecBole, or was written
+            by something else or by a newer version.
     """
     path = Path(path)
     _check_archive(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # remarks on the pickle protocol of other people's files
+            warnings.simplefilter("ignore")  # about the pickle protocol of foreign files
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can break the reader in any way
         raise CheckpointError(_foreign(path)) from error
@@ -112,7 +117,7 @@ def load(path: FilePath) -> dict[str, Any]:
 
 
 def model_state(model: Any) -> dict[str, Any]:
-    """Return the names of a model and its stock model, and all that it scores and trains with."""
+    """Return the names of a model and its stock model, and all it needs to score and to train."""
     name = type(model).__name__
     other = {k: v for k, v in model.other_parameter().items() if not k.startswith(_CACHE)}
     unsaved = {key: getattr(model, key) for key in _UNSAVED.get(name, ())}
@@ -125,9 +130,9 @@ def model_state(model: Any) -> dict[str, Any]:
 
 
 def restore_model(model: Any, state: Mapping[str, Any]) -> None:
-    """Give a model the weights, and the attention matrix or tables beside them, of a checkpoint.
+    """Load a checkpoint's weights into a model, with its attention matrix or tables.
 
-    What the model cached for evaluation belongs to other weights and is dropped.
+    What the model has cached for evaluation belongs to other weights and is dropped.
 
     Raises:
         CheckpointError: The checkpoint is of another model, or of other shapes.
@@ -135,7 +140,7 @@ def restore_model(model: Any, state: Mapping[str, Any]) -> None:
     check_model(model, state)
     device = next(model.parameters()).device
     model.load_state_dict(state["state_dict"])
-    other = revived(state["other_parameter"], device)
+    other = from_plain(state["other_parameter"], device)
     other |= {key: None for key in vars(model) if key.startswith(_CACHE)}
     for key, value in other.items():
         current = getattr(model, key, None)
@@ -144,11 +149,16 @@ def restore_model(model: Any, state: Mapping[str, Any]) -> None:
     model.load_other_parameter(other)
 
 
-def check_model(model: Any, state: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless the checkpoint is of this class with these parameter shapes."""
+def check_class(model: Any, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the checkpoint is of a model of this class."""
     name = type(model).__name__
     if state["model"] != name:
         raise CheckpointError(f"checkpoint is of model {state['model']}; got {name}")
+
+
+def check_model(model: Any, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the checkpoint is of this class with these parameter shapes."""
+    check_class(model, state)
     now = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     kept = {key: tuple(value.shape) for key, value in state["state_dict"].items()}
     _refuse_differences("parameter shapes", kept, now)
@@ -158,11 +168,11 @@ def check_config(config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Raise CheckpointError if training would not continue as it began.
 
     Args:
-        config: Plain configuration of the run that wants to continue.
+        config: Plain parameters of the run that is to continue.
         state: The checkpoint.
     """
     kept, now = (
-        {key: value for key, value in plain(c).items() if key not in _FREE_KEYS}
+        {key: value for key, value in to_plain(c).items() if key not in _FREE_KEYS}
         for c in (state["config"], config)
     )
     newer = {key: now[key] for key in now.keys() - kept.keys() if now[key] is False}
@@ -186,12 +196,18 @@ def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
 
 
 def check_dataset(fingerprint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raise CheckpointError if the data set is not the one that the checkpoint was trained on."""
-    _refuse_differences("data set", state["dataset"], fingerprint)
+    """Raise CheckpointError if the data set is not the one that the checkpoint was trained on.
+
+    Args:
+        fingerprint: `dataset_fingerprint` of the training split.
+        state: The checkpoint; one converted from RecBole's has no fingerprint and passes.
+    """
+    if "dataset" in state:
+        _refuse_differences("data set", state["dataset"], fingerprint)
 
 
 def check_unfinished(state: Mapping[str, Any], *, epochs: int, stopping_step: int) -> None:
-    """Raise CheckpointError if there is nothing left to train."""
+    """Raise CheckpointError if nothing is left to train."""
     if "random_state" not in state:
         raise CheckpointError(
             "checkpoint holds no random state, so training cannot continue from it: "
@@ -242,7 +258,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _foreign(path: Path) -> str:
-    """Say what a readable archive is that is no checkpoint of ours; reads bytes, runs nothing."""
+    """Say what a foreign archive is, from its bytes alone: nothing in it is run."""
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if any(b"recbole.model." in archive.read(name) for name in pickles):
@@ -254,17 +270,8 @@ def _foreign(path: Path) -> str:
     return f"{path} is not a checkpoint of recbole_tinykg"
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that takes the name `path` when the block has succeeded."""
-    with _write_errors(path) as temporary:
-        yield temporary
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-
-
 def _sync_folder(folder: Path) -> None:
-    """Make a new name last through a power cut, on file systems that can."""
+    """Make a new name survive a power cut, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -274,14 +281,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f"{path.name}.tmp")
+def _write_errors(path: Path) -> Iterator[None]:
+    """Create the folder of `path`; what fails there or in the block is a CheckpointError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        yield
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         cause = _first_cause(error)
         if not isinstance(cause, OSError):
             raise cause from None
@@ -292,7 +297,7 @@ def _write_errors(path: Path) -> Iterator[Path]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What really happened: PyTorch's writer hides a failed write behind a RuntimeError."""
+    """Return the error behind an error: PyTorch's writer wraps a failed write in RuntimeErrors."""
     while isinstance(error, RuntimeError) and error.__context__ is not None:
         error = error.__context__
     return error

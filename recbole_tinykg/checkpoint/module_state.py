@@ -1,6 +1,6 @@
-"""What a forward may change on a module besides gradients, put back after a forward too many.
+"""What a forward may change on a module besides gradients, put back after an extra forward.
 
-BatchNorm counts and averages, models of RecBole count their steps (MultiVAE) or keep a history of
+BatchNorm counts and averages; models of RecBole count their steps (MultiVAE) or keep a history of
 losses (DiffRec): in buffers, in tensors that are plain attributes, in numbers.
 """
 
@@ -34,7 +34,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 def _dense(namespace: dict[str, Any]) -> Iterator[Tensor]:
-    """The tensors that a forward could write to: no parameter, none inside a graph."""
+    """Yield the tensors that a forward could write to: no parameters, none inside a graph."""
     for value in namespace.values():
         if isinstance(value, Tensor) and value.layout is torch.strided and not value.requires_grad:
             yield value

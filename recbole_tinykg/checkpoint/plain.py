@@ -1,7 +1,7 @@
 """Any state of a model in plain containers, tensors and numbers, and back.
 
 `torch.load(weights_only=True)` takes tensors, numbers, text, dict, list, tuple and little else.
-What is none of these but can be said with them becomes a dict with a tag, a key that is reserved::
+Anything else that can be expressed in these becomes a dict with a reserved key, its tag::
 
     NumPy array    {"__kind__": "ndarray", "data": tensor}
     set            {"__kind__": "set", "items": [...]}
@@ -24,11 +24,11 @@ _SCALARS = (bool, int, float, str, bytes)  # bool first: it is an int
 _KIND = "__kind__"
 
 
-def plain(value: Any) -> Any:
-    """Return `value` without classes: any mapping a dict, NumPy scalars numbers, CPU tensors.
+def to_plain(value: Any) -> Any:
+    """Return `value` in plain form: mappings are dicts, NumPy scalars numbers, tensors on the CPU.
 
     Raises:
-        TypeError: There is no plain form.
+        TypeError: A part of it has no plain form.
     """
     if value is None or type(value) in _SCALARS:
         return value
@@ -41,26 +41,26 @@ def plain(value: Any) -> Any:
     if sparse.issparse(value):
         return _plain_matrix(value)
     if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {to_plain(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(plain, value))
+        return tuple(map(to_plain, value))
     if isinstance(value, list):
-        return list(map(plain, value))
+        return list(map(to_plain, value))
     if isinstance(value, (set, frozenset)):
-        return {_KIND: "set", "items": list(map(plain, value))}
+        return {_KIND: "set", "items": list(map(to_plain, value))}
     return _plain_scalar(value)
 
 
-def revived(value: Any, device: torch.device | str = "cpu") -> Any:
-    """Undoes `plain`, with tensors on `device`; a mapping stays a dict, a scalar a number."""
+def from_plain(value: Any, device: torch.device | str = "cpu") -> Any:
+    """Undo `to_plain`, with tensors on `device`; a mapping stays a dict, a scalar a number."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
         if _KIND in value:
-            return _REVIVE[value[_KIND]](value, device)
-        return {key: revived(item, device) for key, item in value.items()}
+            return _FROM_PLAIN[value[_KIND]](value, device)
+        return {key: from_plain(item, device) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(revived(item, device) for item in value)
+        return type(value)(from_plain(item, device) for item in value)
     return value
 
 
@@ -98,7 +98,7 @@ def _plain_tensor(tensor: Tensor) -> Any:
 def _plain_array(array: np.ndarray) -> Any:
     if array.dtype.kind in "biufc":
         return {_KIND: "ndarray", "data": torch.from_numpy(array.copy())}
-    return plain(array.tolist())
+    return to_plain(array.tolist())
 
 
 def _plain_matrix(matrix: Any) -> Any:
@@ -107,12 +107,12 @@ def _plain_matrix(matrix: Any) -> Any:
     return {_KIND: "scipy", "format": matrix.format, "size": tuple(map(int, coo.shape)), **parts}
 
 
-def _revived_matrix(parts: dict[str, Any], device: torch.device | str) -> Any:
-    data, row, col = (revived(parts[name]) for name in ("data", "row", "col"))
+def _matrix_from_plain(parts: dict[str, Any], device: torch.device | str) -> Any:
+    data, row, col = (from_plain(parts[name]) for name in ("data", "row", "col"))
     return sparse.coo_matrix((data, (row, col)), parts["size"]).asformat(parts["format"])
 
 
-def _revived_coo(parts: dict[str, Any], device: torch.device | str) -> Tensor:
+def _coo_from_plain(parts: dict[str, Any], device: torch.device | str) -> Tensor:
     return torch.sparse_coo_tensor(
         parts["indices"].to(device),
         parts["values"].to(device),
@@ -122,7 +122,7 @@ def _revived_coo(parts: dict[str, Any], device: torch.device | str) -> Tensor:
     )
 
 
-def _revived_csr(parts: dict[str, Any], device: torch.device | str) -> Tensor:
+def _csr_from_plain(parts: dict[str, Any], device: torch.device | str) -> Tensor:
     return torch.sparse_csr_tensor(
         parts["crow"].to(device),
         parts["col"].to(device),
@@ -132,10 +132,10 @@ def _revived_csr(parts: dict[str, Any], device: torch.device | str) -> Tensor:
     )
 
 
-_REVIVE = {
+_FROM_PLAIN = {
     "ndarray": lambda parts, device: parts["data"].numpy(),
-    "scipy": _revived_matrix,
-    "set": lambda parts, device: set(revived(parts["items"], device)),
-    "sparse_coo": _revived_coo,
-    "sparse_csr": _revived_csr,
+    "scipy": _matrix_from_plain,
+    "set": lambda parts, device: set(from_plain(parts["items"], device)),
+    "sparse_coo": _coo_from_plain,
+    "sparse_csr": _csr_from_plain,
 }

@@ -1,7 +1,8 @@
-"""The two checkpoints of a run: `<run>.pth`, its best epoch, and `<run>-last.pth`, its last.
+"""The files of a run: `<run>.pth`, its best epoch; `<run>-last.pth`, its last; `<run>.json`.
 
-Both hold everything, so training can continue from either. When the last epoch is the best, the
-two names share one file: files are replaced, never changed, so neither disturbs the other.
+Both checkpoints hold everything, so training can continue from either. When the last epoch is the
+best, the two names share one file: files are replaced, never changed, so neither disturbs the
+other. `<run>.json` is the result, which is written when the run ends.
 """
 
 from __future__ import annotations
@@ -20,18 +21,25 @@ State = Mapping[str, Any]
 
 
 class RunFiles:
-    """Where a run keeps its best and its last epoch.
+    """The names of a run's files, and what writes its checkpoints.
 
     Attributes:
         best: `<folder>/<run>.pth`.
         last: `<folder>/<run>-last.pth`.
+        result: `<folder>/<run>.json`.
     """
 
-    def __init__(self, best: Path) -> None:
-        """Names the files; writes nothing."""
-        self.best = best
-        self.last = best.with_name(f"{best.stem}{_LAST}.pth")
-        self._last_epoch: int | None = None  # in the file, as far as this object wrote it
+    def __init__(self, best: str | os.PathLike[str]) -> None:
+        """Name the files after the best epoch's; write nothing."""
+        self.best = Path(best)
+        self.last = self.best.with_name(f"{self.best.stem}{_LAST}.pth")
+        self.result = self.best.with_suffix(".json")
+        self._last_epoch: int | None = None  # in the file `last`, if this object wrote it
+
+    @classmethod
+    def in_folder(cls, folder: str | os.PathLike[str], run_name: str) -> RunFiles:
+        """Return the files of a run by its name."""
+        return cls(Path(folder) / f"{run_name}.pth")
 
     @classmethod
     def around(cls, path: str | os.PathLike[str], state: State) -> RunFiles:
@@ -42,7 +50,7 @@ class RunFiles:
             state: Its content.
 
         Raises:
-            CheckpointError: The best epoch's file is not there, or holds the last epoch.
+            CheckpointError: The best epoch's file is missing, or holds the last epoch.
         """
         path = Path(path)
         if not path.stem.endswith(_LAST):
@@ -60,7 +68,7 @@ class RunFiles:
         return files
 
     def save_best(self, state: State) -> None:
-        """Write an epoch that is the best so far, and thereby the last."""
+        """Write an epoch that is the best so far, and so also the last."""
         checkpoint.save(self.best, state)
         if checkpoint.duplicate(self.best, self.last):
             self._last_epoch = state["epoch"]

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from recbole_tinykg import checkpoint, compat
-from recbole_tinykg.checkpoint.plain import revived
+from recbole_tinykg.checkpoint.plain import from_plain
 from recbole_tinykg.commands.flags import read_parameters
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
-from recbole_tinykg.config import Config, to_plain
+from recbole_tinykg.config import Config, plain_parameters
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import MODELS
-from recbole_tinykg.quick_start.experiment import build_data_and_model
+from recbole_tinykg.quick_start.experiment import build
 
 _NEW_IN_OURS = ("run_name", "detect_anomaly")  # in the file if RecBole trained with our Config
 
@@ -54,7 +54,7 @@ def convert(
         source: Checkpoint that RecBole saved.
         target: File to write, for evaluation and prediction. Training does not continue from it:
             RecBole keeps no random state.
-        model: Class name to load it as; None: the twin of its model, or else its own model.
+        model: Class name to load it as; None: its model's twin, or the model itself if it has none.
         changes: Parameters that win over those it was trained with, such as `data_path`.
 
     Returns:
@@ -69,11 +69,11 @@ def convert(
     name = model or (twin if twin in MODELS else stock_name)
     if name not in (stock_name, twin):
         raise CheckpointError(f"{source} is of model {stock_name}; got {name} to make of it")
-    kept = to_plain(stock["config"])
+    kept = plain_parameters(stock["config"])
     for key in _NEW_IN_OURS:
         kept.pop(key, None)
     config = Config.from_plain({**kept, "model": name}, changes)
-    _, _, converted = build_data_and_model(config)
+    converted = build(config).model
     _fill(converted, stock, source)
     state = {
         **checkpoint.model_state(converted),
@@ -104,7 +104,7 @@ def _read_trusted(path: FilePath) -> dict[str, Any]:
 
 
 def _fill(model: Any, stock: Mapping[str, Any], source: FilePath) -> None:
-    """Give the model RecBole's weights, other state but cached scores, and attention from both."""
+    """Load RecBole's weights and other state, except cached scores; compute the attention anew."""
     try:
         model.load_state_dict(stock["state_dict"])
     except RuntimeError as error:
@@ -113,7 +113,7 @@ def _fill(model: Any, stock: Mapping[str, Any], source: FilePath) -> None:
         ) from error
     other = stock.get("other_parameter") or {}
     kept = {key: value for key, value in other.items() if not key.startswith("restore_")}
-    model.load_other_parameter(revived(kept, next(model.parameters()).device))
+    model.load_other_parameter(from_plain(kept, next(model.parameters()).device))
     if hasattr(model, "update_attentive_A"):
         with torch.no_grad(), recboles_deprecations_ignored():
             model.update_attentive_A()

@@ -9,9 +9,8 @@ from typing import Any
 from recbole_tinykg.commands.flags import checkpoint_changes
 from recbole_tinykg.commands.report import metrics_table
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.quick_start import load_data_and_model
+from recbole_tinykg.quick_start import restore
 from recbole_tinykg.quick_start.results import plain_metrics
-from recbole_tinykg.trainer import get_trainer
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
@@ -32,16 +31,16 @@ def evaluate(
 
     Returns:
         Metrics of `valid` and of `test`.
+
+    Raises:
+        CheckpointError: Not a checkpoint of ours, a damaged one, or one of another training split.
+        ConfigurationError: The data set is missing, or a changed parameter cannot be used.
     """
-    config, model, _, train_data, valid_data, test_data = load_data_and_model(
-        checkpoint, config_dict=changes
-    )
-    trainer = get_trainer(config, model)
-    trainer.eval_collector.data_collect(train_data)  # some metrics ask how popular items are
+    experiment = restore(checkpoint, changes)
+    trainer, show_progress = experiment.trainer, experiment.config["show_progress"]
+    trainer.eval_collector.data_collect(experiment.train_data)  # some metrics need popularities
     results = {}
-    for split, data in (("valid", valid_data), ("test", test_data)):
-        metrics = trainer.evaluate(
-            data, load_best_model=False, show_progress=config["show_progress"]
-        )
+    for split, data in (("valid", experiment.valid_data), ("test", experiment.test_data)):
+        metrics = trainer.evaluate(data, load_best_model=False, show_progress=show_progress)
         results[split] = plain_metrics(metrics) or {}
     return results

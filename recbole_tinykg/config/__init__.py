@@ -8,9 +8,9 @@
 from recbole_tinykg.config.config import (
     Config,
     load_properties,
+    plain_parameters,
     properties,
     read_files,
-    to_plain,
 )
 
-__all__ = ["Config", "load_properties", "properties", "read_files", "to_plain"]
+__all__ = ["Config", "load_properties", "plain_parameters", "properties", "read_files"]

@@ -19,7 +19,7 @@ import torch
 from recbole.config import Config as RecBoleConfig
 
 from recbole_tinykg import compat
-from recbole_tinykg.checkpoint.plain import plain
+from recbole_tinykg.checkpoint.plain import to_plain
 from recbole_tinykg.config import parameters
 from recbole_tinykg.config.own_keys import finish, refuse_bits_beside_budget, refuse_unknown
 from recbole_tinykg.config.recbole_keys import check_negatives, check_valid_metric, check_values
@@ -36,10 +36,6 @@ _DERIVED = (
 """Keys that RecBole computes from others: a plain copy keeps what they were computed from."""
 
 
-class _Typed(dict):
-    """Parameters whose text values are text, not literals still to be read."""
-
-
 class Config(RecBoleConfig):
     """All parameters of a run, RecBole's and ours; `config["key"]` as in RecBole."""
 
@@ -50,8 +46,10 @@ class Config(RecBoleConfig):
         config_file_list: Sequence[str | os.PathLike[str]] | None = None,
         config_dict: Mapping[str, Any] | None = None,
         argv: Sequence[str] = (),
+        *,
+        is_plain: bool = False,
     ) -> None:
-        """Merge and checks all layers.
+        """Merge and check all layers.
 
         Args:
             model: Class name (`TinyKGAT`, or any model of RecBole's), or the class itself. None:
@@ -60,19 +58,22 @@ class Config(RecBoleConfig):
             config_file_list: YAML files.
             config_dict: Parameters that win over the files; left unchanged.
             argv: Arguments `--key=value` that win over all else. `sys.argv` is never read.
+            is_plain: Whether `config_dict` comes from `to_plain`: its texts are not read as
+                literals, and what only training needs is not checked, since a checkpoint may be
+                evaluated by metrics other than those that its epochs were judged by.
 
         Raises:
             ConfigurationError: A key, value, model name or file that cannot be used.
         """
         compat.apply()
-        self._argv = tuple(argv)
+        self._argv, self._is_plain = tuple(argv), is_plain
         try:
             super().__init__(model, dataset, config_file_list, config_dict)
         except ConfigurationError:
             raise
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             raise ConfigurationError(f"RecBole cannot use this configuration: {error}") from error
-        if not isinstance(config_dict, _Typed):  # a checkpoint's may be evaluated by other metrics
+        if not is_plain:
             check_valid_metric(self)
             refuse_bits_beside_budget(self)
 
@@ -81,27 +82,25 @@ class Config(RecBoleConfig):
         cls, kept: Mapping[str, Any], changes: Mapping[str, Any] | None = None
     ) -> Config:
         """Rebuild a configuration from `to_plain`; `changes` win over what was kept."""
-        kept = _Typed({**kept, **(changes or {})})
-        return cls(kept["model"], kept["dataset"], config_dict=kept)
+        kept = {**kept, **(changes or {})}
+        return cls(kept["model"], kept["dataset"], config_dict=kept, is_plain=True)
 
     def to_plain(self) -> dict[str, Any]:
-        """Everything needed to rebuild this configuration, in plain containers and scalars.
+        """Return all that `from_plain` needs to rebuild this configuration, as `plain_parameters`.
 
-        Left out are values that have no plain form, such as a function, and `gpu_id` unless the
-        user gave it: which GPU there is belongs to the machine.
+        Values without a plain form, such as functions, are left out, and so is `gpu_id` unless the
+        user gave it: the choice of GPU belongs to the machine.
         """
-        return to_plain(self)
+        return plain_parameters(self)
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(config_dict, _Typed):
-            return dict(config_dict)
-        return {key: parameters.read_literal(value) for key, value in config_dict.items()}
+        return dict(config_dict) if self._is_plain else _read_literals(config_dict)
 
     def _load_config_files(self, file_list: Sequence[Any] | None) -> dict[str, Any]:
         return read_files(file_list or ())
 
     def _load_cmd_line(self) -> dict[str, Any]:
-        return self._convert_config_dict(parameters.read_arguments(self._argv))
+        return _read_literals(parameters.read_arguments(self._argv))
 
     def _get_model_and_dataset(
         self, model: str | type | None, dataset: str | None
@@ -133,12 +132,16 @@ class Config(RecBoleConfig):
         check_negatives(self)
 
     def _init_device(self) -> None:
-        """As RecBole, but GPUs chosen from outside stay chosen, and no `use_gpu` means CPU."""
+        """Choose the device as RecBole does, but respect CUDA_VISIBLE_DEVICES and `use_gpu`."""
         if _INHERITED_GPUS is not None and "gpu_id" not in self.external_config_dict:
             self.final_config_dict["gpu_id"] = _INHERITED_GPUS
         super()._init_device()
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["device"] = torch.device("cpu")
+
+
+def _read_literals(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: parameters.read_literal(value) for key, value in given.items()}
 
 
 def read_files(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
@@ -175,8 +178,8 @@ def load_properties(
                 config._update_internal_config_dict(str(properties() / file))
 
 
-def to_plain(config: RecBoleConfig) -> dict[str, Any]:
-    """As `Config.to_plain`, for RecBole's own `Config` too."""
+def plain_parameters(config: RecBoleConfig) -> dict[str, Any]:
+    """Return the parameters of a configuration, ours or RecBole's, each in plain form."""
     given = {**config.internal_config_dict, **config.external_config_dict}
     if "gpu_id" not in config.external_config_dict:
         del given["gpu_id"]
@@ -184,12 +187,12 @@ def to_plain(config: RecBoleConfig) -> dict[str, Any]:
     kept = {}
     for key, value in {**given, **current}.items():
         with contextlib.suppress(TypeError):
-            kept[key] = plain(value)
+            kept[key] = to_plain(value)
     return kept
 
 
 def properties() -> Path:
-    """Our YAML files: inside an installed package, beside the package in a source checkout."""
+    """Return the folder of our YAML files: in an installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "properties"
     return inside if inside.is_dir() else package.parent / "properties"

@@ -1,13 +1,12 @@
-"""What our keys may say, whichever `Config` they come in: RecBole's or ours.
+"""Checks of our keys, in RecBole's `Config` as in ours.
 
-RecBole lets unknown keys pass and reads missing ones as None, so a misspelt key trains the wrong
-model in silence. Keys that begin with `compress` are therefore strict here: unknown names and
+RecBole lets unknown keys pass and reads missing ones as None, so a misspelt key silently trains
+the wrong model. Keys that begin with `compress` are therefore strict here: unknown names and
 values out of range raise `ConfigurationError`.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import re
@@ -20,9 +19,10 @@ import recbole
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import ModelType, argument_list, get_local_time
 
-from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.errors import ConfigurationError, did_you_mean
 from recbole_tinykg.memory.byte_sizes import read_bytes
 from recbole_tinykg.model import MODELS, get_model, is_tiny
+from recbole_tinykg.model.checks import is_integer
 from recbole_tinykg.quantization import BITS
 
 _COMPRESS_KEYS = tuple(
@@ -37,7 +37,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "detect_anomaly": (False, True),
     "skip_unread_kg_batches": (False, True),
 }
-_WITHOUT_DEFAULT = (  # read by RecBole or us, in no property file and no list of RecBole's
+_WITHOUT_DEFAULT = (  # read by RecBole or by us, but in none of RecBole's property files and lists
     "model dataset run_name nproc ip port world_size group_offset single_spec device "
     "tail_ratio token_num_threshold xgb_early_stopping_rounds use_filter repeat_first_hop "
     "cin contrast encoding eta feature_num has_residual norm sim additional_feat_suffix"
@@ -47,7 +47,7 @@ _RUN_NAME = re.compile(r"[\w+-][\w.+-]*")
 
 
 def finish(config: RecBoleConfig) -> None:
-    """Check our keys in `final_config_dict` and fills in run name and compression seed.
+    """Check our keys in `final_config_dict`, and fill in the run name and the compression seed.
 
     Raises:
         ConfigurationError: With the key, what it may be and what it is.
@@ -84,14 +84,14 @@ def _check_single_process(final: Mapping[str, Any]) -> None:
 
 
 def refuse_unknown(arguments: Mapping[str, Any], final: Mapping[str, Any]) -> None:
-    """Refuse command-line keys that nothing reads, such as misspelt ones; RecBole ignores them.
+    """Refuse command-line keys that nothing reads, such as misspelt ones, which RecBole ignores.
 
     Args:
         arguments: Parameters of the command line.
-        final: All parameters, with the arguments among them.
+        final: All parameters, including the arguments.
 
     Raises:
-        ConfigurationError: A key that neither RecBole, one of its models nor this package has.
+        ConfigurationError: A key that RecBole, its models and this package do not have.
     """
     strict = [key for key in arguments if not key.startswith("compress")]  # checked by themselves
     if all(key in _general_keys() for key in strict):
@@ -99,15 +99,14 @@ def refuse_unknown(arguments: Mapping[str, Any], final: Mapping[str, Any]) -> No
     known = _general_keys() | _keys_with_defaults() | {*final} - {*arguments}
     for key in strict:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
-            hint = f"did you mean {near[0]}?" if near else "see --help"
+            hint = did_you_mean(key, known, cutoff=0.75) or "see --help"
             raise ConfigurationError(
                 f"--{key} is neither a flag of this command nor a parameter of RecBole's; {hint}"
             )
 
 
 def _general_keys() -> frozenset[str]:
-    """Keys of any model, with and without a default."""
+    """Return the keys that any model reads, with and without a default."""
     groups = ("general", "training", "evaluation", "dataset")
     listed = (getattr(argument_list, f"{group}_arguments") for group in groups)
     return frozenset(itertools.chain(*listed, _WITHOUT_DEFAULT, _CHOICES))
@@ -115,7 +114,7 @@ def _general_keys() -> frozenset[str]:
 
 @functools.cache
 def _keys_with_defaults() -> frozenset[str]:
-    """Keys in RecBole's property files: of all models, for a list of models shares its keys."""
+    """Return the keys in the property files of all models: a list of models shares its keys."""
     files = (Path(recbole.__file__).parent / "properties").rglob("*.yaml")
     return frozenset(itertools.chain(*map(_top_level_keys, files)))
 
@@ -125,10 +124,10 @@ def _top_level_keys(file: Path) -> list[str]:
 
 
 def refuse_saves(config: RecBoleConfig) -> None:
-    """Check the keys of a stock model that RecBole's own trainer is going to train.
+    """Check the keys of a stock model that RecBole's own trainer will train.
 
     Raises:
-        ConfigurationError: One of our keys was given, which that trainer would not read.
+        ConfigurationError: One of our keys is set, which that trainer does not read.
     """
     _check_compress_names(config)
     for key in ("compressed_saves", "skip_unread_kg_batches"):
@@ -144,9 +143,9 @@ def _check_compress_names(config: RecBoleConfig) -> None:
         if not str(key).startswith("compress"):
             continue
         if key not in _COMPRESS_KEYS:
-            near = difflib.get_close_matches(key, _COMPRESS_KEYS, n=1, cutoff=0)[0]
+            hint = did_you_mean(str(key), _COMPRESS_KEYS, cutoff=0)
             raise ConfigurationError(
-                f"{key} is not a key; did you mean {near}? (keys: {', '.join(_COMPRESS_KEYS)})"
+                f"{key} is not a key; {hint} (keys: {', '.join(_COMPRESS_KEYS)})"
             )
         saves = key == "compressed_saves" or config.final_config_dict.get("compressed_saves")
         if not is_tiny(config.model_class) and not saves:
@@ -162,7 +161,7 @@ def _check_seed(final: dict[str, Any]) -> None:
     if final["compress_seed"] is None:
         final["compress_seed"] = final["seed"]
     seed = final["compress_seed"]
-    if type(seed) is not int or not 0 <= seed < _SEED_LIMIT:
+    if not is_integer(seed) or not 0 <= seed < _SEED_LIMIT:
         raise ConfigurationError(f"compress_seed must be an integer in [0, 2^63); got {seed!r}")
 
 
@@ -181,7 +180,7 @@ def _check_twin(config: RecBoleConfig) -> None:
 
 
 def _check_budget(config: RecBoleConfig) -> None:
-    """Bits are chosen under a budget, so nothing else may ask for some."""
+    """Check that the model chooses bits under a budget, by the noise that a budget measures."""
     final = config.final_config_dict
     read_bytes(final["compress_budget"], "compress_budget")
     if not getattr(config.model_class, "chooses_bits", False):
@@ -197,7 +196,7 @@ def _check_budget(config: RecBoleConfig) -> None:
 
 
 def refuse_bits_beside_budget(config: RecBoleConfig) -> None:
-    """Refuse bits from the user where a budget chooses them; a checkpoint's parameters have both.
+    """Refuse bits from the user where a budget chooses them (a checkpoint's parameters have both).
 
     Raises:
         ConfigurationError: `compress_bits` was given with `compress_budget`.
@@ -214,7 +213,7 @@ def _twins_that_choose() -> list[str]:
 
 
 def check_dataset(config: RecBoleConfig) -> None:
-    """Refuse a data set whose files are not there.
+    """Refuse a data set whose files are missing.
 
     Raises:
         ConfigurationError: The folder, `.inter`, or a knowledge model's `.kg` or `.link` is

@@ -1,7 +1,7 @@
 """Parameters as people write them on a command line and in files.
 
-A text becomes a value by reading it as a Python literal (`2`, `1e-3`, `[64,32]`, `true`) or
-stays what it is (`RO`): as in RecBole, except that RecBole calls `eval` and would run it.
+Text is read as a Python literal (`2`, `1e-3`, `[64,32]`, `true`) if it is one, and stays text if
+not (`RO`). RecBole does the same with `eval`, which would run code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_tinykg.errors import ConfigurationError
 
 
 def read_arguments(argv: Sequence[str]) -> dict[str, str]:
-    """Read `--key=value` arguments; anything else is refused, where RecBole ignores it.
+    """Read `--key=value` arguments; refuse anything else, which RecBole would ignore.
 
     Raises:
         ConfigurationError: An argument of another form, or one key with two values.
@@ -36,9 +36,9 @@ def read_arguments(argv: Sequence[str]) -> dict[str, str]:
 
 
 def read_literal(value: Any) -> Any:
-    """The value that a text stands for: a Python literal, `true`, `false`, or the text itself.
+    """Return the value of a text: a Python literal, `true`, `false`, or the text itself.
 
-    Values that are no text are returned as they are.
+    Values that are not text are returned unchanged.
     """
     if not isinstance(value, str):
         return value
@@ -57,7 +57,7 @@ def read_file(file: str | os.PathLike[str], loader: type = yaml.SafeLoader) -> d
 
     Args:
         file: Its path.
-        loader: How to read it: RecBole's loader takes `1e-3` for a number.
+        loader: YAML loader; RecBole's reads `1e-3` as a number.
 
     Raises:
         ConfigurationError: It cannot be read, or holds something else.

@@ -1,8 +1,8 @@
-"""What RecBole's own keys may say, checked before data are read and hours are spent.
+"""Checks of RecBole's own keys, before data are read and hours are spent.
 
-RecBole checks few of them. A text where a number belongs ends in a traceback, after the data set
-has been read; an unknown `learner` becomes Adam, a text where True or False belongs is true, and
-a `valid_metric` that is not computed stops the run when the first epoch has been trained.
+RecBole checks few of them. Text in place of a number ends in a traceback after the data set has
+been read; an unknown `learner` becomes Adam; text in place of True or False counts as True; and a
+`valid_metric` that is not computed stops the run after its first epoch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType, ModelType
 
 from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.model.checks import is_integer, is_number
 
 _INTEGERS = {  # least value
     "epochs": 0,
@@ -73,12 +74,11 @@ def check_values(config: RecBoleConfig) -> None:
 def _check_numbers(final: Mapping[str, Any]) -> None:
     for key, least in _INTEGERS.items():
         value = final.get(key, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_integer(value) or value < least:
             raise ConfigurationError(f"{key} must be an integer of {least} or more; got {value!r}")
     for key in _NUMBERS:
         value = final.get(key, 0)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float("inf"):
+        if not is_number(value) or not 0 <= value < float("inf"):
             raise ConfigurationError(f"{key} must be a number of 0 or more; got {value!r}")
 
 
@@ -92,7 +92,7 @@ def _check_encoding(encoding: Any) -> None:
 
 
 def check_valid_metric(config: RecBoleConfig) -> None:
-    """Raise ConfigurationError unless training will compute the metric that it is judged by."""
+    """Raise ConfigurationError unless `valid_metric` is among the metrics that are computed."""
     final = config.final_config_dict
     metrics = [str(name).lower() for name in final["metrics"]]
     names = [name for name in metrics if name in _WITHOUT_CUTOFF]
@@ -105,7 +105,7 @@ def check_valid_metric(config: RecBoleConfig) -> None:
 
 
 def check_negatives(config: RecBoleConfig) -> None:
-    """Raise ConfigurationError if a model that compares with negatives is to get none."""
+    """Raise ConfigurationError if a model that needs negatives would get none."""
     given = config.final_config_dict["train_neg_sample_args"]
     kind = (getattr(config.model_class, key, None) for key in ("type", "input_type"))
     if tuple(kind) != (ModelType.KNOWLEDGE, InputType.PAIRWISE):

@@ -1,16 +1,21 @@
-"""Builds everything of one run, draw by draw as RecBole does, and writes nothing.
+"""All that one run consists of, built from a configuration or restored from a checkpoint.
 
-The same seed gives the splits, initial weights and batches that RecBole draws, so that a twin and
-its stock model can be compared step by step.
+Whatever needs a data set with a model comes through `build`: it checks that files and kernels are
+there and then draws as RecBole draws, number by number. The same seed gives RecBole's splits,
+initial weights and batches, so that a twin and its stock model can be compared step by step.
+
+Whatever opens a checkpoint to use its model comes through `restore`: the file is read once, and
+the data set must be the one that the model was trained on.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole.utils import init_seed
 
@@ -20,33 +25,50 @@ from recbole_tinykg.config import Config
 from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.data.atomic_files import create_dataset
 from recbole_tinykg.data.loaders import data_preparation
+from recbole_tinykg.quick_start import run_log
 from recbole_tinykg.trainer import get_trainer
 
-Names = str | type | None
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
+    from recbole.data.dataset import Dataset
+    from recbole.model.abstract_recommender import AbstractRecommender
 
-ConfigFiles = Sequence[str | os.PathLike[str]] | None
+Model = str | type | None
+"""Class name or class; None: as the key `model` says."""
+
+FilePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of one run, ready to train: `trainer.fit(train_data, valid_data)`."""
+    """Configuration, data and model; `trainer.fit(train_data, valid_data)` trains it."""
 
     config: Config
-    dataset: Any
-    train_data: Any
-    valid_data: Any
-    test_data: Any
-    model: Any
-    trainer: Any
+    dataset: Dataset
+    train_data: AbstractDataLoader
+    valid_data: AbstractDataLoader
+    test_data: AbstractDataLoader
+    model: AbstractRecommender
+
+    @functools.cached_property
+    def trainer(self) -> Any:
+        """The model's trainer, made on first use: models that we cannot train can be restored."""
+        return get_trainer(self.config, self.model)
+
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        """The interactions of `train`, `valid` and `test`; a split without any is left out."""
+        loaders = {"train": self.train_data, "valid": self.valid_data, "test": self.test_data}
+        return {name: loader._dataset for name, loader in loaders.items() if loader}
 
 
 def prepare(
-    model: Names = None,
+    model: Model = None,
     dataset: str | None = None,
-    config_file_list: ConfigFiles = None,
+    config_file_list: Sequence[FilePath] | None = None,
     config_dict: Mapping[str, Any] | None = None,
 ) -> Experiment:
-    """Build data, model and trainer of a twin or a stock model, and writes no files.
+    """Build data, model and trainer of a twin or a stock model; write no files.
 
     Args:
         model: Class name, such as `TinyKGAT` or `KGAT`; None: as the key `model` says.
@@ -58,44 +80,27 @@ def prepare(
         ConfigurationError: Model, data set or a parameter cannot be used.
         NativeLibraryError: `compress_require_native` is set and the library is missing.
     """
-    return _build(Config(model, dataset, config_file_list, config_dict))
+    experiment = build(Config(model, dataset, config_file_list, config_dict))
+    _ = experiment.trainer  # refuses a model that RecBole trains in a loop of its own
+    return experiment
 
 
-def load_data_and_model(
-    model_file: str | os.PathLike[str], *, config_dict: Mapping[str, Any] | None = None
-) -> tuple[Config, Any, Any, Any, Any, Any]:
-    """Load a checkpoint of ours, and the data it was trained on.
+def build(config: Config, *, writes_log: bool = False) -> Experiment:
+    """Build what a configuration describes, with initial weights, in RecBole's order of draws.
 
     Args:
-        model_file: Checkpoint.
-        config_dict: Parameters that win over the checkpoint's, such as `data_path`.
-
-    Returns:
-        Config, model, dataset, train data, valid data, test data.
+        config: The configuration.
+        writes_log: Whether to start RecBole's log, once files and kernels have been found.
 
     Raises:
-        CheckpointError: Not a checkpoint of ours, or a damaged one.
-        ConfigurationError: The data set is not there.
+        ConfigurationError: The data set is missing, or RecBole cannot read it.
+        NativeLibraryError: `compress_require_native` is set and the library is missing.
     """
-    state = checkpoint.load(model_file)
-    config = Config.from_plain(state["config"], config_dict)
-    dataset, loaders, model = build_data_and_model(config)
-    checkpoint.restore_model(model, state)
-    return config, model, dataset, *loaders
-
-
-def _build(config: Config) -> Experiment:
-    dataset, loaders, model = build_data_and_model(config)
-    return Experiment(config, dataset, *loaders, model, get_trainer(config, model))
-
-
-def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any]:
-    """Build what a configuration describes, in RecBole's order of random draws.
-
-    Returns:
-        The data set; its train, valid and test loaders; the model with initial weights.
-    """
-    _check_surroundings(config)
+    check_dataset(config)
+    if config["compress_require_native"]:
+        ops.require_native(config["device"].type)
+    if writes_log:
+        run_log.start(config)
     logger = logging.getLogger()
     init_seed(config["seed"], config["reproducibility"])
     with recboles_warnings_ignored():
@@ -106,11 +111,58 @@ def build_data_and_model(config: Config) -> tuple[Any, tuple[Any, Any, Any], Any
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     logger.info(model)
-    return dataset, loaders, model
+    return Experiment(config, dataset, *loaders, model)
 
 
-def _check_surroundings(config: Config) -> None:
-    """Raise UserError unless the data set, and the native library if required, are there."""
-    check_dataset(config)
-    if config["compress_require_native"]:
-        ops.require_native(config["device"].type)
+def restore(path: FilePath, changes: Mapping[str, Any] | None = None) -> Experiment:
+    """Open a checkpoint of ours: its configuration, data and model, with the trained weights.
+
+    Args:
+        path: The file.
+        changes: Parameters that win over the checkpoint's, such as `data_path` or `topk`.
+
+    Raises:
+        CheckpointError: Not a checkpoint of ours, a damaged one, or one of another training split.
+        ConfigurationError: The data set is missing, or a changed parameter cannot be used.
+    """
+    return restore_state(checkpoint.load(path), changes)
+
+
+def restore_state(state: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Experiment:
+    """As `restore`, from the content of a checkpoint that is loaded already."""
+    experiment = build(Config.from_plain(state["config"], changes))
+    checkpoint.check_class(experiment.model, state)
+    checkpoint.check_dataset(checkpoint.dataset_fingerprint(experiment.splits["train"]), state)
+    checkpoint.restore_model(experiment.model, state)
+    return experiment
+
+
+def load_data_and_model(
+    model_file: FilePath, *, config_dict: Mapping[str, Any] | None = None
+) -> tuple[
+    Config, AbstractRecommender, Dataset, AbstractDataLoader, AbstractDataLoader, AbstractDataLoader
+]:
+    """Load a checkpoint of ours and the data it was trained on; RecBole's form of `restore`.
+
+    Args:
+        model_file: Checkpoint.
+        config_dict: Parameters that win over the checkpoint's, such as `data_path`.
+
+    Returns:
+        Config, model, dataset, train data, valid data, test data.
+
+    Raises:
+        CheckpointError: Not a checkpoint of ours, a damaged one, or one of another training split.
+        ConfigurationError: The data set is missing, or a changed parameter cannot be used.
+    """
+    return in_recboles_order(restore(model_file, config_dict))
+
+
+def in_recboles_order(
+    built: Experiment,
+) -> tuple[
+    Config, AbstractRecommender, Dataset, AbstractDataLoader, AbstractDataLoader, AbstractDataLoader
+]:
+    """Return an experiment as RecBole's `load_data_and_model` returns it."""
+    loaders = built.train_data, built.valid_data, built.test_data
+    return built.config, built.model, built.dataset, *loaders

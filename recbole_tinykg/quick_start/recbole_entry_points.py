@@ -1,13 +1,13 @@
-"""How RecBole's own entry points learn the names of the twins.
+"""Makes RecBole's own entry points accept the twins.
 
 RecBole finds a model by its file name under `recbole.model`, its trainer by the name
-`<Model>Trainer` in `recbole.trainer` (a model without one trains as a plain knowledge model,
-without a word, and KGAT's attention is then never refreshed), and its parameters in its own
-`properties` folder. So each twin is entered under those names, and RecBole's `Config` reads our
-properties for twins and checks our keys. `data_preparation` builds our loaders for twins.
+`<Model>Trainer` in `recbole.trainer` (a model without one is silently trained as a plain knowledge
+model, and KGAT's attention is then never refreshed), and its parameters in its own `properties`
+folder. So each twin is entered under those names, and RecBole's `Config` reads our properties for
+twins and checks our keys. `data_preparation` builds our loaders for twins.
 
-`recbole.quick_start` imports Ray and is therefore never imported from here: its
-`load_data_and_model` is wrapped when somebody else imports it.
+`recbole.quick_start` imports Ray, so it is never imported from here: its `load_data_and_model` is
+wrapped when other code imports it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -31,13 +31,26 @@ from recbole_tinykg.config import own_keys
 from recbole_tinykg.data import loaders
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.model import MODELS, get_model, is_tiny
-from recbole_tinykg.quick_start.experiment import load_data_and_model
+from recbole_tinykg.quick_start.experiment import in_recboles_order, restore_state
 
 _KNOWLEDGE_MODELS = "recbole.model.knowledge_aware_recommender"
 _QUICK_START = "recbole.quick_start.quick_start"
 
 
-def accept_twins() -> None:
+@functools.cache
+def register() -> None:
+    """Make RecBole's own functions accept the twins; calling it again does nothing.
+
+    From then on RecBole's `Config`, `get_model`, `get_trainer` and `run_recbole` take names
+    such as `TinyKGAT`, and its `load_data_and_model` takes our checkpoints. In a script that uses
+    RecBole's functions, import them after this call.
+    """
+    compat.apply()
+    _enter_twins()
+    _take_our_checkpoints()
+
+
+def _enter_twins() -> None:
     """Enter every twin where `get_model`, `get_trainer` and `Config` of RecBole look."""
     package = importlib.import_module(_KNOWLEDGE_MODELS)
     for name, module_name in MODELS.items():
@@ -73,27 +86,27 @@ def _wrap_config() -> None:
 
     RecBoleConfig._load_internal_config_dict = load_internal_config_dict
     RecBoleConfig._set_default_parameters = set_default_parameters
-    RecBoleConfig.to_plain = config.to_plain
+    RecBoleConfig.to_plain = config.plain_parameters
 
 
-def load_our_checkpoints(load_ours: Callable[[str], Any]) -> None:
-    """Make RecBole's `load_data_and_model` hand our checkpoints to `load_ours`."""
+def _take_our_checkpoints() -> None:
+    """Make RecBole's `load_data_and_model` restore our checkpoints too."""
     if _QUICK_START in sys.modules:
-        _wrap_quick_start(sys.modules[_QUICK_START], load_ours)
+        _wrap_quick_start(sys.modules[_QUICK_START])
     else:
-        sys.meta_path.insert(0, _QuickStartFinder(load_ours))
+        sys.meta_path.insert(0, _QuickStartFinder())
 
 
-def _wrap_quick_start(module: ModuleType, load_ours: Callable[[str], Any]) -> None:
+def _wrap_quick_start(module: ModuleType) -> None:
     load_recboles = module.load_data_and_model
 
     @functools.wraps(load_recboles)
     def load_data_and_model(model_file: str) -> Any:
         try:
-            checkpoint.load(model_file)
+            state = checkpoint.load(model_file)
         except CheckpointError:
             return load_recboles(model_file)
-        return load_ours(model_file)
+        return in_recboles_order(restore_state(state))
 
     for name in (_QUICK_START, "recbole.quick_start"):
         if getattr(sys.modules.get(name), "load_data_and_model", None) is load_recboles:
@@ -101,10 +114,7 @@ def _wrap_quick_start(module: ModuleType, load_ours: Callable[[str], Any]) -> No
 
 
 class _QuickStartFinder(MetaPathFinder):
-    """Finds `recbole.quick_start.quick_start` where it is, and wraps it after its import."""
-
-    def __init__(self, load_ours: Callable[[str], Any]) -> None:
-        self._load_ours = load_ours
+    """Finds `recbole.quick_start.quick_start` as usual, and wraps it once it is imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -117,20 +127,7 @@ class _QuickStartFinder(MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 run_module(module)
-                _wrap_quick_start(module, self._load_ours)
+                _wrap_quick_start(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
-
-
-@functools.cache
-def register() -> None:
-    """Make RecBole's own functions accept the twins; calling it again does nothing.
-
-    From then on RecBole's `Config`, `get_model`, `get_trainer` and `run_recbole` take names
-    such as `TinyKGAT`, and its `load_data_and_model` takes our checkpoints. For people who keep
-    their scripts: import RecBole's functions after this call.
-    """
-    compat.apply()
-    accept_twins()
-    load_our_checkpoints(load_data_and_model)

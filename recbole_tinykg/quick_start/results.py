@@ -8,7 +8,7 @@ import platform
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import recbole
@@ -17,13 +17,16 @@ import torch
 from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.config import Config
 
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
 
 def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """RecBole's metrics (NumPy scalars under NumPy 2) as plain floats; None stays None."""
+    """Return RecBole's metrics (NumPy scalars under NumPy 2) as plain floats; None stays None."""
     return None if metrics is None else {name: float(value) for name, value in metrics.items()}
 
 
-def pairs_checksum(dataset: Any) -> int:
+def pairs_checksum(dataset: Dataset) -> int:
     """Return a checksum of the (user, item) pairs of a split, whatever their order."""
     users, items = (dataset.inter_feat[f].numpy() for f in (dataset.uid_field, dataset.iid_field))
     return zlib.crc32(np.sort(users * dataset.item_num + items).tobytes())
@@ -33,7 +36,7 @@ def write_result(path: Path, result: Mapping[str, Any], config: Config) -> None:
     """Write a run's result with its configuration and versions, whole or not at all.
 
     Args:
-        path: The file, replaced if it is there.
+        path: The file, replaced if it exists.
         result: As `run_recbole_tinykg` returns it.
         config: Configuration of the run.
 
@@ -55,7 +58,7 @@ def write_result(path: Path, result: Mapping[str, Any], config: Config) -> None:
 
 
 def _without_infinities(value: Any) -> Any:
-    """JSON has no number for infinity or NaN: they become null."""
+    """Replace infinity and NaN, for which JSON has no numbers, by null."""
     if isinstance(value, Mapping):
         return {key: _without_infinities(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

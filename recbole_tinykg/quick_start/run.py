@@ -1,23 +1,14 @@
-"""From names to a trained model: RecBole's `run_recbole`, step by step, draw by draw.
+"""Trains a model from its name to its result: RecBole's `run_recbole`, step by step, draw by draw.
 
-The same seed gives the splits, initial weights and batches that RecBole draws, so that a twin and
-its stock model can be compared step by step. One step of RecBole's is left out: counting FLOPs. It
-deep-copies the model with its graph, which doubles the memory that this package is there to save,
-and runs `predict` on the copy. (KGIN and MCCLK draw random numbers in `predict`: their training
-starts elsewhere in the random stream than under RecBole's `run_recbole`.)
-
-* `prepare` builds everything and writes nothing: for notebooks and tests.
-* `run_recbole_tinykg` trains, evaluates, and writes log, checkpoints and `<run>.json`.
-* `load_data_and_model` is RecBole's, for our checkpoints.
-* `register` makes RecBole's own entry points accept the twins.
+One step of RecBole's is left out: counting FLOPs. It deep-copies the model with its graph, which
+doubles the memory that this package exists to save, and runs `predict` on the copy. (KGIN and
+MCCLK draw random numbers in `predict`, so here their training starts at another place in the
+random stream than under RecBole's `run_recbole`.)
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from recbole_tinykg import checkpoint
@@ -26,27 +17,21 @@ from recbole_tinykg.config import Config
 from recbole_tinykg.config.recbole_keys import check_valid_metric
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.quick_start import run_log
-from recbole_tinykg.quick_start.experiment import (
-    ConfigFiles,
-    Experiment,
-    Names,
-    _build,
-    _check_surroundings,
-)
+from recbole_tinykg.quick_start.experiment import Experiment, FilePath, Model, build
 from recbole_tinykg.quick_start.results import pairs_checksum, plain_metrics, write_result
 
 
 def run_recbole_tinykg(
-    model: Names = None,
+    model: Model = None,
     dataset: str | None = None,
-    config_file_list: ConfigFiles = None,
+    config_file_list: Sequence[FilePath] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     saved: bool = True,
     *,
     argv: Sequence[str] = (),
-    resume: str | os.PathLike[str] | None = None,
+    resume: FilePath | None = None,
 ) -> dict[str, Any]:
-    """Train a model, evaluates its best epoch, and reports accuracy, memory and time.
+    """Train a model, evaluate its best epoch, and report accuracy, memory and time.
 
     Args:
         model: Class name; None: as the key `model` says.
@@ -70,36 +55,38 @@ def run_recbole_tinykg(
         UserError: Wrong input; the message is one line.
     """
     arguments = (model, dataset, config_file_list, config_dict, argv)
-    config = _resumed_config(resume, *arguments) if resume else Config(*arguments)
-    check_valid_metric(config)
-    _check_surroundings(config)  # before a log file is there for nothing
-    run_log.start(config)
-    logging.getLogger().info(config)
-    experiment = _build(config)
     if resume:
-        experiment.trainer.resume_checkpoint(resume, experiment.train_data)
+        experiment = _resume(resume, *arguments)
+    else:
+        experiment = build(Config(*arguments), writes_log=True)
     try:
         return _run(experiment, saved)
     except KeyboardInterrupt as interrupt:
-        last = _files(experiment)["last"]
-        if Path(last).is_file():
+        last = _files(experiment).last
+        if last.is_file():
             interrupt.add_note(f"continue with --resume={last}")
         raise
 
 
-def _resumed_config(
-    file: str | os.PathLike[str],
-    model: Names,
+def _resume(file: FilePath, *arguments: Any) -> Experiment:
+    """Build what a checkpoint describes, with changes, and take training up where it ended."""
+    state = checkpoint.load(file)
+    config = _changed_config(file, state["config"], *arguments)
+    check_valid_metric(config)
+    experiment = build(config, writes_log=True)
+    experiment.trainer.resume(state, file, experiment.train_data)
+    return experiment
+
+
+def _changed_config(
+    file: FilePath,
+    plain: Mapping[str, Any],
+    model: Model,
     dataset: str | None,
-    config_file_list: ConfigFiles,
-    config_dict: Mapping[str, Any] | None,
-    argv: Sequence[str],
+    *others: Any,
 ) -> Config:
-    """The configuration of a checkpoint, with changes."""
-    plain = checkpoint.load(file)["config"]
-    changed = Config(
-        model or plain["model"], dataset or plain["dataset"], config_file_list, config_dict, argv
-    )
+    """Return a checkpoint's configuration with changes, which leave model and data set alone."""
+    changed = Config(model or plain["model"], dataset or plain["dataset"], *others)
     for key in ("model", "dataset"):
         if changed[key] != plain[key]:
             raise CheckpointError(
@@ -135,27 +122,15 @@ def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:
         "epochs": trainer.start_epoch + len(trainer.epoch_seconds),
         "epoch_seconds": trainer.epoch_seconds,
         "evaluation_seconds": trainer.evaluation_seconds,
-        "splits": _splits(experiment),
+        "splits": {name: pairs_checksum(split) for name, split in experiment.splits.items()},
     }
     if saved:
-        result["files"] = _files(experiment)
-        write_result(Path(result["files"]["result"]), result, config)
+        files = _files(experiment)
+        names = ("best", "last", "result")
+        result["files"] = {name: str(getattr(files, name)) for name in names}
+        write_result(files.result, result, config)
     return result
 
 
-def _splits(experiment: Experiment) -> dict[str, int]:
-    loaders = (experiment.train_data, experiment.valid_data, experiment.test_data)
-    return {
-        name: pairs_checksum(loader._dataset)
-        for name, loader in zip(("train", "valid", "test"), loaders, strict=True)
-        if loader
-    }
-
-
-def _files(experiment: Experiment) -> dict[str, str]:
-    files = RunFiles(Path(experiment.trainer.saved_model_file))
-    return {
-        "best": str(files.best),
-        "last": str(files.last),
-        "result": str(files.best.with_suffix(".json")),
-    }
+def _files(experiment: Experiment) -> RunFiles:
+    return RunFiles(experiment.trainer.saved_model_file)

@@ -18,10 +18,10 @@ from recbole_tinykg.quick_start.results import plain_metrics
 
 
 def start(config: Config) -> None:
-    """Start RecBole's logger, with a file of its own for every run of a process.
+    """Start RecBole's logger, with a file for every run of a process, and log the parameters.
 
     RecBole configures the root logger only while it has no handlers: those of an earlier run are
-    closed, those of other people are set aside for a moment.
+    closed, those of other code are set aside meanwhile.
     """
     if isinstance(sys.stdout, StreamWrapper):
         deinit()  # RecBole's logger wraps the streams once more with every run
@@ -40,10 +40,11 @@ def start(config: Config) -> None:
     finally:
         for handler in others:
             root.addHandler(handler)
+    root.info(config)
 
 
 def end(config: Config, best_valid_result: Any, test_result: Any) -> None:
-    """Note the machine and the results."""
+    """Log the machine and the results."""
     logger = logging.getLogger()
     environment = get_environment(config).draw()
     logger.info(f"The running environment of this training is as follows:\n{environment}")

@@ -1,22 +1,25 @@
-"""What `recommend` may be asked for: its arguments, checked and turned into numbers."""
+"""The arguments of `recommend`, checked and turned into numbers."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_tinykg.errors import ConfigurationError
+from recbole_tinykg.errors import ConfigurationError, did_you_mean
+from recbole_tinykg.model.checks import is_integer
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 SPLITS = ("train", "valid", "test")
 NUM_NAMED = 5
-"""Users that an error names."""
+"""How many users an error names."""
 
 
 def splits_of(seen: str) -> tuple[str, ...]:
-    """The splits that `seen` names: `all`, `none`, or names with commas between."""
+    """Return the splits that `seen` names: `all`, `none`, or names with commas between."""
     named = {"all": SPLITS, "none": ()}.get(seen, tuple(seen.split(",")))
     if not set(named) <= set(SPLITS):
         raise ConfigurationError(
@@ -28,12 +31,12 @@ def splits_of(seen: str) -> tuple[str, ...]:
 
 def check_number(name: str, value: Any, at_least: int) -> None:
     """Raise ConfigurationError unless a value is an integer and large enough."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if not is_integer(value) or value < at_least:
         raise ConfigurationError(f"{name} must be an integer of {at_least} or more; got {value!r}")
 
 
-def user_ids(tokens: Sequence[str] | None, dataset: Any) -> np.ndarray:
-    """Numbers (U,) of users in the data set."""
+def user_ids(tokens: Sequence[str] | None, dataset: Dataset) -> np.ndarray:  # (U,)
+    """Return the numbers of users in the data set; without tokens, of all users."""
     if tokens is None:
         return np.arange(1, dataset.user_num)
     if isinstance(tokens, str) or not len(tokens):
@@ -52,5 +55,5 @@ def user_ids(tokens: Sequence[str] | None, dataset: Any) -> np.ndarray:
 
 
 def _with_near_miss(token: str, known: Mapping[str, int]) -> str:
-    near = difflib.get_close_matches(token, known, n=1, cutoff=0.7)
-    return f"{token!r} (did you mean {str(near[0])!r}?)" if near else repr(token)
+    hint = did_you_mean(token, known, cutoff=0.7)
+    return f"{token!r} ({hint})" if hint else repr(token)

@@ -1,20 +1,25 @@
 """A column of the data set's `.item` file, such as titles, to go with recommended items.
 
-It is read apart from the data set: loading it there would number the items differently.
+It is read apart from the data set, which would number the items differently with it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from recbole_tinykg.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
-def read_item_field(config: Any, dataset: Any, field: str) -> dict[str, str]:
-    """Texts by item token.
+    from recbole_tinykg.config import Config
+
+
+def read_item_field(config: Config, dataset: Dataset, field: str) -> dict[str, str]:
+    """Return the texts of a column by item token.
 
     Raises:
         ConfigurationError: There is no such file, or no such column in it.

@@ -1,4 +1,4 @@
-"""The k best items of users: scored in batches, items already seen left out.
+"""The k best items for each user: scored in batches, without the items already seen.
 
 Scores are the model's own, from `full_sort_predict` or else pair by pair, and `torch.topk`
 ranks them, as in RecBole's evaluation and its `case_study.full_sort_topk`. A batch has as many
@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType
 from torch import Tensor
 
-from recbole_tinykg import checkpoint as checkpoints
 from recbole_tinykg.config import Config
 from recbole_tinykg.data.full_sort import PAIRS_PER_BATCH
 from recbole_tinykg.data.negatives import Pairs
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import is_tiny
-from recbole_tinykg.quick_start.experiment import build_data_and_model
-from recbole_tinykg.serving.arguments import NUM_NAMED, SPLITS, check_number, splits_of, user_ids
+from recbole_tinykg.quick_start import restore
+from recbole_tinykg.serving.arguments import NUM_NAMED, check_number, splits_of, user_ids
 from recbole_tinykg.serving.item_file import read_item_field
 from recbole_tinykg.serving.paths.finder import PathFinder, check_attention, path_finder
 from recbole_tinykg.serving.paths.knowledge import GraphPath, KnowledgeGraph
@@ -41,9 +41,9 @@ class Recommendation:
 
     Attributes:
         item: Its token in the data.
-        score: What the model gives to it.
+        score: The model's score.
         field: Its entry in `item_field`, such as a title; None if none was asked for.
-        paths: What connects it to items that the user knows, the best one first.
+        paths: Paths from items that the user knows, the best one first.
     """
 
     item: str
@@ -54,7 +54,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class UserRecommendations:
-    """What is recommended to a user, the best item first.
+    """A user's recommendations, the best item first.
 
     Attributes:
         user: Token in the data.
@@ -75,20 +75,20 @@ def recommend(
     item_field: str | None = None,
     config_dict: Mapping[str, Any] | None = None,
 ) -> Iterator[UserRecommendations]:
-    """Recommends items to users, in batches, as they are asked for.
+    """Recommend items to users, in batches, each computed when it is asked for.
 
     Args:
         checkpoint: File that a run of ours wrote, or `recbole-tinykg convert`.
         users: Tokens as in the data; None: all users.
-        k: How many items for each user.
-        paths: At most so many paths to each item, from models with attention over the graph.
+        k: Number of items for each user.
+        paths: Most paths to each item; only models with attention over the graph have any.
         seen: Which of a user's items are left out: those of the splits `train`, `valid`,
             `test`, joined by commas; `all` of them; or `none`.
-        item_field: Column of the data set's `.item` file to go with every item.
+        item_field: Column of the data set's `.item` file to show with every item.
         config_dict: Parameters that win over the checkpoint's, such as `data_path`.
 
     Returns:
-        One for each user, in the order given; a user that is given twice comes once.
+        One for each user, in the order given; a user who is given twice comes once.
 
     Raises:
         ConfigurationError: Unknown users, or another argument that cannot be used.
@@ -97,7 +97,7 @@ def recommend(
     seen_splits = splits_of(seen)
     check_number("k", k, at_least=1)
     check_number("paths", paths, at_least=0)
-    loaded = _Loaded.of(checkpoint, config_dict or {})
+    loaded = _Loaded.from_checkpoint(checkpoint, config_dict)
     num_items = loaded.dataset.item_num - 1  # the first is padding
     if k > num_items:
         raise ConfigurationError(
@@ -117,30 +117,25 @@ class _Loaded:
     """A checkpoint's model in evaluation mode, its data, and the splits by name."""
 
     config: Config
-    model: Any
-    dataset: Any
-    splits: dict[str, Any]
+    model: AbstractRecommender
+    dataset: Dataset
+    splits: dict[str, Dataset]
 
     @classmethod
-    def of(cls, file: str | os.PathLike[str], changes: Mapping[str, Any]) -> _Loaded:
-        state = checkpoints.load(file)
-        config = Config.from_plain(state["config"], changes)
+    def from_checkpoint(
+        cls, file: str | os.PathLike[str], changes: Mapping[str, Any] | None
+    ) -> _Loaded:
+        experiment = restore(file, changes)
+        config, splits = experiment.config, experiment.splits
         if config["MODEL_TYPE"] not in _MODEL_TYPES:
             raise ConfigurationError(
                 f"the checkpoint's model must score pairs of a user and an item; got "
                 f"{config['model']}, a {config['MODEL_TYPE'].name.lower()} model, which reads more"
             )
-        dataset, loaders, model = build_data_and_model(config)
-        splits = {
-            name: loader._dataset for name, loader in zip(SPLITS, loaders, strict=True) if loader
-        }
-        if "dataset" in state:  # not in a converted one
-            checkpoints.check_dataset(checkpoints.dataset_fingerprint(splits["train"]), state)
-        checkpoints.restore_model(model, state)
-        return cls(config, model.eval(), splits["train"], splits)
+        return cls(config, experiment.model.eval(), splits["train"], splits)
 
     def pairs(self, splits: Sequence[str]) -> Pairs:
-        """All pairs (user, item) of some splits."""
+        """Return all pairs (user, item) of some splits."""
         features = [self.splits[name].inter_feat for name in splits if name in self.splits]
         users, items = (
             np.concatenate([np.empty(0, np.int64), *(table[name].numpy() for table in features)])
@@ -172,7 +167,7 @@ class _Ranking:
     def users(
         self, ids: np.ndarray, explanation: _Explanation | None
     ) -> Iterator[UserRecommendations]:
-        """Recommendations for users (U,)."""
+        """Yield the recommendations for users (U,)."""
         size = self._batch_size()
         for start in range(0, len(ids), size):
             batch = ids[start : start + size]
@@ -185,7 +180,7 @@ class _Ranking:
             for user, own_scores, own_items in zip(batch, scores, items, strict=True):
                 left = own_scores > -math.inf
                 chosen = own_items[left].numpy()
-                paths = explanation.of(user, chosen) if explanation else [()] * len(chosen)
+                paths = explanation.paths_to(user, chosen) if explanation else [()] * len(chosen)
                 yield self._named(user, chosen, own_scores[left].tolist(), paths)
 
     def _batch_size(self) -> int:
@@ -196,7 +191,7 @@ class _Ranking:
 
     @torch.no_grad()
     def _unseen_scores(self, users: np.ndarray) -> Tensor:  # (B,) -> (B, n_items)
-        """Scores of all items; padding and what was seen have -inf."""
+        """Return the scores of all items, with -inf for padding and for what was seen."""
         scores = item_scores(self._model, self._dataset, users, self._config)
         scores[:, 0] = -math.inf
         row, item = (index.to(scores.device) for index in self._seen.rows(users))
@@ -219,7 +214,7 @@ class _Ranking:
 
 
 class _Explanation:
-    """Finds and names the paths from what a user's training items are to recommended ones."""
+    """Finds and names the paths from a user's training items to recommended ones."""
 
     def __init__(self, loaded: _Loaded, num_paths: int, fields: Mapping[str, str] | None) -> None:
         self._graph = KnowledgeGraph(loaded.dataset)
@@ -227,19 +222,24 @@ class _Explanation:
         self._known = loaded.pairs(["train"])
         self._num_paths, self._fields = num_paths, fields or {}
 
-    def of(self, user: int, items: np.ndarray) -> list[tuple[GraphPath, ...]]:
-        """Paths to each of a user's items (I,)."""
+    def paths_to(self, user: int, items: np.ndarray) -> list[tuple[GraphPath, ...]]:
+        """Return the paths to each of a user's items (I,)."""
         history = self._known.rows(np.array([user]))[1].numpy()
         found = self._finder.find(user, history, items, self._num_paths)
         return self._graph.named(found, len(items), self._fields)
 
 
-def _scores_all_items(model: Any) -> bool:
+def _scores_all_items(model: AbstractRecommender) -> bool:
     return type(model).full_sort_predict is not AbstractRecommender.full_sort_predict
 
 
-def item_scores(model: Any, dataset: Any, users: np.ndarray, config: Any) -> Tensor:
-    """Scores (B, n_items) of every item for users (B,), as the model gives them."""
+def item_scores(
+    model: AbstractRecommender,
+    dataset: Dataset,
+    users: np.ndarray,  # (B,)
+    config: Config,
+) -> Tensor:  # (B, n_items)
+    """Return the model's own scores of every item for some users."""
     device, num_items = config["device"], dataset.item_num
     batch = dataset.join(Interaction({dataset.uid_field: torch.from_numpy(users)})).to(device)
     if _scores_all_items(model):

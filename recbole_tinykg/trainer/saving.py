@@ -13,7 +13,7 @@ from typing import Any
 from recbole_tinykg import checkpoint
 from recbole_tinykg.checkpoint import random_state
 from recbole_tinykg.checkpoint.run_files import RunFiles
-from recbole_tinykg.config import to_plain
+from recbole_tinykg.config import plain_parameters
 
 COUNTERS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
@@ -69,7 +69,7 @@ class RunSaver:
         return {
             **checkpoint.model_state(trainer.model),
             "dataset": self._dataset,
-            "config": to_plain(trainer.config),
+            "config": plain_parameters(trainer.config),
             "epoch": epoch,
             **{name: getattr(trainer, name) for name in COUNTERS},
             "compression_step": trainer.compression_step,

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from recbole_tinykg import checkpoint
 from recbole_tinykg.checkpoint.run_files import RunFiles
 from recbole_tinykg.compat.side_effects import no_files, recboles_deprecations_ignored
-from recbole_tinykg.config import to_plain
+from recbole_tinykg.config import plain_parameters
 from recbole_tinykg.errors import ConfigurationError, DivergenceError
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import is_tiny, stock_name_of
@@ -194,12 +194,21 @@ class TinyTrainer(Trainer):
             CheckpointError: The checkpoint cannot be read; is of another model, shape, data set or
                 configuration, or of a finished run; the best epoch is not beside it.
         """
-        state = checkpoint.load(resume_file)
-        checkpoint.check_model(self.model, state)
-        checkpoint.check_config(to_plain(self.config), state)
-        checkpoint.check_unfinished(state, epochs=self.epochs, stopping_step=self.stopping_step)
+        self.resume(checkpoint.load(resume_file), resume_file, train_data)
+
+    def resume(
+        self,
+        state: dict[str, Any],
+        resume_file: str | os.PathLike[str],
+        train_data: Any = None,
+    ) -> None:
+        """As `resume_checkpoint`, from the content of a checkpoint that is loaded already."""
+        checkpoint.check_class(self.model, state)
+        checkpoint.check_config(plain_parameters(self.config), state)
         if train_data is not None:
             checkpoint.check_dataset(checkpoint.dataset_fingerprint(train_data._dataset), state)
+        checkpoint.check_model(self.model, state)
+        checkpoint.check_unfinished(state, epochs=self.epochs, stopping_step=self.stopping_step)
         self._use_files(RunFiles.around(resume_file, state))
         checkpoint.restore_model(self.model, state)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recbole_tinykg import ops  # noqa: F401  spends PyTorch's warning about sparse CSR
-from recbole_tinykg.checkpoint.plain import plain, revived
+from recbole_tinykg.checkpoint.plain import from_plain, to_plain
 
 
 class Color(IntEnum):
@@ -35,7 +35,7 @@ class Color(IntEnum):
     ],
 )
 def test_classes_become_plain_values(value, expected):
-    result = plain(value)
+    result = to_plain(value)
     assert result == expected
     assert type(result) is type(expected)
 
@@ -50,14 +50,14 @@ TREES = st.recursive(
 @settings(deadline=None)
 @given(TREES)
 def test_plain_values_stay_as_they_are(tree):
-    assert plain(tree) == tree == revived(plain(tree))
+    assert to_plain(tree) == tree == from_plain(to_plain(tree))
 
 
 @pytest.mark.parametrize(
     "array", [np.arange(6, dtype=np.uint32).reshape(2, 3), np.array([True]), np.zeros((0, 2))]
 )
 def test_arrays_come_back(array, tmp_path):
-    back = revived(through_a_file({"array": array}, tmp_path))["array"]
+    back = from_plain(through_a_file({"array": array}, tmp_path))["array"]
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
 
@@ -72,7 +72,7 @@ def test_sparse_tensors_come_back(layout, tmp_path):
         matrix = matrix.coalesce()
     if layout == "csr":
         matrix = matrix.to_sparse_csr()
-    back = revived(through_a_file({"matrix": matrix}, tmp_path))["matrix"]
+    back = from_plain(through_a_file({"matrix": matrix}, tmp_path))["matrix"]
     assert back.layout == matrix.layout
     assert torch.equal(back.to_dense(), matrix.to_dense())
     assert layout == "csr" or back.is_coalesced() == matrix.is_coalesced()
@@ -81,18 +81,18 @@ def test_sparse_tensors_come_back(layout, tmp_path):
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc", "lil"])
 def test_scipys_matrices_come_back(layout, tmp_path):
     matrix = sparse.random(5, 7, density=0.3, format=layout, random_state=1, dtype=np.float32)
-    back = revived(through_a_file({"matrix": matrix}, tmp_path))["matrix"]
+    back = from_plain(through_a_file({"matrix": matrix}, tmp_path))["matrix"]
     assert back.format == matrix.format and back.dtype == matrix.dtype
     np.testing.assert_array_equal(back.toarray(), matrix.toarray())
 
 
 def test_sets_come_back(tmp_path):
-    assert revived(through_a_file({"seen": {1, 2}}, tmp_path))["seen"] == {1, 2}
+    assert from_plain(through_a_file({"seen": {1, 2}}, tmp_path))["seen"] == {1, 2}
 
 
 def test_what_has_no_plain_form_is_named():
     with pytest.raises(TypeError, match=r"test_plain\.Opaque has no plain form"):
-        plain({"a": [Opaque()]})
+        to_plain({"a": [Opaque()]})
 
 
 class Opaque:
@@ -100,12 +100,12 @@ class Opaque:
 
 
 def through_a_file(state, folder):
-    torch.save(plain(state), folder / "state.pth")
+    torch.save(to_plain(state), folder / "state.pth")
     return torch.load(folder / "state.pth", weights_only=True)
 
 
 def test_what_was_read_from_a_file_can_be_saved_again(tmp_path):
     state = through_a_file({"seen": {1, 2}, "array": np.arange(3)}, tmp_path)
-    again = revived(through_a_file(state, tmp_path))
+    again = from_plain(through_a_file(state, tmp_path))
     assert again["seen"] == {1, 2}
     np.testing.assert_array_equal(again["array"], np.arange(3))

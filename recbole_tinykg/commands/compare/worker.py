@@ -19,6 +19,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from recbole_tinykg.checkpoint.run_files import RunFiles
 from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.errors import CheckpointError, UserError
 from recbole_tinykg.quick_start import run_recbole_tinykg
@@ -72,12 +73,12 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
 
 def _read_result(job: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result of a run that had finished when the process was killed, if it had."""
-    file = Path("saved") / f"{job['name']}.json"
+    file = RunFiles.in_folder("saved", job["name"]).result
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _train(job: dict[str, Any]) -> dict[str, Any]:
-    last = Path("saved") / f"{job['name']}-last.pth"
+    last = RunFiles.in_folder("saved", job["name"]).last
     arguments = (job["run"]["model"], job["dataset"], job["config_files"])
     try:
         resumed = last if last.exists() else None

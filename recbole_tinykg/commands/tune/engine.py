@@ -29,7 +29,7 @@ from recbole_tinykg.commands.tune.objectives import modes
 from recbole_tinykg.commands.tune.report import trial_line
 from recbole_tinykg.commands.tune.search_files import space_of
 from recbole_tinykg.commands.tune.study import Study
-from recbole_tinykg.commands.tune.trial import TrialPlan, train_trial
+from recbole_tinykg.commands.tune.trial import TrialPlan, run_files, train_trial
 from recbole_tinykg.errors import UserError
 
 _WORKER_DEATHS = 2  # that a trial survives
@@ -192,7 +192,7 @@ class _Journal(tune.Callback):
             study = Study.load(output)
             ended = _record_of(trial, study, error)
             records.write_trial(output, ended)
-            (folder / "saved" / f"trial-{number:03d}-last.pth").unlink(missing_ok=True)
+            run_files(folder, number).last.unlink(missing_ok=True)
             _print(trial_line(ended, study.metric))
 
 

@@ -21,11 +21,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from recbole_tinykg.commands.tune.records import folder_of, read_trial
+
+if TYPE_CHECKING:
+    from recbole_tinykg.checkpoint.run_files import RunFiles
+    from recbole_tinykg.quick_start import Experiment
 
 Row = dict[str, Any]
 _NOTHING: Row = {
@@ -95,6 +99,13 @@ def run_trial(
         report({**_last_row(folder), "error": f"{type(error).__name__}: {text}"})
 
 
+def run_files(folder: Path, number: int) -> RunFiles:
+    """Return the files of a trial's run in the trial's folder."""
+    from recbole_tinykg.checkpoint.run_files import RunFiles
+
+    return RunFiles.in_folder(folder / "saved", f"trial-{number:03d}")
+
+
 def _claim(folder: Path, parameters: Mapping[str, Any]) -> None:
     """Empty the folder if a trial with other parameters left something there.
 
@@ -117,38 +128,35 @@ def _train(
     import torch
 
     from recbole_tinykg.config import Config
-    from recbole_tinykg.quick_start import run_log
-    from recbole_tinykg.quick_start.experiment import build_data_and_model
-    from recbole_tinykg.trainer import get_trainer
+    from recbole_tinykg.quick_start.experiment import build
 
     torch.set_num_threads(max(1, int(plan.cpus)))
-    run_name = f"trial-{number:03d}"
-    changes = {**parameters, "run_name": run_name, "checkpoint_dir": str(Path("saved").absolute())}
-    config = Config.from_plain(plan.base, changes)
-    run_log.start(config)
-    _, (train_data, valid_data, _), model = build_data_and_model(config)
-    trainer = get_trainer(config, model)
-    if not _resumed(trainer, train_data, config, report):
+    files = run_files(Path.cwd(), number)
+    changes = {
+        **parameters,
+        "run_name": files.best.stem,
+        "checkpoint_dir": str(files.best.parent),
+    }
+    experiment = build(Config.from_plain(plan.base, changes), writes_log=True)
+    config, trainer = experiment.config, experiment.trainer
+    if files.last.is_file() and not _take_up(experiment, files.last, report):
         return
 
     def after_epoch(epoch: int, score: float) -> None:
         report(_row(trainer, epoch, score, config["eval_step"]))
 
-    trainer.fit(train_data, valid_data, verbose=True, saved=True, callback_fn=after_epoch)
+    data = experiment.train_data, experiment.valid_data
+    trainer.fit(*data, verbose=True, saved=True, callback_fn=after_epoch)
     report({**_last_row(Path.cwd()), "finished": True})
 
 
-def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row], None]) -> bool:
-    """Take up a trial whose worker died; returns whether there is anything left to train."""
+def _take_up(experiment: Experiment, last: Path, report: Callable[[Row], None]) -> bool:
+    """Take up a trial whose worker died; return whether anything is left to train."""
     from recbole_tinykg import checkpoint
     from recbole_tinykg.errors import CheckpointError
     from recbole_tinykg.quick_start.results import plain_metrics
 
-    best = Path(trainer.saved_model_file)
-    last = best.with_name(f"{best.stem}-last.pth")
-    if not last.is_file():
-        return True
-    state = checkpoint.load(last)
+    config, state = experiment.config, checkpoint.load(last)
     row = {
         **_last_row(Path.cwd()),
         "epoch": state["epoch"] + 1,
@@ -162,7 +170,7 @@ def _resumed(trainer: Any, train_data: Any, config: Any, report: Callable[[Row],
     except CheckpointError:
         report({**row, "finished": True})
         return False
-    trainer.resume_checkpoint(last, train_data)
+    experiment.trainer.resume(state, last, experiment.train_data)
     report(row)
     return True
 

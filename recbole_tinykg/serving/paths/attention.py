@@ -1,16 +1,16 @@
-r"""Who reads whom in KGAT, KGCN and KGNN-LS, twins and RecBole's own, as `paths` wants to know it.
+r"""Which node reads which in KGAT, KGCN and KGNN-LS, in twins and in RecBole's own.
 
 **KGAT** (Wang et al., KDD 2019, equations 4 and 5): the attention matrix of the checkpoint, a
 softmax over all neighbours of a head, users' items among them. :math:`w(a, b) = A_{ab}` and the
 weight of a known item is :math:`A_{uh}`. A weighs pairs: parallel relations share one value. Paths
 have two steps beyond the user whatever the number of layers is; a model with fewer layers computes
-the values, but does not pass vectors that far.
+the values but does not pass vectors that far.
 
 **KGCN** (Wang et al., WWW 2019, equations 1 to 3) and **KGNN-LS** (KDD 2019, the same): of the K
 sampled neighbours of e, :math:`w(e, k) = \mathrm{softmax}_k(u^\top r_{e,k} / d)`, for the user's
 vector u and the relation's r, without RecBole's extra 1/K. A neighbour that was sampled several
-times by a relation has the sum. Reads follow each other as often as `n_iter` says, at most twice
-here. Samples ignore the direction of triples, so that steps look theirs up.
+times by a relation has the sum of its weights. Up to `n_iter` reads follow each other, here at
+most two. Samples ignore the direction of triples, so the direction of each step is looked up.
 
 Values are float64, computed from the checkpoint's weights.
 """
@@ -27,7 +27,7 @@ from recbole_tinykg.serving.paths.search import Reads, best_paths
 
 
 class GraphAttention:
-    """KGAT's attention matrix, apart: users' reads of items, and entities' reads of entities."""
+    """KGAT's attention matrix in two parts: users' reads of items, entities' reads of entities."""
 
     def __init__(self, model: Any) -> None:
         """Read the matrix of TinyKGAT or of KGAT."""
@@ -37,7 +37,7 @@ class GraphAttention:
         self._readers = self._reads.T.tocsr()
 
     def find(self, user: int, history: np.ndarray, items: np.ndarray, num_paths: int) -> FoundPaths:
-        """The paths of highest score from a user's known items (H,) to items (I,)."""
+        """Return the paths of highest score from a user's known items (H,) to items (I,)."""
         own = self._users[[user]]
         place, found = slices(own.indices, history)
         start = np.zeros(len(history))
@@ -46,7 +46,7 @@ class GraphAttention:
 
 
 def _attention_matrix(model: Any) -> csr_array:
-    """A (N, N) over users, then entities, float64, with sorted columns."""
+    """Return A (N, N) over users, then entities, in float64, with sorted columns."""
     if hasattr(model, "attention"):
         row_start, column, value = (part.detach().cpu().numpy() for part in model.attention)
         num_nodes = len(row_start) - 1
@@ -60,7 +60,7 @@ def _attention_matrix(model: Any) -> csr_array:
 
 
 class _OfGraph:
-    """The same for every user, but for the history."""
+    """KGAT's attention for one user: the same for all but the history."""
 
     num_hops = 2
     has_direction = True
@@ -101,13 +101,13 @@ class NeighborAttention:
         self._num_hops = model.n_iter
 
     def find(self, user: int, history: np.ndarray, items: np.ndarray, num_paths: int) -> FoundPaths:
-        """The paths of highest score from a user's known items (H,) to items (I,)."""
+        """Return the paths of highest score from a user's known items (H,) to items (I,)."""
         vector = self._user_vectors[user].double().numpy()
         scores = self._relation_vectors @ vector / len(vector)  # (R,)
         return best_paths(_OfNeighbors(self, scores, history), items, num_paths)
 
     def read_by(self, entities: np.ndarray, scores: np.ndarray) -> Reads:
-        """What entities (M,) read, for a user's scores (R,) of relations."""
+        """Return what entities (M,) read, for a user's scores (R,) of relations."""
         place = np.arange(len(entities)).repeat(self._neighbors.shape[1])
         weight = self._weights(entities, scores).reshape(-1)
         neighbor, relation = (
@@ -116,7 +116,7 @@ class NeighborAttention:
         return _summed(Reads(place, neighbor, relation, weight))
 
     def readers_of(self, entities: np.ndarray, scores: np.ndarray) -> Reads:
-        """What reads entities (M,), for a user's scores (R,) of relations."""
+        """Return what reads entities (M,), for a user's scores (R,) of relations."""
         place, found = slices(self._slot_neighbors, entities)
         reader, column = np.divmod(self._slots[found], self._neighbors.shape[1])
         weight = self._weights(reader, scores)[np.arange(len(reader)), column]
@@ -130,7 +130,7 @@ class NeighborAttention:
 
 
 class _OfNeighbors:
-    """Of one user, to whom all known items are equal."""
+    """KGCN's attention for one user, to whom all known items are equal."""
 
     has_direction = False
 
@@ -147,7 +147,7 @@ class _OfNeighbors:
 
 
 def _summed(reads: Reads) -> Reads:
-    """Equal reads become one, of the sum of their weights."""
+    """Merge equal reads into one with the sum of their weights."""
     keys = np.stack(reads[:3], axis=1)
     distinct, which = np.unique(keys, axis=0, return_inverse=True)
     weight = np.bincount(which.reshape(-1), reads.weight, minlength=len(distinct))

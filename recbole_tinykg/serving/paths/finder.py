@@ -17,11 +17,11 @@ class PathFinder(Protocol):
     """A model's attention, ready for searches."""
 
     def find(self, user: int, history: np.ndarray, items: np.ndarray, num_paths: int) -> FoundPaths:
-        """The paths of highest score from a user's known items (H,) to items (I,)."""
+        """Return the paths of highest score from a user's known items (H,) to items (I,)."""
 
 
 def path_finder(model: Any, graph: KnowledgeGraph) -> PathFinder:
-    """What finds paths by the attention of a model, a twin or RecBole's own."""
+    """Return what finds paths by the attention of a model, a twin or RecBole's own."""
     stock_name = stock_name_of(type(model))
     if stock_name == "KGAT":
         return GraphAttention(model)

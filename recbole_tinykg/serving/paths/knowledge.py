@@ -14,7 +14,7 @@ import numpy as np
 
 ALONG, AGAINST, EITHER = 1, -1, 0
 ANY = -1
-"""As a relation: every relation of the pair. As a node: none, the path is shorter."""
+"""As a relation: any relation of the pair. As a node: no node, since the path is shorter."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class GraphPath:
-    """What connects a recommended item to an item that the user knows.
+    """A path from an item that the user knows to a recommended one.
 
     Attributes:
         score: The model's attention to it.
@@ -68,7 +68,7 @@ class FoundPaths(NamedTuple):
 
     @classmethod
     def joined(cls, parts: list[FoundPaths]) -> FoundPaths:
-        """All paths of several searches, which may differ in the number of steps."""
+        """Return all paths of several searches, which may differ in the number of steps."""
         most = max(part.relations.shape[1] for part in parts)
         widened = [part._widened(most) for part in parts]
         return cls(*(np.concatenate(columns) for columns in zip(*widened, strict=True)))
@@ -79,7 +79,7 @@ class FoundPaths(NamedTuple):
         return FoundPaths(self.item, self.score, *wide)
 
     def best(self, num_paths: int) -> FoundPaths:
-        """The paths of highest score of each item, the best one first; equal scores by nodes.
+        """Return the paths of highest score of each item, best first; equal scores by nodes.
 
         A path that was found several times, since it can be read in several ways, comes once.
         """
@@ -95,7 +95,6 @@ class KnowledgeGraph:
     """The triples of a RecBole `KnowledgeBasedDataset`, sorted, with the names of everything."""
 
     def __init__(self, dataset: Any) -> None:
-        """Sort the triples."""
         self._num_entities, self._num_relations = dataset.entity_num, dataset.relation_num
         head, tail, relation = (
             np.asarray(column).astype(np.int64)
@@ -114,7 +113,7 @@ class KnowledgeGraph:
         return (head * self._num_entities + tail) * self._num_relations + relation
 
     def linked(self, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Neighbours of entities (M,): place (L,) of each in them, neighbour, and direction.
+        """Return the neighbours of entities (M,): place (L,) of the entity, neighbour, direction.
 
         ALONG if a triple leads from the neighbour to the entity, else AGAINST; once per pair.
         """
@@ -130,7 +129,7 @@ class KnowledgeGraph:
     def named(
         self, found: FoundPaths, num_items: int, item_fields: Mapping[str, str]
     ) -> list[tuple[GraphPath, ...]]:
-        """Paths by the item that they recommend, out of `num_items`.
+        """Return the paths by the item that they recommend, out of `num_items`.
 
         Args:
             found: The paths.
@@ -173,7 +172,7 @@ class KnowledgeGraph:
 
 
 def slices(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every place in sorted `keys` that holds a wanted key.
+    """Find every place in sorted `keys` that holds a wanted key.
 
     Args:
         keys: (M,) sorted.

@@ -1,17 +1,17 @@
 r"""Paths of RippleNet (Wang et al., CIKM 2018), twin or RecBole's own: chains of remembered facts.
 
 A user's memory has facts (h, r, t) for every hop; the heads of the first are items that the user
-knows. To an item with vector v, fact m of a hop matters by (equation 4)
+knows. For an item with vector v, the weight of fact m of a hop is (equation 4)
 
 .. math:: p_m = \mathrm{softmax}_m(v^\top R_m h_m),
 
-the share of its tail in what the item is answered. From hop to hop RecBole changes v to W (v + o)
-with the answer o, and so do these values; a fact that was sampled several times has the sum.
+the share of its tail in the answer o to the item. From hop to hop RecBole changes v to W (v + o),
+and so do these values; a fact that was sampled several times has the sum of its weights.
 
-A path is a chain of facts, its j-th from the memory of hop j with the head where the one before
-ended, and a triple that links its end to the recommended item; or one fact whose tail is the item.
-Its score is the product of its facts' p. The link to the item has no attention in the model, and
-factor 1.
+A path is a chain of facts, the j-th from the memory of hop j and starting where the one before
+ended, and a triple that links the chain's end to the recommended item; or one fact whose tail is
+the item. Its score is the product of its facts' p. The link to the item has no attention in the
+model, so its factor is 1.
 
 RecBole's later hops repeat the first by mistake (`repeat_first_hop`), so that a second fact starts
 from a known item, too. Chains have at most three facts. Values are float64.
@@ -45,7 +45,7 @@ class _Chains(NamedTuple):
     facts: np.ndarray  # (C, L) places in the hops
 
     def longer(self, hop: _Hop) -> _Chains:
-        """Every chain with every fact of a hop that begins where it ends, without circles."""
+        """Extend every chain by every fact of a hop that begins where it ends, without cycles."""
         order = np.argsort(hop.head, kind="stable")
         chain, found = slices(hop.head[order], self.nodes[:, -1])
         fact = order[found]
@@ -62,12 +62,12 @@ class RippleAttention:
     """RippleNet's memories and weights."""
 
     def __init__(self, model: Any, graph: KnowledgeGraph) -> None:
-        """Keep the model, for its memories are read user by user."""
+        """Keep the model, whose memories are read user by user."""
         self._model, self._graph = model, graph
         self._map = model.transform_matrix.weight.detach().cpu().double().numpy()
 
     def find(self, user: int, history: np.ndarray, items: np.ndarray, num_paths: int) -> FoundPaths:
-        """The paths of highest score from a user's memory to items (I,)."""
+        """Return the paths of highest score from a user's memory to items (I,)."""
         hops = [_distinct(*facts) for facts in memory(self._model, user)]
         weights = self._attention(hops, items)
         links = self._graph.linked(items)
@@ -85,7 +85,7 @@ class RippleAttention:
         return FoundPaths.joined(found).best(num_paths)
 
     def _attention(self, hops: list[_Hop], items: np.ndarray) -> list[np.ndarray]:
-        """Weights (I, F) of each hop's distinct facts, for items (I,)."""
+        """Return the weights (I, F) of each hop's distinct facts, for items (I,)."""
         v, weights = self._entities(items), []
         for hop in hops:
             heads, tails = self._entities(hop.head), self._entities(hop.tail)
@@ -108,7 +108,7 @@ class RippleAttention:
 
 
 def memory(model: Any, user: int) -> list[tuple[np.ndarray, ...]]:
-    """Heads, relations and tails (M,) of each hop of TinyRippleNet's or RippleNet's memory."""
+    """Return heads, relations and tails (M,) of each hop of a user's memory, in twin or stock."""
     if hasattr(model, "ripple_sets"):
         table = model.ripple_sets.table
         slots = table.memory[user].long()
@@ -126,7 +126,7 @@ def _distinct(head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> _Hop:
 
 
 def _ending(chains: _Chains, score: np.ndarray, items: np.ndarray) -> FoundPaths:
-    """The chains that end in an item."""
+    """Return the chains that end in an item."""
     item, chain = np.nonzero(items[:, None] == chains.nodes[:, -1])
     directions = np.full_like(chains.relations[chain], ALONG)
     return FoundPaths(
@@ -140,7 +140,7 @@ def _linked(
     items: np.ndarray,
     links: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> FoundPaths:
-    """The chains that end in a neighbour of an item, with the step to it."""
+    """Return the chains that end in a neighbour of an item, with the step to it."""
     order = np.argsort(chains.nodes[:, -1], kind="stable")
     link, found = slices(chains.nodes[order, -1], links[1])
     chain, item, direction = order[found], links[0][link], links[2][link]

@@ -38,18 +38,18 @@ class Reads(NamedTuple):
     weight: np.ndarray  # float64
 
     def kept(self, which: np.ndarray) -> Reads:
-        """Those at the given places, or where a mask is true."""
+        """Return the reads at the given places, or where a mask is true."""
         return Reads(*(column[which] for column in self))
 
 
 class UserAttention(Protocol):
-    """What one user's attention is, as the search wants it.
+    """One user's attention, as the search needs it.
 
     Attributes:
         history: (H,) items that the user knows.
         start: (H,) weight of each.
-        num_hops: How many reads follow each other in the model; paths of more are left out.
-        has_direction: Whether a read goes along its triple; else the triple is to be looked up.
+        num_hops: How many reads follow each other in the model; longer paths are left out.
+        has_direction: Whether a read goes along its triple; if not, the triple is looked up.
     """
 
     history: np.ndarray
@@ -58,14 +58,14 @@ class UserAttention(Protocol):
     has_direction: bool
 
     def read_by(self, entities: np.ndarray) -> Reads:
-        """What each of the entities reads."""
+        """Return what each of the entities reads."""
 
     def readers_of(self, entities: np.ndarray) -> Reads:
-        """What reads each of the entities."""
+        """Return what reads each of the entities."""
 
 
 def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> FoundPaths:
-    """The paths of highest score to each of some items.
+    """Return the paths of highest score to each of some items.
 
     Args:
         attention: Of one user.
@@ -101,7 +101,7 @@ class _Halves(NamedTuple):
 def _halves(
     attention: UserAttention, nodes: np.ndarray, ways: tuple[int, int], start: np.ndarray
 ) -> _Halves:
-    """What nodes read and what reads them, times each node's weight; no node reads itself here."""
+    """Return what nodes read and what reads them, times the node's weight; no node reads itself."""
     halves = []
     for reads, way in zip(
         (attention.read_by(nodes), attention.readers_of(nodes)), ways, strict=True
@@ -114,7 +114,7 @@ def _halves(
 def _join(
     first: _Half, last: _Half, history: np.ndarray, items: np.ndarray, limit: int
 ) -> FoundPaths:
-    """Paths over the entities where two halves meet, the best `limit` of each entity's first."""
+    """Join two halves at the entities where they meet, the best `limit` first ones of each."""
     begin = _best_per_entity(first.reads, limit)
     end = last.reads
     which, found = slices(begin.entity, end.entity)
@@ -135,7 +135,7 @@ def _join(
 
 
 def _best_per_entity(reads: Reads, limit: int) -> Reads:
-    """Sorted by entity; of each only the `limit` of highest weight."""
+    """Sort reads by entity, and keep of each entity the `limit` of highest weight."""
     ordered = reads.kept(np.lexsort([reads.relation, reads.place, -reads.weight, reads.entity]))
     first = np.searchsorted(ordered.entity, ordered.entity)
     return ordered.kept(np.arange(len(ordered.entity)) - first < limit)
