@@ -1,15 +1,17 @@
-"""The import rule: a module imports only modules above it, heavy packages only where they belong.
+"""The plan of the package: folders in an order, each importing only those above it.
 
-What comes first knows least: quantizer and compressed functions could leave as a library of their
-own, because nothing above `compat` knows RecBole.
+What comes first knows least: everything above `compat` knows PyTorch but not RecBole, and could
+leave as a library of its own. Ray is known to `commands/tune` alone.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ ORDER = [
     "commands",
 ]
 SOURCES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py")}
+FOLDERS = sorted(path.parent for path in ROOT.rglob("__init__.py") if path.parent != ROOT)
 
 
 def imported_names(source: str) -> Iterator[str]:
@@ -50,7 +53,7 @@ def imported_names(source: str) -> Iterator[str]:
 
 
 def violations(name: str, source: str) -> list[str]:
-    """What the module `name`, such as `ops` or `model/kgat`, imports against the rule."""
+    """What the module `name`, such as `errors` or `model/kgat`, imports against the rule."""
     rank = ORDER.index(name.split("/")[0])
     found = []
     for imported in set(imported_names(source)):
@@ -63,19 +66,71 @@ def violations(name: str, source: str) -> list[str]:
     return sorted(found)
 
 
+def module_of(imported: str) -> str | None:
+    """The module or face (`config/__init__`) that an import of ours reads, as in `SOURCES`."""
+    path = imported.removeprefix(f"{PACKAGE}.").replace(".", "/")
+    return next((name for name in (path, f"{path}/__init__") if name in SOURCES), None)
+
+
+def imported_modules(sources: dict[str, str]) -> dict[str, set[str]]:
+    """The modules that each module imports; of `from a import b`, b if it is a module, else a."""
+    graph: dict[str, set[str]] = {}
+    for name, source in sources.items():
+        found = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inner = [module_of(f"{node.module}.{alias.name}") for alias in node.names]
+                found |= {module or module_of(node.module) for module in inner}
+        graph[name] = found - {None, name}
+    return graph
+
+
 def writes_torch_ops(source: str) -> bool:
     """Whether a source reaches for `torch.ops.recbole_tinykg`."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
     return any(ast.unparse(node) == f"torch.ops.{PACKAGE}" for node in nodes)
 
 
-def test_every_module_has_its_place_in_the_order():
+def test_every_folder_has_its_place_in_the_order():
     assert {name.split("/")[0] for name in SOURCES} == {*ORDER, "__init__"}
+
+
+def test_the_top_level_fits_on_a_screen():
+    files = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
+    built = ("__pycache__", "properties")  # an installed package has the properties inside
+    entries = {file.parts[0] for file in files if not {*built} & {*file.parts}}
+    assert len([name for name in entries if not name.endswith(".so")]) <= 20
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_a_folder_says_what_is_in_it(folder):
+    """Its docstring names every module and folder, and no more lines than one reads at once."""
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    named = {
+        word for quoted in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", quoted)
+    }
+    assert {path.stem for path in folder.iterdir() if path.suffix == ".py"} - named == {"__init__"}
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} <= named
+    assert len(text.splitlines()) <= 32
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"__init__"}))
 def test_module_imports_only_what_is_above_it(name):
     assert violations(name, SOURCES[name].read_text()) == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    sources = {name: path.read_text() for name, path in SOURCES.items() if name != "__init__"}
+    TopologicalSorter(imported_modules(sources)).prepare()
+
+
+def test_a_circle_is_found():
+    sources = {
+        "config/config": f"from {PACKAGE}.config.parameters import read_literal",
+        "config/parameters": f"from {PACKAGE}.config import config",
+    }
+    with pytest.raises(CycleError):
+        TopologicalSorter(imported_modules(sources)).prepare()
 
 
 @pytest.mark.parametrize(
@@ -108,10 +163,11 @@ def test_importing_the_package_imports_neither_recbole_nor_ray():
     assert run.stdout == "[]\n"
 
 
-def test_the_quantizer_needs_neither_recbole_nor_ray():
+def test_the_arithmetic_needs_neither_recbole_nor_ray():
+    above = ", ".join(f"{PACKAGE}.{name}" for name in ORDER[: ORDER.index("compat")])
     code = (
         "import sys; sys.modules.update(recbole=None, ray=None)\n"
-        f"import torch, {PACKAGE}, {PACKAGE}.embedding\n"
+        f"import torch, {PACKAGE}, {above}\n"
         f"print({PACKAGE}.quantize(torch.ones(2, 3)).dequantize().sum().item())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,5 +1,9 @@
 """The twins, one file per RecBole model that they replace, and look-up by class name.
 
+* `kgat`, `kgcn`, `kgnnls`, `kgin`, `ripplenet`: written by hand on compressed functions;
+* `generic`: MCCLK, CKE, CFKG, KTUP and MKR, RecBole's own code in `compressed_saves`;
+* `twin`: their base; `checks`: of a model's parameters.
+
 A twin is imported when it is looked up, so listing the names costs nothing.
 """
 

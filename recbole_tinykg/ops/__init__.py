@@ -4,6 +4,9 @@ Kernels trust their arguments, so every argument is checked here, once and cheap
 step makes some tens of these calls. Only this package writes `torch.ops.recbole_tinykg`. A
 function whose name ends with an underscore changes its first argument, as in PyTorch.
 
+Files: `activation`, `dequantize`, `normalize`, `quantize`, `spmm`, `spmm_backward`; `checks` of
+arguments; `registration`, which declares schemas and loads native libraries; `reference/`.
+
 An operator has one stem everywhere, its own or its family's: `dequantize.py` here and in
 `reference/`, `csrc/cpu/dequantize.cpp`, `csrc/cuda/dequantize.cu`, `tests/ops/test_dequantize.py`.
 The attribute `ops.dequantize` is the function, which hides the module of that name; import from the

@@ -1,17 +1,16 @@
 """`recbole-tinykg tune`: searches parameters and bits with Ray Tune.
 
-Ray is imported only in `engine` and `cluster`, and by `trial` inside a worker:
+* `command`: flags, and the Python function `tune`;
+* `spaces`, `search_files`: what may be tried, and the files that say so;
+* `options`, `study`: one search: what was asked for, checked, kept in `search.json`;
+* `trial`: what a worker runs: train, report the validation metric every epoch;
+* `records`: the outcome of a trial: `trial.json`, `trials.csv`, `trials.jsonl`;
+* `objectives`: metric, memory and time; the Pareto front;
+* `cluster`, `engine`: Ray: starts or joins a cluster; searcher, scheduler, callbacks;
+* `report`: tables and the picture of the front.
 
-    spaces, search_files   what may be tried, and the files that say so
-    options, study         one search: what was asked for, checked, kept in `search.json`
-    trial                  what a worker runs: train, report the validation metric every epoch
-    records                the outcome of a trial: `trial.json`, `trials.csv`, `trials.jsonl`
-    objectives             metric, memory and time; the Pareto front
-    cluster, engine        Ray: starts or joins a cluster; searcher, scheduler, callbacks
-    report                 tables and the picture of the front
-    command                flags, and the Python function `tune`
-
-Importing the package loads none of them: a worker chooses its GPU before it imports PyTorch.
+Ray is imported only in `engine` and `cluster`, and by `trial` inside a worker. Importing the
+package loads none of them: a worker chooses its GPU before it imports PyTorch.
 """
 
 from __future__ import annotations
