@@ -4,7 +4,7 @@ A block that begins with ```` ```console ```` holds commands, each after `$ `, a
 line `...` stands for lines left out, `…` for words; numbers may differ, words may not. Blocks below
 a line `<!-- slow ... -->` take minutes or depend on the machine: they are run when `DOCS_SLOW=1` is
 set, and otherwise only checked for flags and parameters that exist. Links between pages and to
-files must lead somewhere.
+files must lead somewhere, and what Python blocks import from the package must be there.
 """
 
 from __future__ import annotations
@@ -146,6 +146,13 @@ def test_flags_and_parameters_of_a_command_exist(page, line):
 def test_a_guide_with_a_flag_that_is_none_would_be_noticed(line):
     with pytest.raises(ConfigurationError):
         check_arguments(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_python_blocks_import_is_there(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in re.findall(r"^(?:from|import) recbole_tinykg.*", block, re.MULTILINE):
+            exec(line, {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
