@@ -22,7 +22,9 @@ before they are joined with the item's. No loop runs over edges.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,26 +44,25 @@ class Reads(NamedTuple):
         return Reads(*(column[which] for column in self))
 
 
-class UserAttention(Protocol):
-    """What one user's attention is, as the search wants it.
+@dataclass(frozen=True)
+class UserAttention:
+    """One user's attention, as the search reads it.
 
     Attributes:
         history: (H,) items that the user knows.
         start: (H,) weight of each.
         num_hops: How many reads follow each other in the model; paths of more are left out.
         has_direction: Whether a read goes along its triple; else the triple is to be looked up.
+        read_by: From entities (M,) to what each of them reads.
+        readers_of: From entities (M,) to what reads each of them.
     """
 
     history: np.ndarray
     start: np.ndarray
     num_hops: int
     has_direction: bool
-
-    def read_by(self, entities: np.ndarray) -> Reads:
-        """What each of the entities reads."""
-
-    def readers_of(self, entities: np.ndarray) -> Reads:
-        """What reads each of the entities."""
+    read_by: Callable[[np.ndarray], Reads]
+    readers_of: Callable[[np.ndarray], Reads]
 
 
 def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> FoundPaths:
@@ -75,14 +76,15 @@ def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> F
     overlap = np.isin(items, attention.history).any()  # an item then must not meet itself
     limit = np.iinfo(np.int64).max if overlap else num_paths
     ways = (ALONG, AGAINST) if attention.has_direction else (EITHER, EITHER)
-    known = _halves(attention, attention.history, ways, attention.start)
-    asked = _halves(attention, items, ways[::-1], np.ones(len(items)))
-    own = np.full(len(attention.history), ANY)
-    here = _Half(Reads(np.arange(len(own)), attention.history, own, attention.start), None)
-    pairs = [(here, asked.read), (here, asked.readers), (known.read, asked.read)]
+    history = attention.history
+    known_read, known_readers = _halves(attention, history, ways, attention.start)
+    read, readers = _halves(attention, items, ways[::-1], np.ones(len(items)))
+    own = np.full(len(history), ANY)
+    here = _Half(Reads(np.arange(len(own)), history, own, attention.start), None)
+    pairs = [(here, read), (here, readers), (known_read, read)]
     if attention.num_hops > 1:
-        pairs += [(known.read, asked.readers), (known.readers, asked.read)]
-    parts = [_join(first, last, attention.history, items, limit) for first, last in pairs]
+        pairs += [(known_read, readers), (known_readers, read)]
+    parts = [_join(first, last, history, items, limit) for first, last in pairs]
     return FoundPaths.joined(parts).best(num_paths)
 
 
@@ -93,30 +95,27 @@ class _Half(NamedTuple):
     direction: int | None  # None: no step
 
 
-class _Halves(NamedTuple):
-    read: _Half
-    readers: _Half
-
-
 def _halves(
     attention: UserAttention, nodes: np.ndarray, ways: tuple[int, int], start: np.ndarray
-) -> _Halves:
-    """What nodes read and what reads them, times each node's weight; no node reads itself here."""
+) -> list[_Half]:
+    """What nodes read, and what reads them, times each node's weight; no node reads itself here."""
     halves = []
     for reads, way in zip(
         (attention.read_by(nodes), attention.readers_of(nodes)), ways, strict=True
     ):
         weighted = reads._replace(weight=reads.weight * start[reads.place])
         halves.append(_Half(weighted.kept(nodes[reads.place] != reads.entity), way))
-    return _Halves(*halves)
+    return halves
 
 
 def _join(
     first: _Half, last: _Half, history: np.ndarray, items: np.ndarray, limit: int
 ) -> FoundPaths:
     """Paths over the entities where two halves meet, the best `limit` of each entity's first."""
-    begin = _best_per_entity(first.reads, limit)
-    end = last.reads
+    begin, end = first.reads, last.reads
+    begin = begin.kept(np.lexsort([begin.relation, begin.place, -begin.weight, begin.entity]))
+    rank = np.arange(len(begin.entity)) - np.searchsorted(begin.entity, begin.entity)
+    begin = begin.kept(rank < limit)
     which, found = slices(begin.entity, end.entity)
     begin, end = begin.kept(found), end.kept(which)
     known, item = history[begin.place], items[end.place]
@@ -132,10 +131,3 @@ def _join(
     return FoundPaths(
         end.place[apart], score, np.stack(nodes, axis=1)[apart], relations, directions
     )
-
-
-def _best_per_entity(reads: Reads, limit: int) -> Reads:
-    """Sorted by entity; of each only the `limit` of highest weight."""
-    ordered = reads.kept(np.lexsort([reads.relation, reads.place, -reads.weight, reads.entity]))
-    first = np.searchsorted(ordered.entity, ordered.entity)
-    return ordered.kept(np.arange(len(ordered.entity)) - first < limit)
