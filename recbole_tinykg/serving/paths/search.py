@@ -75,12 +75,14 @@ def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> F
     """
     overlap = np.isin(items, attention.history).any()  # an item then must not meet itself
     limit = np.iinfo(np.int64).max if overlap else num_paths
-    ways = (ALONG, AGAINST) if attention.has_direction else (EITHER, EITHER)
-    history = attention.history
-    known_read, known_readers = _halves(attention, history, ways, attention.start)
-    read, readers = _halves(attention, items, ways[::-1], np.ones(len(items)))
+    along, against = (ALONG, AGAINST) if attention.has_direction else (EITHER, EITHER)
+    history, start, ones = attention.history, attention.start, np.ones(len(items))
+    known_read = _half(attention.read_by(history), history, start, along)
+    known_readers = _half(attention.readers_of(history), history, start, against)
+    read = _half(attention.read_by(items), items, ones, against)
+    readers = _half(attention.readers_of(items), items, ones, along)
     own = np.full(len(history), ANY)
-    here = _Half(Reads(np.arange(len(own)), history, own, attention.start), None)
+    here = _Half(Reads(np.arange(len(own)), history, own, start), None)
     pairs = [(here, read), (here, readers), (known_read, read)]
     if attention.num_hops > 1:
         pairs += [(known_read, readers), (known_readers, read)]
@@ -95,17 +97,10 @@ class _Half(NamedTuple):
     direction: int | None  # None: no step
 
 
-def _halves(
-    attention: UserAttention, nodes: np.ndarray, ways: tuple[int, int], start: np.ndarray
-) -> list[_Half]:
-    """What nodes read, and what reads them, times each node's weight; no node reads itself here."""
-    halves = []
-    for reads, way in zip(
-        (attention.read_by(nodes), attention.readers_of(nodes)), ways, strict=True
-    ):
-        weighted = reads._replace(weight=reads.weight * start[reads.place])
-        halves.append(_Half(weighted.kept(nodes[reads.place] != reads.entity), way))
-    return halves
+def _half(reads: Reads, nodes: np.ndarray, start: np.ndarray, direction: int) -> _Half:
+    """Reads of nodes, times each node's weight; no node reads itself here."""
+    weighted = reads._replace(weight=reads.weight * start[reads.place])
+    return _Half(weighted.kept(nodes[reads.place] != reads.entity), direction)
 
 
 def _join(
