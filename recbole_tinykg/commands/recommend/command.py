@@ -21,10 +21,9 @@ def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     checkpoint = named_file(flags, "checkpoint")
     file_format = _file_format(flags)
     item_field, num_paths = flags.get("item_field"), read_literal(flags.get("paths", "0"))
-    users = _users(flags)
     results = recommend(
         checkpoint,
-        users,
+        _users(flags),
         k=read_literal(flags.get("k", "10")),
         paths=num_paths,
         seen=flags.get("seen", "all"),
