@@ -11,7 +11,11 @@ from recbole_tinykg.commands.tune.objectives import OBJECTIVES, modes
 from recbole_tinykg.commands.tune.records import Trial
 
 _UNITS = {"saved": ("KiB", 2**10), "peak": ("MiB", 2**20), "seconds": ("s", 1)}
-_LABELS = {"saved": "saved for backward", "peak": "peak of a step", "seconds": "s per epoch"}
+_AXES = {
+    "saved": "saved for backward, KiB",
+    "peak": "peak of a step, MiB",
+    "seconds": "s per epoch",
+}
 
 
 def headline(study: Any, folder: Path) -> str:
@@ -110,6 +114,7 @@ def plot_front(
     from matplotlib.figure import Figure
 
     first, *others = study["objectives"]
+    labels = {"valid": f"{study['metric']} on validation", **_AXES}
     figure = Figure(figsize=(5.5 * len(others), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, other in zip(figure.subplots(1, len(others), squeeze=False)[0], others, strict=True):
@@ -123,8 +128,8 @@ def plot_front(
         if len(others) == 1:
             corners = sorted((_scaled(trial, other), _scaled(trial, first)) for trial in chosen)
             axes.step(*zip(*corners, strict=True), where="post", color="C1", alpha=0.6)
-        axes.set_xlabel(_axis_label(other, study))
-        axes.set_ylabel(_axis_label(first, study))
+        axes.set_xlabel(labels[other])
+        axes.set_ylabel(labels[first])
         axes.grid(alpha=0.3)
         axes.margins(x=0.15)
     better = "up" if modes([first], study["metric_bigger"]) == ["max"] else "down"
@@ -137,10 +142,3 @@ def plot_front(
 
 def _scaled(trial: Trial, objective: str) -> float:
     return getattr(trial, objective) / _UNITS.get(objective, ("", 1))[1]
-
-
-def _axis_label(objective: str, study: Mapping[str, Any]) -> str:
-    if objective == "valid":
-        return f"{study['metric']} on validation"
-    unit = _UNITS[objective][0]
-    return _LABELS[objective] + ("" if objective == "seconds" else f", {unit}")
