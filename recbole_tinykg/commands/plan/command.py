@@ -43,13 +43,7 @@ from recbole_tinykg.trainer.bit_budget import allocate_for
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Print the plan of what the flags name.
-
-    Args:
-        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `measure`,
-            `output`.
-        parameters: `--key=value` of everything else.
-    """
+    """Print the plan of what the flags name; parameters win over the configuration files."""
     refuse_conflicts(flags, parameters)
     files = flags.get("config_files", "").split()
     output = _output_file(flags.get("output"))
@@ -126,11 +120,7 @@ def plan(
 
 
 def _plan_model(
-    name: str,
-    dataset: str,
-    bits: Sequence[int],
-    given: dict[str, Any],
-    budget: Any,
+    name: str, dataset: str, bits: Sequence[int], given: dict[str, Any], budget: Any
 ) -> list[PlannedModel]:
     """Plan a stock model, or a twin at each number of bits and, if there is one, the budget."""
     experiment = prepare(name, dataset, config_dict={**given, "state": "ERROR"})

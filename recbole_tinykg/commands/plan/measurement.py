@@ -62,10 +62,7 @@ def measure(
 
 
 def take_steps(
-    model: str,
-    dataset: str,
-    parameters: Mapping[str, Any],
-    map_bits: Mapping[str, int],
+    model: str, dataset: str, parameters: Mapping[str, Any], map_bits: Mapping[str, int]
 ) -> dict[str, Any]:
     """Take one real step of each phase; return `trainer.memory()` and `refresh_peak_bytes`."""
     experiment = prepare(model, dataset, config_dict=parameters)

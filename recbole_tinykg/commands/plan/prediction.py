@@ -9,7 +9,7 @@ optimizer and random state are as before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
@@ -96,17 +96,15 @@ class _SimulatedSteps(FirstSteps):
     @contextmanager
     def _undo(self) -> Iterator[None]:
         """End the block with the optimizer's step, and put the model back."""
-        with ExitStack() as stack:
-            stack.enter_context(random_state.preserved())
-            stack.enter_context(module_state.preserved(self.model))
-            stop = self.optimizer.register_step_pre_hook(lambda *_: self._simulation.stop())
-            stack.callback(stop.remove)
-            stack.callback(self.optimizer.register_step_post_hook(_end_loop).remove)
-            stack.callback(self.optimizer.zero_grad)
+        stop = self.optimizer.register_step_pre_hook(lambda *_: self._simulation.stop())
+        end = self.optimizer.register_step_post_hook(_end_loop)
+        with random_state.preserved(), module_state.preserved(self.model), stop, end:
             try:
                 yield
             except _Stepped:
                 pass
+            finally:
+                self.optimizer.zero_grad()
 
 
 def _end_loop(*_: object) -> None:
