@@ -33,17 +33,13 @@ def started(command: Sequence[str], **streams: Any) -> Iterator[subprocess.Popen
         try:
             yield process
         except BaseException:
-            _end(process)
+            process.terminate()
+            try:
+                process.wait(_SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    process.terminate()
-    try:
-        process.wait(_SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from recbole_tinykg.commands.catalogue import COMMANDS, OVERVIEW, Command
 from recbole_tinykg.errors import ConfigurationError, UserError, did_you_mean
@@ -26,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 for wrong input, 130 when interrupted.
     """
+    # PyTorch may ask Linux for pages of 2 MB, unless the user has decided otherwise: maps of all
+    # nodes are tens of MB, allocated and freed in every step, and with pages of 4 KB their page
+    # faults cost as much as their arithmetic. Read at the first large allocation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
-    _use_huge_pages()
     try:
         named = bool(argv) and not argv[0].startswith("-")
         command = _command(argv.pop(0) if named else "train")
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(command.help if named else OVERVIEW, end="")
             return 0
         flags, parameters = _split(command, _join(command, argv))
-        _runner(command)(flags, parameters)
+        # imported only when it runs, so that `--help` and typing errors answer at once
+        importlib.import_module(f"recbole_tinykg.commands.{command.module}").run(flags, parameters)
     except UserError as error:
         print(f"recbole-tinykg: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -54,15 +58,6 @@ def _command(name: str) -> Command:
             f"command must be one of {', '.join(COMMANDS)}; got {name!r}{hint}"
         )
     return COMMANDS[name]
-
-
-def _use_huge_pages() -> None:
-    """Let PyTorch ask Linux for pages of 2 MB, unless the user has decided otherwise.
-
-    Maps of all nodes are tens of MB, allocated and freed in every step; with pages of 4 KB their
-    page faults cost as much as their arithmetic. No result depends on it.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read at the first large allocation
 
 
 def _join(command: Command, argv: Sequence[str]) -> list[str]:
@@ -99,11 +94,6 @@ def _split(command: Command, argv: Sequence[str]) -> tuple[dict[str, str], list[
         else:
             parameters.append(argument)
     return flags, parameters
-
-
-def _runner(command: Command) -> Callable[[Mapping[str, str], Sequence[str]], None]:
-    """Import a command only when it runs, so that `--help` and typing errors answer at once."""
-    return importlib.import_module(f"recbole_tinykg.commands.{command.module}").run
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import torch
 
 from recbole_tinykg import checkpoint, compat
 from recbole_tinykg.checkpoint.plain import from_plain
-from recbole_tinykg.commands.flags import read_parameters
+from recbole_tinykg.commands.flags import named_file, read_parameters
 from recbole_tinykg.compat.side_effects import recboles_deprecations_ignored
 from recbole_tinykg.config import Config, plain_parameters
-from recbole_tinykg.errors import CheckpointError, ConfigurationError
+from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.model import MODELS
 from recbole_tinykg.quick_start.experiment import build
 
@@ -34,12 +34,9 @@ FilePath = str | os.PathLike[str]
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     """Convert `--checkpoint` to `--output`; parameters win over those it was trained with."""
-    for flag in ("checkpoint", "output"):
-        if flag not in flags:
-            raise ConfigurationError(f"--{flag} must name a file; got none")
-    changes = read_parameters(parameters)
-    name = convert(flags["checkpoint"], flags["output"], flags.get("model"), changes)
-    print(f"{flags['output']}: {name}, converted from {flags['checkpoint']}")
+    source, target = named_file(flags, "checkpoint"), named_file(flags, "output")
+    name = convert(source, target, flags.get("model"), read_parameters(parameters))
+    print(f"{target}: {name}, converted from {source}")
 
 
 def convert(

@@ -6,18 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_tinykg.commands.flags import checkpoint_changes
+from recbole_tinykg.commands.flags import checkpoint_changes, named_file
 from recbole_tinykg.commands.report import metrics_table
-from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.quick_start import restore
 from recbole_tinykg.quick_start.results import plain_metrics
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     """Print the metrics of `--checkpoint`; parameters win over those it was trained with."""
-    if "checkpoint" not in flags:
-        raise ConfigurationError("--checkpoint must name a file; got none")
-    print(metrics_table(evaluate(flags["checkpoint"], checkpoint_changes(parameters))))
+    checkpoint = named_file(flags, "checkpoint")
+    print(metrics_table(evaluate(checkpoint, checkpoint_changes(parameters))))
 
 
 def evaluate(

@@ -48,6 +48,13 @@ def chosen_name(key: str, flags: Mapping[str, str], files: Sequence[str]) -> str
     return name or _DEFAULTS[key]
 
 
+def named_file(flags: Mapping[str, str], flag: str) -> str:
+    """Return the file that a flag names, without which the command cannot run."""
+    if flag not in flags:
+        raise ConfigurationError(f"--{flag} must name a file; got none")
+    return flags[flag]
+
+
 def read_switch(flags: Mapping[str, str], name: str) -> bool:
     """Read a flag that is on or off; off if it is not given."""
     value = read_literal(flags.get(name, "False"))

@@ -7,7 +7,7 @@ over the epochs of the run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -27,16 +27,13 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         {**_metric_cells(result), **_memory_cells(result["memory"]), **_time_cells(result)}
         for result in results
     ]
-    labels = dict.fromkeys(label for column in columns for label in column)
-    rows = [[label, *(column.get(label, "-") for column in columns)] for label in labels]
-    return align([["", *(result["model"] for result in results)], *rows])
+    return side_by_side(["", *(result["model"] for result in results)], columns)
 
 
 def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> str:
     """Lay out metrics, a row each, with a column per evaluation."""
-    names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
-    rows = [[name, *(f"{metrics[name]:.4f}" for metrics in columns.values())] for name in names]
-    return align([["", *columns], *rows])
+    cells = [{name: f"{m[name]:.4f}" for name in m} for m in columns.values()]
+    return side_by_side(["", *columns], cells)
 
 
 def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
@@ -63,14 +60,23 @@ def _memory_cells(memory: Mapping[str, Any]) -> dict[str, str]:
 
 def _time_cells(result: Mapping[str, Any]) -> dict[str, str]:
     epochs = result["epoch_seconds"]
-    parts = {
-        part: median(epoch[part] for epoch in epochs)
-        for part in ("total", *PHASES, "refresh")
+    labels = {"total": "seconds per epoch", **{p: f"  of which {p}" for p in (*PHASES, "refresh")}}
+    cells = {
+        label: f"{median(epoch[part] for epoch in epochs):.2f}"
+        for part, label in labels.items()
         if epochs and part in epochs[0]
     }
-    names = {"total": "seconds per epoch", **{p: f"  of which {p}" for p in (*PHASES, "refresh")}}
-    cells = {names[part]: f"{seconds:.2f}" for part, seconds in parts.items()}
     return {"epochs": str(len(epochs)), **cells}
+
+
+def side_by_side(
+    head: Sequence[str], columns: Sequence[Mapping[str, str]], order: Iterable[str] = ()
+) -> str:
+    """Lay out a row per label, with a cell of each column; labels not in `order` come last."""
+    found = dict.fromkeys(label for column in columns for label in column)
+    labels = dict.fromkeys([*(label for label in order if label in found), *found])
+    rows = [[label, *(column.get(label, "-") for column in columns)] for label in labels]
+    return align([head, *rows])
 
 
 def align(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:

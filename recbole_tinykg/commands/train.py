@@ -18,12 +18,7 @@ from recbole_tinykg.quick_start import run_recbole_tinykg
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Train what the flags name.
-
-    Args:
-        flags: `model`, `model_list`, `dataset`, `config_files`, `resume`.
-        parameters: `--key=value` of everything else.
-    """
+    """Train what the flags name; parameters win over the configuration files."""
     refuse_conflicts(flags, parameters)
     files = flags.get("config_files", "").split()
     if "resume" in flags:

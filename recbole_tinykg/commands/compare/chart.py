@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ def _draw_metrics(axes: Any, rows: Sequence[Row]) -> None:
     own = [row for row in rows if row.kind == "metric" and row.difference_percent is not None]
     names = list(dict.fromkeys(row.metric for row in own))
     for number, name in enumerate(names):
-        for row in (row for row in own if row.metric == name):
+        for place, row in enumerate(row for row in own if row.metric == name):
             x = _bits(rows).index(row.bits) + 0.7 * ((number + 0.5) / len(names) - 0.5)
             y, low = row.difference_percent, row.difference_percent_low
             error = None if low is None or y is None else y - low
-            first = row is next(row for row in own if row.metric == name)
             axes.errorbar(
                 x,
                 y,
@@ -54,54 +53,53 @@ def _draw_metrics(axes: Any, rows: Sequence[Row]) -> None:
                 fmt="o",
                 capsize=3,
                 color=_COLOURS[number % len(_COLOURS)],
-                label=name if first else None,
+                label=None if place else name,
             )
     axes.axhline(0, color="black", linewidth=0.8)
     seeds = len(rows[0].seeds)
     interval = ", 95 % interval" if seeds > 1 else ""
-    _label(axes, rows, f"{rows[0].model} − {rows[0].stock_name}, % ({seeds} seeds{interval})")
-    _add_legend(axes, 5)
+    _label(axes, rows, f"{rows[0].model} − {rows[0].stock_name}, % ({seeds} seeds{interval})", 5)
 
 
 def _draw_memory(axes: Any, rows: Sequence[Row]) -> None:
     """Draw how many times less memory the twin needs."""
-    for number, (metric, label) in enumerate(_MEMORY.items()):
-        own = [row for row in rows if row.metric == metric and row.ratio is not None]
-        places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
-        bars = axes.bar(
-            places, [row.ratio for row in own], 0.4, color=_COLOURS[number], label=label
-        )
-        axes.bar_label(bars, [f"{row.ratio:.3g}" for row in own], fontsize=8)
-    axes.set_yscale("log")
+    _draw_bars(axes, rows, _MEMORY, lambda row: row.ratio, ".3g")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.margins(y=0.15)
-    _label(axes, rows, f"memory: {rows[0].stock_name} / {rows[0].model}, larger step")
-    _add_legend(axes, 2)
+    _label(axes, rows, f"memory: {rows[0].stock_name} / {rows[0].model}, larger step", 2)
 
 
 def _draw_seconds(axes: Any, rows: Sequence[Row]) -> None:
     """Draw the seconds of the twin, with a line at the stock model's."""
-    for number, (metric, label) in enumerate(_SECONDS.items()):
-        own = [row for row in rows if row.metric == metric]
-        places = [_bits(rows).index(row.bits) + 0.4 * (number - 0.5) for row in own]
-        colour = _COLOURS[number]
-        bars = axes.bar(places, [row.tiny for row in own], 0.4, color=colour, label=label)
-        axes.bar_label(bars, [f"{row.tiny:.2g}" for row in own], fontsize=8)
-        for row in own[:1]:
+    _draw_bars(axes, rows, _SECONDS, lambda row: row.tiny, ".2g")
+    for (metric, label), colour in zip(_SECONDS.items(), _COLOURS, strict=False):
+        for row in [row for row in rows if row.metric == metric][:1]:
             name = f"{row.stock_name} {label}: {row.stock:.2g}"
             axes.axhline(row.stock, color=colour, linestyle="--", linewidth=1.2, label=name)
-    axes.set_yscale("log")
     axes.margins(y=0.25)
-    _label(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].stock_name}")
-    _add_legend(axes, 2)
+    _label(axes, rows, f"seconds of {rows[0].model}; dashed: {rows[0].stock_name}", 2)
 
 
-def _add_legend(axes: Any, columns: int) -> None:
-    """Put the legend below the panel, where it hides nothing."""
-    axes.legend(fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+def _draw_bars(
+    axes: Any,
+    rows: Sequence[Row],
+    labels: Mapping[str, str],
+    height: Callable[[Row], float | None],
+    digits: str,
+) -> None:
+    """Draw, on a logarithmic scale, two bars per bit width: a quantity each."""
+    for number, (metric, label) in enumerate(labels.items()):
+        heights = {r.bits: height(r) for r in rows if r.metric == metric and height(r) is not None}
+        places = [_bits(rows).index(bits) + 0.4 * (number - 0.5) for bits in heights]
+        values = list(heights.values())
+        bars = axes.bar(places, values, 0.4, color=_COLOURS[number], label=label)
+        axes.bar_label(bars, [f"{value:{digits}}" for value in values], fontsize=8)
+    axes.set_yscale("log")
 
 
-def _label(axes: Any, rows: Sequence[Row], title: str) -> None:
+def _label(axes: Any, rows: Sequence[Row], title: str, legend_columns: int) -> None:
+    """Label a panel, with its legend below it, where it hides nothing."""
+    axes.legend(fontsize=8, ncols=legend_columns, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("bits")
     axes.set_xticks(range(len(_bits(rows))), list(map(str, _bits(rows))))

@@ -51,12 +51,7 @@ class Comparison:
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Compare what the flags name; print the tables.
-
-    Args:
-        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `seeds`,
-            `output`, `keep_checkpoints`.
-        parameters: `--key=value` of everything else, for every run.
+    """Compare what the flags name; parameters are for every run. Print the tables.
 
     Raises:
         UserError: Wrong input; or, after the tables, runs that failed.
@@ -113,7 +108,8 @@ def compare(
     twins = [model] if isinstance(model, str) else model
     request = make_request(twins, dataset, bits, seeds, config_file_list, config_dict)
     request.check()
-    folder = Folder(Path(output) if output else _default_output(request))
+    name = re.sub(r"[^\w.+-]", "_", f"{'+'.join(request.twins)}-{request.dataset}")
+    folder = Folder(Path(output or f"comparisons/{name}"))
     with folder.lock(request):
         failures = _make_all(request, folder, keep_checkpoints, verbose)
         wanted = {*request.runs()}
@@ -123,7 +119,11 @@ def compare(
             tensorboard.write(folder.path / "tensorboard", run, line, request)
         table = tables.text(request, found, runs, failures, tables.TERMINAL)
         markdown = tables.text(request, found, runs, failures, tables.MARKDOWN)
-        _write(folder, found, markdown)
+        picture = "\n\n![chart](comparison.png)" if found else ""
+        lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
+        write_whole(folder.path / "comparison.jsonl", lines)
+        write_whole(folder.path / "comparison.md", f"{markdown}{picture}\n")
+        chart.draw(found, folder.path / "comparison.png")
     return Comparison(found, tuple(runs.values()), failures, table, folder.shown)
 
 
@@ -171,17 +171,3 @@ def _other_splits(made: Line, run: Run, finished: Mapping[Run, Line]) -> str:
 def _summary_of(line: Line) -> str:
     metric, value = next(iter((line["test"] or {"no test metric": 0.0}).items()))
     return f"test {metric} {value:.4f}, {line['epochs']} epochs of {line['epoch_seconds']:.2f} s"
-
-
-def _write(folder: Folder, found: Sequence[Row], markdown: str) -> None:
-    """Write the results of all finished runs, replacing earlier ones."""
-    lines = "".join(f"{json.dumps(row.to_plain())}\n" for row in found)
-    write_whole(folder.path / "comparison.jsonl", lines)
-    picture = "\n\n![chart](comparison.png)" if found else ""
-    write_whole(folder.path / "comparison.md", f"{markdown}{picture}\n")
-    chart.draw(found, folder.path / "comparison.png")
-
-
-def _default_output(request: Request) -> Path:
-    name = re.sub(r"[^\w.+-]", "_", f"{'+'.join(request.twins)}-{request.dataset}")
-    return Path("comparisons") / name

@@ -119,15 +119,12 @@ class Folder:
         write_whole(self._settings, json.dumps({**settings, "models": models}, indent=1) + "\n")
 
     def _refuse_other(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        pairs = [("", {"dataset": kept["dataset"]}, {"dataset": now["dataset"]})]
-        pairs += [
-            (f"{model}: ", kept["models"][model], config)
-            for model, config in now["models"].items()
-            if model in kept["models"]
-        ]
+        pairs = [({"dataset": kept["dataset"]}, {"dataset": now["dataset"]})]
+        common = [model for model in now["models"] if model in kept["models"]]
+        pairs += [(kept["models"][model], now["models"][model]) for model in common]
         differences = dict.fromkeys(
             f"{key} is {old.get(key)} there and {new.get(key)} now"
-            for _, old, new in pairs
+            for old, new in pairs
             for key in sorted({**old, **new})
             if old.get(key) != new.get(key)
         )
@@ -144,13 +141,10 @@ def _settings(request: Request) -> dict[str, Any]:
     """Return the data set and, for each model, the parameters that all runs share."""
     models = {}
     for twin in request.twins:
-        for run in (
-            Run(stock_name_of(get_model(twin)), None, request.seeds[0]),
-            Run(twin, 32, request.seeds[0]),
-        ):
-            config = request.config(run).to_plain()
+        for model, bits in ((stock_name_of(get_model(twin)), None), (twin, 32)):
+            config = request.config(Run(model, bits, request.seeds[0])).to_plain()
             if config.get("compress_seed") == config["seed"]:
                 del config["compress_seed"]
-            models[run.model] = {k: v for k, v in config.items() if k not in _PER_RUN}
+            models[model] = {k: v for k, v in config.items() if k not in _PER_RUN}
     plain = {"dataset": request.dataset, "models": models}
     return json.loads(json.dumps(plain))  # tuples are lists, as in the file

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from recbole_tinykg.checkpoint.safe_write import write_whole
 from recbole_tinykg.commands import child
@@ -25,21 +24,18 @@ def make(run: Run, request: Request, folder: Folder) -> Line | str:
     place = folder.path_of(run)
     place.mkdir(parents=True, exist_ok=True)
     if not (place / worker.RESULT).exists():
-        write_whole(place / worker.JOB, json.dumps(_job(run, request)))
+        job = {
+            "run": {"model": run.model, "bits": run.bits, "seed": run.seed},
+            "name": run.name,
+            "dataset": request.dataset,
+            "config_files": request.config_files,
+            "argv": request.arguments(run),
+        }
+        write_whole(place / worker.JOB, json.dumps(job))
         failure = _train(place)
         if failure:
             return failure
     return json.loads((place / worker.RESULT).read_text(encoding="utf-8"))
-
-
-def _job(run: Run, request: Request) -> dict[str, Any]:
-    return {
-        "run": {"model": run.model, "bits": run.bits, "seed": run.seed},
-        "name": run.name,
-        "dataset": request.dataset,
-        "config_files": request.config_files,
-        "argv": request.arguments(run),
-    }
 
 
 def _train(place: Path) -> str:

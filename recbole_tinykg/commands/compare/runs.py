@@ -160,21 +160,17 @@ def make_request(
         raise ConfigurationError(f"--{key} must be left out of a comparison: {_OURS[key]}")
     names = tuple(dict.fromkeys(twins))
     for name in names:
-        _check_twin(name)
+        if name not in MODELS:
+            near = did_you_mean(f"Tiny{name}", MODELS)
+            hint = f"; {near}" if near else ""
+            raise ConfigurationError(
+                "--model must be a Tiny model, which is compared with the model it replaces: one "
+                f"of {', '.join(MODELS)}; got {name!r}{hint}"
+            )
     files = tuple(os.path.abspath(file) for file in config_files)
     widths = tuple(dict.fromkeys(as_bits(bits)))
     request = Request(names, dataset, widths, (), files, given)
     return replace(request, seeds=_seeds(seeds, request.configured("seed"), "seed" in given))
-
-
-def _check_twin(name: str) -> None:
-    if name not in MODELS:
-        near = did_you_mean(f"Tiny{name}", MODELS)
-        hint = f"; {near}" if near else ""
-        raise ConfigurationError(
-            "--model must be a Tiny model, which is compared with the model it replaces: one of "
-            f"{', '.join(MODELS)}; got {name!r}{hint}"
-        )
 
 
 def _seeds(seeds: int | Sequence[int], first: int, has_seed: bool) -> tuple[int, ...]:

@@ -84,29 +84,28 @@ class Row:
 def rows(request: Request, runs: Runs) -> Iterator[Row]:
     """Compare every twin at every bit width that has a pair of finished runs."""
     for twin in request.twins:
+        stock_name = stock_name_of(get_model(twin))
         for bits in request.bits:
-            seeds, pairs = _pairs(twin, bits, request.seeds, runs)
+            wanted = {s: (Run(stock_name, None, s), Run(twin, bits, s)) for s in request.seeds}
+            finished = {seed: pair for seed, pair in wanted.items() if set(pair) <= runs.keys()}
+            pairs = [(runs[stock], runs[tiny]) for stock, tiny in finished.values()]
             for kind, metric, value in quantities([line for pair in pairs for line in pair]):
                 values = [(value(stock), value(tiny)) for stock, tiny in pairs]
-                known = [(a, b) for a, b in values if a is not None and b is not None]
-                if len(known) == len(values):
-                    names = (
-                        twin,
-                        stock_name_of(get_model(twin)),
-                        request.dataset,
-                        bits,
-                        kind,
-                        metric,
-                        seeds,
-                    )
-                    yield Row(*names, **compare_pairs(*zip(*known, strict=True)))
+                if not any(None in pair for pair in values):
+                    own = (twin, stock_name, request.dataset, bits, kind, metric, tuple(finished))
+                    yield Row(*own, **compare_pairs(*zip(*values, strict=True)))
 
 
 def compare_pairs(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, Any]:
     """Compare paired values; return the numbers of a `Row`."""
     differences = np.round(np.subtract(tiny, stock), _DECIMALS)
     mean, base = float(differences.mean()), float(np.mean(stock))
-    low, high = _interval(differences)
+    low = high = None
+    if len(differences) > 1:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1) * stats.sem(differences)
+        low, high = float(mean - half), float(mean + half)
+    has_t_test = len(differences) > 1 and np.ptp(differences) != 0
+    has_wilcoxon = len(differences) >= WILCOXON_PAIRS and differences.any()
     percent = [None if base == 0 or d is None else 100 * d / base for d in (mean, low, high)]
     return {
         "stock": base,
@@ -117,39 +116,10 @@ def compare_pairs(stock: Sequence[float], tiny: Sequence[float]) -> dict[str, An
         "difference_percent": percent[0],
         "difference_percent_low": percent[1],
         "difference_percent_high": percent[2],
-        "p_value": _t_test(differences),
-        "wilcoxon_p_value": _wilcoxon(differences),
+        "p_value": float(stats.ttest_1samp(differences, 0.0).pvalue) if has_t_test else None,
+        "wilcoxon_p_value": float(stats.wilcoxon(differences).pvalue) if has_wilcoxon else None,
         "ratio": base / float(np.mean(tiny)) if np.mean(tiny) else None,
     }
-
-
-def _interval(differences: np.ndarray) -> tuple[float | None, float | None]:
-    n = len(differences)
-    if n < 2:
-        return None, None
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(differences)
-    return float(differences.mean() - half), float(differences.mean() + half)
-
-
-def _t_test(differences: np.ndarray) -> float | None:
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        return None
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def _wilcoxon(differences: np.ndarray) -> float | None:
-    if len(differences) < WILCOXON_PAIRS or not differences.any():
-        return None
-    return float(stats.wilcoxon(differences).pvalue)
-
-
-def _pairs(
-    twin: str, bits: int, seeds: Sequence[int], runs: Runs
-) -> tuple[tuple[int, ...], list[tuple[Line, Line]]]:
-    stock_name = stock_name_of(get_model(twin))
-    keys = {seed: (Run(stock_name, None, seed), Run(twin, bits, seed)) for seed in seeds}
-    both = {seed: pair for seed, pair in keys.items() if set(pair) <= runs.keys()}
-    return tuple(both), [(runs[stock], runs[tiny]) for stock, tiny in both.values()]
 
 
 def quantities(lines: Sequence[Line]) -> Iterator[tuple[str, str, Quantity]]:

@@ -57,7 +57,8 @@ def text(
         own = [row for row in rows if row.model == twin]
         if own:
             parts += [_title(own, style), _metrics(own, style), _costs(own, style)]
-    notes = [*_notes(request, rows, runs), *_failed(failures)]
+    notes = _notes(request, rows, runs)
+    notes += [f"Failed, and not in these numbers: {name}: {why}" for name, why in failures.items()]
     return "\n\n".join([*parts, "\n".join(f"* {note}" for note in notes)])
 
 
@@ -71,19 +72,11 @@ def _title(rows: Sequence[Row], style: str) -> str:
 def _metrics(rows: Sequence[Row], style: str) -> str:
     stock_name, twin = rows[0].stock_name, rows[0].model
     has_wilcoxon = any(row.wilcoxon_p_value is not None for row in rows)
-    headers = [
-        "bits",
-        "test metric",
-        stock_name,
-        twin,
-        "difference",
-        "in %",
-        "95 % interval, %",
-        "p (t)",
-    ]
-    headers += ["p (W)"] * has_wilcoxon
+    headers = ["bits", "test metric", stock_name, twin]
+    headers += ["difference", "in %", "95 % interval, %", "p (t)", *["p (W)"] * has_wilcoxon]
     cells = []
     for row in (row for row in rows if row.kind == "metric"):
+        percent = row.difference_percent
         low, high = row.difference_percent_low, row.difference_percent_high
         cells.append(
             [
@@ -92,7 +85,7 @@ def _metrics(rows: Sequence[Row], style: str) -> str:
                 f"{row.stock:.4f}",
                 f"{row.tiny:.4f}",
                 f"{row.difference:+.4f}",
-                _signed(row.difference_percent),
+                "-" if percent is None else f"{percent:+.2f}",
                 "-" if low is None or high is None else f"{low:+.2f} to {high:+.2f}",
                 _p(row.p_value),
                 *[_p(row.wilcoxon_p_value)] * has_wilcoxon,
@@ -153,20 +146,12 @@ def _notes(request: Request, rows: Sequence[Row], runs: Mapping[Run, Line]) -> l
     return notes
 
 
-def _failed(failures: Mapping[str, str]) -> list[str]:
-    return [f"Failed, and not in these numbers: {name}: {why}" for name, why in failures.items()]
-
-
 def _table(headers: Sequence[str], cells: Sequence[Sequence[str]], style: str, align: str) -> str:
     names = {"l": "left", "r": "right", "c": "center"}
     columns = [names[letter] for letter in align[: len(headers)]]
     return tabulate(
         cells, headers, tablefmt=style, disable_numparse=True, colalign=columns if cells else None
     )
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
 
 
 def _p(value: float | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from recbole_tinykg.commands.compare.folder import Line
 from recbole_tinykg.commands.compare.runs import Request, Run
@@ -22,7 +21,14 @@ def write(folder: Path, run: Run, line: Line, request: Request) -> None:
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    parameters, results = _parameters(run, request), _results(line)
+    parameters = {
+        "model": run.model,
+        "bits": _STOCK if run.bits is None else str(run.bits),
+        "seed": run.seed,
+        "learning_rate": request.config(run)["learning_rate"],
+    }
+    values = {f"{kind}/{name}": value(line) for kind, name, value in quantities([line])}
+    results = {tag: float(value) for tag, value in values.items() if value is not None}
     temporary = folder / f".{run.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with SummaryWriter(str(temporary)) as writer:
@@ -32,15 +38,3 @@ def write(folder: Path, run: Run, line: Line, request: Request) -> None:
         for name, value in results.items():
             writer.add_scalar(name, value)
     os.replace(temporary, target)
-
-
-def _parameters(run: Run, request: Request) -> dict[str, Any]:
-    rate = request.config(run)["learning_rate"]
-    bits = _STOCK if run.bits is None else str(run.bits)
-    return {"model": run.model, "bits": bits, "seed": run.seed, "learning_rate": rate}
-
-
-def _results(line: Line) -> dict[str, float]:
-    """Quantities by tag: the kind is the group in which TensorBoard shows them."""
-    values = {f"{kind}/{name}": value(line) for kind, name, value in quantities([line])}
-    return {tag: float(v) for tag, v in values.items() if v is not None}

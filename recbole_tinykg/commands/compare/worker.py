@@ -43,7 +43,9 @@ def main(folder: str) -> int:
     job = json.loads(Path(JOB).read_text(encoding="utf-8"))
     start = perf_counter()
     try:
-        finished = _read_result(job)
+        # of a run killed after it had finished
+        file = RunFiles.in_folder("saved", job["name"]).result
+        finished = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         result = finished or _train(job)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,12 +71,6 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
         "device": result["device"],
         "versions": result["versions"],
     }
-
-
-def _read_result(job: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result of a run that had finished when the process was killed, if it had."""
-    file = RunFiles.in_folder("saved", job["name"]).result
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _train(job: dict[str, Any]) -> dict[str, Any]:

@@ -43,13 +43,7 @@ from recbole_tinykg.trainer.bit_budget import allocate_for
 
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
-    """Print the plan of what the flags name.
-
-    Args:
-        flags: `model`, `model_list`, `dataset`, `config_files`, `bits`, `measure`,
-            `output`.
-        parameters: `--key=value` of everything else.
-    """
+    """Print the plan of what the flags name; parameters win over the configuration files."""
     refuse_conflicts(flags, parameters)
     files = flags.get("config_files", "").split()
     output = _output_file(flags.get("output"))
@@ -98,13 +92,17 @@ def plan(
     names = [model] if isinstance(model, str) else list(model)
     widths = as_bits(bits)
     given = {**read_files(config_file_list or ()), **(config_dict or {})}
-    _check(names, widths)
+    if len(set(widths)) < len(widths):
+        raise ConfigurationError(f"bits must be different numbers; got {widths}")
+    if not names:
+        raise ConfigurationError("model must name at least one model; got none")
     if "compress_bits" in (config_dict or {}) and not given.get("compressed_saves"):
         raise ConfigurationError(
             f"compress_bits must be given to plan as bits, such as --bits=2; "
             f"got compress_bits={given['compress_bits']}"
         )
-    chosen = {name: parameters_for(name, given) for name in _with_stock_models(names)}
+    pairs = [(stock_name_of(get_model(name)), name) for name in names]
+    chosen = {name: parameters_for(name, given) for pair in pairs for name in pair}  # none twice
     budgets = {}
     for name, own in chosen.items():  # so that no error waits behind loading and measuring
         budgets[name] = Config(name, dataset, config_dict=own)["compress_budget"]
@@ -122,11 +120,7 @@ def plan(
 
 
 def _plan_model(
-    name: str,
-    dataset: str,
-    bits: Sequence[int],
-    given: dict[str, Any],
-    budget: Any,
+    name: str, dataset: str, bits: Sequence[int], given: dict[str, Any], budget: Any
 ) -> list[PlannedModel]:
     """Plan a stock model, or a twin at each number of bits and, if there is one, the budget."""
     experiment = prepare(name, dataset, config_dict={**given, "state": "ERROR"})
@@ -156,20 +150,6 @@ def _try_to_predict(
         return predict(experiment, bits), ""
     except SimulationError as error:
         return None, str(error)
-
-
-def _with_stock_models(names: Sequence[str]) -> list[str]:
-    """Return the models, each twin after the stock model that it replaces; none twice."""
-    return list(
-        dict.fromkeys(planned for n in names for planned in (stock_name_of(get_model(n)), n))
-    )
-
-
-def _check(names: Sequence[str], bits: Sequence[int]) -> None:
-    if len(set(bits)) < len(bits):
-        raise ConfigurationError(f"bits must be different numbers; got {bits}")
-    if not names:
-        raise ConfigurationError("model must name at least one model; got none")
 
 
 def _output_file(text: str | None) -> Path | None:

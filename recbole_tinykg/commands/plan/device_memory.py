@@ -30,13 +30,9 @@ def available_bytes() -> int:
     available = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text()) - _reclaimable_bytes()
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        cached = int(dict(line.split() for line in lines).get("inactive_file", 0))  # gives way
+        used = int((_CGROUP / "memory.current").read_text()) - cached
     except (OSError, ValueError):  # no container, or one without a limit
         return available
     return min(available, max(0, limit - used))
-
-
-def _reclaimable_bytes() -> int:
-    """Return the bytes of cached files that give way when memory is needed."""
-    lines = (_CGROUP / "memory.stat").read_text().splitlines()
-    return int(dict(line.split() for line in lines).get("inactive_file", 0))

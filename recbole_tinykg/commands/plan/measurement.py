@@ -62,10 +62,7 @@ def measure(
 
 
 def take_steps(
-    model: str,
-    dataset: str,
-    parameters: Mapping[str, Any],
-    map_bits: Mapping[str, int],
+    model: str, dataset: str, parameters: Mapping[str, Any], map_bits: Mapping[str, int]
 ) -> dict[str, Any]:
     """Take one real step of each phase; return `trainer.memory()` and `refresh_peak_bytes`."""
     experiment = prepare(model, dataset, config_dict=parameters)
@@ -83,22 +80,17 @@ class _MeasuredSteps(FirstSteps):
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
         """Take a step as training does, with its meter."""
-        self._drop_graphs()
-        TinyTrainer._train_epoch(self, batches, 0, loss_func)
-
-    def take_refresh(self, refresh: Callable[[], None]) -> None:
-        """Measure KGAT's refresh."""
-        with peak_bytes(self.device) as peak:
-            refresh()
-        self.refresh_peak_bytes = peak.num_bytes
-
-    def _drop_graphs(self) -> None:
-        """Delete results that models keep on themselves: the profiler would see them freed."""
         for module in self.model.modules():
             for name, value in list(vars(module).items()):
                 held = value if isinstance(value, list) else [value]
                 if any(isinstance(v, Tensor) and v.grad_fn is not None for v in held):
-                    delattr(module, name)
+                    delattr(module, name)  # a result it keeps: the profiler would see it freed
+        TinyTrainer._train_epoch(self, batches, 0, loss_func)
+
+    def take_refresh(self, refresh: Callable[[], None]) -> None:
+        with peak_bytes(self.device) as peak:
+            refresh()
+        self.refresh_peak_bytes = peak.num_bytes
 
 
 def _read_memory(answer: Mapping[str, Any]) -> Memory:

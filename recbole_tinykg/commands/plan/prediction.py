@@ -9,7 +9,7 @@ optimizer and random state are as before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
@@ -47,10 +47,9 @@ def predict(experiment: Experiment, bits: int | Mapping[str, int] | None = None)
             trainer.take(experiment.train_data)
     finally:
         model.train(was_training)
-    state_bytes = optimizer_bytes(trainer.optimizer)
     return Memory(
         **resident_bytes(model),
-        optimizer_bytes=state_bytes,
+        optimizer_bytes=optimizer_bytes(trainer.optimizer),
         phases=trainer.steps,
         refresh_peak_bytes=trainer.refresh_peak_bytes,
     )
@@ -72,7 +71,6 @@ class _SimulatedSteps(FirstSteps):
         self._simulation.forget(*model.parameters())
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
-        """Simulate a step."""
         loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
         simulation = self._simulation
         saved: list[SavedTensors] = []
@@ -84,12 +82,11 @@ class _SimulatedSteps(FirstSteps):
                 return loss_func(interaction)
 
         run = train_pass if is_tiny(type(self.model)) else Trainer._train_epoch
-        with self._undo(simulation), simulation, simulation.unknown_is_zero():
+        with self._undo(), simulation, simulation.unknown_is_zero():
             run(self, batches, 0, watched, False)
         self.steps[phase] = StepMemory(saved[0].num_bytes, simulation.peak_bytes)
 
     def take_refresh(self, refresh: Callable[[], None]) -> None:
-        """Simulate KGAT's refresh."""
         with module_state.preserved(self.model), self._simulation as simulation:
             simulation.start()
             refresh()
@@ -97,26 +94,18 @@ class _SimulatedSteps(FirstSteps):
         self.refresh_peak_bytes = simulation.peak_bytes
 
     @contextmanager
-    def _undo(self, simulation: Simulation) -> Iterator[None]:
+    def _undo(self) -> Iterator[None]:
         """End the block with the optimizer's step, and put the model back."""
-        with ExitStack() as stack:
-            stack.enter_context(random_state.preserved())
-            stack.enter_context(module_state.preserved(self.model))
-            for register, hook in (
-                (self.optimizer.register_step_pre_hook, simulation.stop),
-                (self.optimizer.register_step_post_hook, _stop_loop),
-            ):
-                stack.callback(register(_ignoring_arguments(hook)).remove)
-            stack.callback(self.optimizer.zero_grad)
+        stop = self.optimizer.register_step_pre_hook(lambda *_: self._simulation.stop())
+        end = self.optimizer.register_step_post_hook(_end_loop)
+        with random_state.preserved(), module_state.preserved(self.model), stop, end:
             try:
                 yield
             except _Stepped:
                 pass
+            finally:
+                self.optimizer.zero_grad()
 
 
-def _stop_loop() -> None:
+def _end_loop(*_: object) -> None:
     raise _Stepped
-
-
-def _ignoring_arguments(function: Callable[[], None]) -> Callable[..., None]:
-    return lambda *_: function()

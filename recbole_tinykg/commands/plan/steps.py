@@ -36,8 +36,11 @@ class FirstSteps(TinyTrainer):
         self._seen: set[str] = set()
         detects = torch.autograd.set_detect_anomaly(self._detects_anomalies())
         scoring = lend_model(self.config, self.model, train_data)
-        with detects, recboles_deprecations_ignored(), self._intercept_refresh(), scoring:
-            for epoch in range(_cycle(self.config)):
+        refresh = getattr(self.model, "update_attentive_A", None)
+        taken = {"update_attentive_A": lambda: self.take_refresh(refresh)} if refresh else {}
+        cycle = (self.config["train_rec_step"] or 0) + (self.config["train_kg_step"] or 0)
+        with detects, recboles_deprecations_ignored(), replaced(self.model, **taken), scoring:
+            for epoch in range(max(1, cycle)):  # until every phase has had its turn
                 self._train_epoch(train_data, epoch)
 
     def take_step(self, phase: str, batches: OneBatch, loss_func: LossFunction) -> None:
@@ -63,15 +66,6 @@ class FirstSteps(TinyTrainer):
                 batch = next(iter(train_data))
             self.take_step(phase, OneBatch([batch]), loss_func)
         return 0.0
-
-    @contextmanager
-    def _intercept_refresh(self) -> Iterator[None]:
-        refresh = getattr(self.model, "update_attentive_A", None)
-        if refresh is None:
-            yield
-            return
-        with replaced(self.model, update_attentive_A=lambda: self.take_refresh(refresh)):
-            yield
 
 
 @contextmanager
@@ -105,8 +99,3 @@ def first_steps(kind: type[FirstSteps], config: Config, model: AbstractRecommend
     bases = trainer_class(model_class).__bases__
     own = tuple(kind if base is TinyTrainer else base for base in bases)
     return type(f"{model_class.__name__}Trainer", own, {})(config, model)
-
-
-def _cycle(config: Config) -> int:
-    """Return the number of epochs until every phase has had its turn."""
-    return max(1, (config["train_rec_step"] or 0) + (config["train_kg_step"] or 0))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recbole_tinykg.commands.flags import checkpoint_changes
+from recbole_tinykg.commands.flags import checkpoint_changes, named_file
 from recbole_tinykg.commands.recommend.output import FORMATS, open_output, write
 from recbole_tinykg.config.parameters import read_literal
 from recbole_tinykg.errors import ConfigurationError
@@ -18,14 +18,12 @@ _FORMAT_OF = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 def run(flags: Mapping[str, str], parameters: Sequence[str]) -> None:
     """Write the best items for users; parameters win over those it was trained with."""
-    if "checkpoint" not in flags:
-        raise ConfigurationError("--checkpoint must name a file; got none")
+    checkpoint = named_file(flags, "checkpoint")
     file_format = _file_format(flags)
     item_field, num_paths = flags.get("item_field"), read_literal(flags.get("paths", "0"))
-    users = _users(flags)
     results = recommend(
-        flags["checkpoint"],
-        users,
+        checkpoint,
+        _users(flags),
         k=read_literal(flags.get("k", "10")),
         paths=num_paths,
         seen=flags.get("seen", "all"),

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from recbole_tinykg.errors import UserError
-from recbole_tinykg.serving import Recommendation, UserRecommendations
-from recbole_tinykg.serving.paths.knowledge import GraphPath
+from recbole_tinykg.serving import UserRecommendations
 
 FORMATS = ("table", "csv", "json")
 
@@ -37,38 +36,38 @@ def write(
         item_field: Name of the column that goes with items, if any.
     """
     if file_format == "csv":
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_csv_header(num_paths, item_field))
-        for result in results:
-            writer.writerows(_csv_rows(result, num_paths))
+        _write_csv(results, file, num_paths, item_field)
         return
     as_text = _json_line if file_format == "json" else _block
     for result in results:
         file.write(as_text(result, item_field))
 
 
-def _csv_header(num_paths: int, item_field: str | None) -> list[str]:
+def _write_csv(
+    results: Iterable[UserRecommendations], file: IO[str], num_paths: int, item_field: str | None
+) -> None:
+    writer = csv.writer(file, lineterminator="\n")
     paths = [f"path_{i}{suffix}" for i in range(1, num_paths + 1) for suffix in ("_score", "")]
-    return ["user", "rank", "item", "score", *([item_field] if item_field else []), *paths]
-
-
-def _csv_rows(result: UserRecommendations, num_paths: int) -> Iterator[list[Any]]:
-    for rank, own in enumerate(result.items, start=1):
-        field = [] if own.field is None else [own.field]
-        paths = [cell for path in own.paths for cell in (path.score, path)]
-        missing = [""] * (2 * num_paths - len(paths))
-        yield [result.user, rank, own.item, own.score, *field, *paths, *missing]
+    fields = [item_field] if item_field else []
+    writer.writerow(["user", "rank", "item", "score", *fields, *paths])
+    for result in results:
+        for rank, own in enumerate(result.items, start=1):
+            field = [] if own.field is None else [own.field]
+            cells: list[Any] = [cell for path in own.paths for cell in (path.score, path)]
+            cells += [""] * (len(paths) - len(cells))
+            writer.writerow([result.user, rank, own.item, own.score, *field, *cells])
 
 
 def _json_line(result: UserRecommendations, item_field: str | None) -> str:
-    items = [_json_item(own, item_field) for own in result.items]
+    items = []
+    for own in result.items:
+        item: dict[str, Any] = {"item": own.item, "score": own.score}
+        if item_field:
+            item[item_field] = own.field
+        if own.paths:
+            item["paths"] = [{**asdict(path), "text": str(path)} for path in own.paths]
+        items.append(item)
     return json.dumps({"user": result.user, "items": items}, ensure_ascii=False) + "\n"
-
-
-def _json_item(own: Recommendation, item_field: str | None) -> dict[str, Any]:
-    field = {item_field: own.field} if item_field else {}
-    paths = {"paths": [{**asdict(path), "text": str(path)} for path in own.paths]}
-    return {"item": own.item, "score": own.score, **field, **(paths if own.paths else {})}
 
 
 def _block(result: UserRecommendations, item_field: str | None) -> str:
@@ -78,12 +77,8 @@ def _block(result: UserRecommendations, item_field: str | None) -> str:
     for rank, own in enumerate(result.items, start=1):
         field = f"  {own.field}" if own.field else ""
         lines.append(f"{rank:4}  {own.item:<{width}}  {own.score:10.4f}{field}")
-        lines += [_path_line(path) for path in own.paths]
+        lines += [f"      {path.score:9.2e}  {path}" for path in own.paths]
     return "\n".join(lines) + "\n"
-
-
-def _path_line(path: GraphPath) -> str:
-    return f"      {path.score:9.2e}  {path}"
 
 
 @contextlib.contextmanager
@@ -94,8 +89,12 @@ def open_output(path: str | None) -> Iterator[IO[str]]:
         UserError: The folder or the disk does not take the file.
     """
     if path is None:
-        with _ignore_closed_pipe():
+        try:
             yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:  # `recommend | head` ends without a message, as other programs do
+            with open(os.devnull, "w", encoding="utf-8") as nowhere:  # takes what is left
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return
     temporary = Path(f"{path}.tmp")
     try:
@@ -107,14 +106,3 @@ def open_output(path: str | None) -> Iterator[IO[str]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-@contextlib.contextmanager
-def _ignore_closed_pipe() -> Iterator[None]:
-    """End `recommend | head` without a message, as other programs do."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # what is left is flushed there
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())

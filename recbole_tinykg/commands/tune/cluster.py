@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
 import re
@@ -88,20 +87,24 @@ def connect(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
     """
     import ray
 
-    if ray.is_initialized():
-        _check_fits(ray.cluster_resources(), cpus, gpus)
-        with interrupt_at_sigterm():
-            yield
-        return
-    folder = None if address else _short_folder()
+    is_connected = ray.is_initialized()
+    folder = None if address or is_connected else _short_folder()
     try:
-        _start_or_join(address, folder)
-        _check_package()
-        _check_fits(ray.cluster_resources(), cpus, gpus)
+        if not is_connected:
+            _start_or_join(address, folder)
+            _check_package()
+        resources = ray.cluster_resources()
+        for flag, amount, resource in (("--cpus", cpus, "CPU"), ("--gpus", gpus, "GPU")):
+            if amount > resources.get(resource, 0):
+                raise ConfigurationError(
+                    f"{flag} must be at most {resources.get(resource, 0):g}, what the Ray cluster "
+                    f"has; got {amount:g}"
+                )
         with interrupt_at_sigterm():  # after Ray has set its own handler
             yield
     finally:
-        ray.shutdown()
+        if not is_connected:
+            ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,11 +133,8 @@ def _start_or_join(address: str | None, folder: str | None) -> None:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        own: dict[str, Any] = {
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-        }
-        ray.init(address="local", _temp_dir=folder, **own, **quiet)
+        quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        ray.init(address="local", _temp_dir=folder, **quiet)
         return
     path = os.environ.get("PYTHONPATH")  # a cluster started here inherits it, others do not
     if path:
@@ -165,15 +165,6 @@ def _check_package() -> None:
             "tune needs recbole_tinykg on every machine of the Ray cluster, and its workers do not "
             "find it: install it there, in the Python that runs Ray"
         )
-
-
-def _check_fits(resources: dict[str, float], cpus: float, gpus: float) -> None:
-    for flag, amount, resource in (("--cpus", cpus, "CPU"), ("--gpus", gpus, "GPU")):
-        if amount > resources.get(resource, 0):
-            raise ConfigurationError(
-                f"{flag} must be at most {resources.get(resource, 0):g}, what the Ray cluster has; "
-                f"got {amount:g}"
-            )
 
 
 def _short_folder() -> str:

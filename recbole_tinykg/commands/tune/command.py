@@ -159,7 +159,11 @@ def tune(
     cluster.check_address(address)
     given = (model, dataset, config_file_list, config_dict, argv)
     folder = Path(output or f"tune/{model or 'TinyKGAT'}-{dataset or 'ml-100k'}").absolute()
-    study = _resume(given, options, folder) if resume else _begin(given, options, folder)
+    if resume:
+        study = _resume(given, options, folder)
+    else:
+        check_new(folder)
+        study = make_study(Config(*given), options, list(read_arguments(argv)))
     if verbose:
         print(headline(study, folder), flush=True)
     if len(records.read_trials(folder)) < study.num_trials:
@@ -167,20 +171,13 @@ def tune(
     return _conclude(study, folder)
 
 
-def _begin(given: tuple[Any, ...], options: TuneOptions, folder: Path) -> Study:
-    check_new(folder)
-    *_, argv = given
-    return make_study(Config(*given), options, list(read_arguments(argv)))
-
-
 def _resume(given: tuple[Any, ...], options: TuneOptions, folder: Path) -> Study:
     study = Study.load(folder)
     model, dataset, files, changes, argv = given
-    now: dict[str, Any] = {}
+    now = {key: name for key, name in (("model", model), ("dataset", dataset)) if name}
     if files or changes or argv:
-        now = given_parameters(Config(study.model, study.dataset, files, changes, argv))
-    names = {key: name for key, name in (("model", model), ("dataset", dataset)) if name}
-    refuse_changes(study, folder, options, {**names, **now})
+        now |= given_parameters(Config(study.model, study.dataset, files, changes, argv))
+    refuse_changes(study, folder, options, now)
     return study
 
 

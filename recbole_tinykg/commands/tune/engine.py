@@ -25,9 +25,8 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from recbole_tinykg.commands.tune import records, spaces
-from recbole_tinykg.commands.tune.objectives import modes
+from recbole_tinykg.commands.tune.objectives import OBJECTIVES, modes
 from recbole_tinykg.commands.tune.report import trial_line
-from recbole_tinykg.commands.tune.search_files import space_of
 from recbole_tinykg.commands.tune.study import Study
 from recbole_tinykg.commands.tune.trial import TrialPlan, run_files, train_trial
 from recbole_tinykg.errors import UserError
@@ -132,21 +131,16 @@ def _name(trial: Any) -> str:
     return f"{trial.config['trial']['number']:03d}"
 
 
-class _Suggestion:
-    """Parameters of the next trial, asked of Optuna; the first trial is the default."""
-
-    def __init__(self, study: Study) -> None:
-        self._search, self._default = study.search, study.default
-
-    def __call__(self, trial: Any) -> dict[str, Any]:
-        space = space_of(self._search)
-        if trial.number == 0:
-            for name in spaces.encode(space, self._default):  # it is enqueued: see `from_study`
-                space[name].suggest(name, trial)
-            parameters = self._default
-        else:
-            parameters = {name: domain.suggest(name, trial) for name, domain in space.items()}
-        return {"trial": {"number": trial.number, "parameters": parameters}}
+def _suggest(trial: Any, study: Study) -> dict[str, Any]:
+    """Ask Optuna for the parameters of the next trial; the first trial is the default."""
+    space = study.space
+    if trial.number == 0:
+        for name in spaces.encode(space, study.default):  # it is enqueued: see `from_study`
+            space[name].suggest(name, trial)
+        parameters = study.default
+    else:
+        parameters = {name: domain.suggest(name, trial) for name, domain in space.items()}
+    return {"trial": {"number": trial.number, "parameters": parameters}}
 
 
 class _Optuna(OptunaSearch):
@@ -157,7 +151,7 @@ class _Optuna(OptunaSearch):
         directions = modes(study.objectives, study.metric_bigger)
         several = len(study.objectives) > 1
         return cls(
-            space=_Suggestion(study),
+            space=functools.partial(_suggest, study=study),
             metric=list(study.objectives) if several else study.objectives[0],
             mode=directions if several else directions[0],
             points_to_evaluate=[spaces.encode(study.space, study.default)],
@@ -205,7 +199,8 @@ def _print(line: str) -> None:
 def _record_of(trial: Any, study: Study, error: str | None) -> records.Trial:
     """Return what Ray knows of a trial, as a record."""
     row: Mapping[str, Any] = trial.last_result or {}
-    measured = {name: _number(row.get(name)) for name in ("valid", "saved", "peak", "seconds")}
+    measured = {name: row.get(name) for name in OBJECTIVES}
+    known = {name: n for name, n in measured.items() if n is not None and not math.isnan(n)}
     complete = row.get("finished") or row.get("epoch", 0) >= study.epochs
     return records.Trial(
         number=trial.config["trial"]["number"],
@@ -216,9 +211,5 @@ def _record_of(trial: Any, study: Study, error: str | None) -> records.Trial:
         best_epoch=row.get("best_epoch"),
         error=error,
         worker_deaths=trial.num_failures,
-        **measured,
+        **known,
     )
-
-
-def _number(value: Any) -> Any:
-    return None if value is None or math.isnan(value) else value

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tinykg.commands.report import align
-from recbole_tinykg.commands.tune.objectives import modes
+from recbole_tinykg.commands.tune.objectives import OBJECTIVES, modes
 from recbole_tinykg.commands.tune.records import Trial
 
 _UNITS = {"saved": ("KiB", 2**10), "peak": ("MiB", 2**20), "seconds": ("s", 1)}
-_LABELS = {"saved": "saved for backward", "peak": "peak of a step", "seconds": "s per epoch"}
+_AXES = {
+    "saved": "saved for backward, KiB",
+    "peak": "peak of a step, MiB",
+    "seconds": "s per epoch",
+}
 
 
 def headline(study: Any, folder: Path) -> str:
@@ -30,8 +34,8 @@ def headline(study: Any, folder: Path) -> str:
 
 def against_default(best: Trial, default: Trial, study: Any) -> str:
     """Compare the best trial with the configuration before the search."""
-    ours = f"best: trial {best.number}, {study.metric} {_metric(best.valid)}"
-    before = f"default: trial {default.number}, {study.metric} {_metric(default.valid)}"
+    ours = f"best: trial {best.number}, {study.metric} {cell('valid', best.valid)}"
+    before = f"default: trial {default.number}, {study.metric} {cell('valid', default.valid)}"
     if not best.valid or not default.valid:
         return f"{ours}; {before}"
     change = 100 * (best.valid / default.valid - 1)
@@ -44,10 +48,10 @@ def trial_line(trial: Trial, metric: str) -> str:
     if trial.status == "failed":
         return f"trial {trial.number}: failed, {trial.error} ({parameters})"
     epochs = f"{trial.epochs} epoch{'s' if trial.epochs != 1 else ''}"
+    valid, saved, peak, seconds = (cell(name, getattr(trial, name)) for name in OBJECTIVES)
     return (
-        f"trial {trial.number}: {metric} {_metric(trial.valid)}, {trial.status} after {epochs}, "
-        f"{cell('saved', trial.saved)} saved, {cell('peak', trial.peak)} peak, "
-        f"{cell('seconds', trial.seconds)} per epoch ({parameters})"
+        f"trial {trial.number}: {metric} {valid}, {trial.status} after {epochs}, "
+        f"{saved} saved, {peak} peak, {seconds} per epoch ({parameters})"
     )
 
 
@@ -60,7 +64,7 @@ def trials_table(trials: Sequence[Trial], metric: str, best: int | None) -> str:
             [
                 f"{trial.number}{'*' if trial.number == best else ' '}",
                 *(str(trial.parameters.get(name, "-")) for name in names),
-                _metric(trial.valid),
+                cell("valid", trial.valid),
                 str(trial.epochs),
                 cell("saved", trial.saved),
                 cell("peak", trial.peak),
@@ -87,7 +91,7 @@ def cell(objective: str, value: float | None) -> str:
     if value is None:
         return "-"
     if objective == "valid":
-        return _metric(value)
+        return f"{value:.4f}"
     unit, size = _UNITS[objective]
     return f"{value / size:.2f} {unit}"
 
@@ -110,6 +114,7 @@ def plot_front(
     from matplotlib.figure import Figure
 
     first, *others = study["objectives"]
+    labels = {"valid": f"{study['metric']} on validation", **_AXES}
     figure = Figure(figsize=(5.5 * len(others), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, other in zip(figure.subplots(1, len(others), squeeze=False)[0], others, strict=True):
@@ -123,8 +128,8 @@ def plot_front(
         if len(others) == 1:
             corners = sorted((_scaled(trial, other), _scaled(trial, first)) for trial in chosen)
             axes.step(*zip(*corners, strict=True), where="post", color="C1", alpha=0.6)
-        for name, setter in ((other, axes.set_xlabel), (first, axes.set_ylabel)):
-            setter(_axis_label(name, study))
+        axes.set_xlabel(labels[other])
+        axes.set_ylabel(labels[first])
         axes.grid(alpha=0.3)
         axes.margins(x=0.15)
     better = "up" if modes([first], study["metric_bigger"]) == ["max"] else "down"
@@ -137,14 +142,3 @@ def plot_front(
 
 def _scaled(trial: Trial, objective: str) -> float:
     return getattr(trial, objective) / _UNITS.get(objective, ("", 1))[1]
-
-
-def _axis_label(objective: str, study: Mapping[str, Any]) -> str:
-    if objective == "valid":
-        return f"{study['metric']} on validation"
-    unit = _UNITS[objective][0]
-    return _LABELS[objective] + ("" if objective == "seconds" else f", {unit}")
-
-
-def _metric(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

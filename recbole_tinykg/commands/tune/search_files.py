@@ -162,18 +162,10 @@ def _recboles_domain(kind: str, rest: str, where: str) -> Domain:
 def _domain(kind: str, arguments: Any, where: str) -> Domain:
     """Build the domain, or say what `kind` takes."""
     arguments = _literals(arguments)
-    domain: Domain | None = None
-    if kind == "choice":
-        domain = Choice(tuple(arguments)) if isinstance(arguments, list) and arguments else None
-    elif isinstance(arguments, list) and all(_is_finite(number) for number in arguments):
-        domain = _numeric(kind, arguments)
-    if domain is None:
-        raise ConfigurationError(f"{where}: {kind} takes {KINDS[kind]}; got {arguments!r}")
-    return domain
-
-
-def _numeric(kind: str, numbers: list[float]) -> Domain | None:
-    match kind, numbers:
+    values = arguments if isinstance(arguments, list) else []
+    if kind == "choice" and values:
+        return Choice(tuple(values))
+    match kind, values if all(_is_finite(value) for value in values) else []:
         case "integer", [int(low), int(high)] if low < high:
             return Steps(low, high)
         case "uniform", [low, high] if low < high:
@@ -182,8 +174,9 @@ def _numeric(kind: str, numbers: list[float]) -> Domain | None:
             return Range(float(low), float(high), log=True)
         case "quniform", [low, high, step] if low < high and step > 0:
             first, last = round(low / step), round(high / step)  # as hyperopt rounds
-            return Steps(first, last, step) if first < last else None
-    return None
+            if first < last:
+                return Steps(first, last, step)
+    raise ConfigurationError(f"{where}: {kind} takes {KINDS[kind]}; got {arguments!r}")
 
 
 def _literals(value: Any) -> Any:

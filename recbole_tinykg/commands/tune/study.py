@@ -30,6 +30,7 @@ _FIXED = (  # where and how trials are compared
     "model dataset data_path checkpoint_dir run_name epochs eval_args eval_step metrics topk "
     "valid_metric gpu_id use_gpu device show_progress"
 ).split()
+_OWN_PLACES = ("gpu_id", "run_name", "checkpoint_dir")  # of each trial
 _PATHS = ("data_path", "dataset_save_path", "dataloaders_save_path")
 
 
@@ -180,7 +181,7 @@ def make_study(config: Config, options: TuneOptions, argv_keys: Sequence[str] = 
         epochs=config["epochs"],
         concurrent=options.concurrent,
     )
-    return Study(**{**json.loads(json.dumps(asdict(study))), "objectives": objectives})
+    return Study(**{**_plain(asdict(study)), "objectives": objectives})
 
 
 def refuse_changes(
@@ -214,13 +215,21 @@ def refuse_changes(
 
 def shared_configuration(config: Config) -> dict[str, Any]:
     """Return the configuration for workers: other folders, GPUs that Ray chooses, no bars."""
-    base = config.to_plain()
-    for key in ("gpu_id", "run_name", "checkpoint_dir"):
-        base.pop(key, None)
-    for key in _PATHS:
-        if base.get(key):
-            base[key] = str(Path(base[key]).absolute())
-    return {**base, "show_progress": False}
+    return {**_portable(config), "show_progress": False}
+
+
+def given_parameters(config: Config) -> dict[str, Any]:
+    """Return what the user gave of the configuration, for a file that gives it again."""
+    plain = _portable(config)
+    given = config.external_config_dict.keys() & plain.keys() - {"model", "dataset"}
+    return {key: plain[key] for key in config.external_config_dict if key in given}
+
+
+def _portable(config: Config) -> dict[str, Any]:
+    """Return a configuration for any folder and GPU: absolute paths, and none of a trial's own."""
+    plain = {key: value for key, value in config.to_plain().items() if key not in _OWN_PLACES}
+    paths = {key: str(Path(plain[key]).absolute()) for key in _PATHS if plain.get(key)}
+    return {**plain, **paths}
 
 
 def default_search_file(model: str) -> Path:
@@ -291,16 +300,6 @@ def _num_trials(trials: int | None, searcher: str, space: spaces.Space) -> int:
             "leave it out, or search with --searcher=random"
         )
     return points
-
-
-def given_parameters(config: Config) -> dict[str, Any]:
-    """Return what the user gave of the configuration, for a file that gives it again."""
-    plain = config.to_plain()
-    hidden = {"model", "dataset", "gpu_id", "run_name", "checkpoint_dir"}
-    keys = config.external_config_dict.keys() - hidden
-    given = {key: plain[key] for key in config.external_config_dict if key in keys & plain.keys()}
-    paths = {key: str(Path(given[key]).absolute()) for key in _PATHS if given.get(key)}
-    return {**given, **paths}
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from recbole_tinykg.commands.tune.objectives import OBJECTIVES
 from recbole_tinykg.commands.tune.records import folder_of, read_trial
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _NOTHING: Row = {
-    "valid": math.nan,
-    "saved": math.nan,
-    "peak": math.nan,
-    "seconds": math.nan,
+    **dict.fromkeys(OBJECTIVES, math.nan),
     "metrics": {},
     "best_epoch": None,
     "finished": False,
@@ -86,13 +84,19 @@ def run_trial(
     os.chdir(folder)
     ended = read_trial(folder)
     if ended is not None:
-        measured = {name: getattr(ended, name) for name in ("valid", "saved", "peak", "seconds")}
+        measured = {name: getattr(ended, name) for name in OBJECTIVES}
         known = {name: value for name, value in measured.items() if value is not None}
         epoch = {"epoch": ended.epochs} if ended.epochs else {}
         report({**_NOTHING, **known, **epoch, "finished": True, "error": ended.error})
         return
+
+    def write_and_report(row: Row) -> None:
+        with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        report(row)
+
     try:
-        _train(number, parameters, plan, _with_history(folder, report))
+        _train(number, parameters, plan, write_and_report)
     except Exception as error:  # any error is the result of this trial
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         text = " ".join(str(error).split())
@@ -193,17 +197,6 @@ def _row(trainer: Any, epoch: int, score: float, eval_step: int) -> Row:
         "peak": max(peaks, default=math.nan),
         "seconds": round(median(epoch["total"] for epoch in trainer.epoch_seconds), 4),
     }
-
-
-def _with_history(folder: Path, report: Callable[[Row], None]) -> Callable[[Row], None]:
-    """Return a `report` that appends each row to `history.jsonl` first."""
-
-    def write_and_report(row: Row) -> None:
-        with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        report(row)
-
-    return write_and_report
 
 
 def _last_row(folder: Path) -> Row:

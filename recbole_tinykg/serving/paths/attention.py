@@ -17,13 +17,14 @@ Values are float64, computed from the checkpoint's weights.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
 from recbole_tinykg.serving.paths.knowledge import ANY, FoundPaths, slices
-from recbole_tinykg.serving.paths.search import Reads, best_paths
+from recbole_tinykg.serving.paths.search import Reads, UserAttention, best_paths
 
 
 class GraphAttention:
@@ -42,7 +43,15 @@ class GraphAttention:
         place, found = slices(own.indices, history)
         start = np.zeros(len(history))
         start[place] = own.data[found]
-        return best_paths(_OfGraph(self._reads, self._readers, history, start), items, num_paths)
+        attention = UserAttention(
+            history,
+            start,
+            num_hops=2,
+            has_direction=True,
+            read_by=partial(_rows, self._reads),
+            readers_of=partial(_rows, self._readers),
+        )
+        return best_paths(attention, items, num_paths)
 
 
 def _attention_matrix(model: Any) -> csr_array:
@@ -57,25 +66,6 @@ def _attention_matrix(model: Any) -> csr_array:
         matrix = coo_array((values, tuple(sparse.indices().numpy())), sparse.shape).tocsr()
     matrix.sort_indices()
     return matrix
-
-
-class _OfGraph:
-    """KGAT's attention for one user: the same for all but the history."""
-
-    num_hops = 2
-    has_direction = True
-
-    def __init__(
-        self, reads: csr_array, readers: csr_array, history: np.ndarray, start: np.ndarray
-    ) -> None:
-        self._reads, self._readers = reads, readers
-        self.history, self.start = history, start
-
-    def read_by(self, entities: np.ndarray) -> Reads:
-        return _rows(self._reads, entities)
-
-    def readers_of(self, entities: np.ndarray) -> Reads:
-        return _rows(self._readers, entities)
 
 
 def _rows(matrix: csr_array, rows: np.ndarray) -> Reads:
@@ -104,7 +94,15 @@ class NeighborAttention:
         """Return the paths of highest score from a user's known items (H,) to items (I,)."""
         vector = self._user_vectors[user].double().numpy()
         scores = self._relation_vectors @ vector / len(vector)  # (R,)
-        return best_paths(_OfNeighbors(self, scores, history), items, num_paths)
+        attention = UserAttention(
+            history,
+            start=np.ones(len(history)),  # all known items are equal
+            num_hops=self._num_hops,
+            has_direction=False,
+            read_by=partial(self.read_by, scores=scores),
+            readers_of=partial(self.readers_of, scores=scores),
+        )
+        return best_paths(attention, items, num_paths)
 
     def read_by(self, entities: np.ndarray, scores: np.ndarray) -> Reads:
         """Return what entities (M,) read, for a user's scores (R,) of relations."""
@@ -127,23 +125,6 @@ class NeighborAttention:
         own = scores[self._relations[entities]]
         own = np.exp(own - own.max(axis=1, keepdims=True))
         return own / own.sum(axis=1, keepdims=True)
-
-
-class _OfNeighbors:
-    """KGCN's attention for one user, to whom all known items are equal."""
-
-    has_direction = False
-
-    def __init__(self, table: NeighborAttention, scores: np.ndarray, history: np.ndarray) -> None:
-        self._table, self._scores = table, scores
-        self.history, self.start = history, np.ones(len(history))
-        self.num_hops = table._num_hops
-
-    def read_by(self, entities: np.ndarray) -> Reads:
-        return self._table.read_by(entities, self._scores)
-
-    def readers_of(self, entities: np.ndarray) -> Reads:
-        return self._table.readers_of(entities, self._scores)
 
 
 def _summed(reads: Reads) -> Reads:

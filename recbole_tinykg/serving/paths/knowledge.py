@@ -6,7 +6,7 @@ walked along (`head –relation→ tail`) or against (`tail ←relation– head`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -161,14 +161,13 @@ class KnowledgeGraph:
             is_along = place < len(self._codes) and self._codes[place] == code
             direction = ALONG if is_along else AGAINST
         head, tail = (start, end) if direction == ALONG else (end, start)
-        relations = self._between(head, tail) if relation == ANY else [relation]
+        relations: Sequence[int] | np.ndarray = [relation]
+        if relation == ANY:  # every relation between the two
+            first = self._code(int(head), int(tail), 0)
+            ends = np.searchsorted(self._codes, [first, first + self._num_relations])
+            relations = self._codes[slice(*ends)] - first
         names = tuple(str(self._relations[relation]) for relation in relations)
         return Step(names, bool(direction == ALONG))
-
-    def _between(self, head: int, tail: int) -> np.ndarray:
-        first = self._code(int(head), int(tail), 0)
-        ends = np.searchsorted(self._codes, [first, first + self._num_relations])
-        return self._codes[slice(*ends)] - first
 
 
 def slices(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -86,10 +86,11 @@ class RippleAttention:
 
     def _attention(self, hops: list[_Hop], items: np.ndarray) -> list[np.ndarray]:
         """Return the weights (I, F) of each hop's distinct facts, for items (I,)."""
-        v, weights = self._entities(items), []
+        entities = self._model.entity_embedding
+        v, weights = _rows(entities, items), []
         for hop in hops:
-            heads, tails = self._entities(hop.head), self._entities(hop.tail)
-            matrices = self._rows(self._model.relation_embedding, hop.relation)
+            heads, tails = _rows(entities, hop.head), _rows(entities, hop.tail)
+            matrices = _rows(self._model.relation_embedding, hop.relation)
             keys = np.einsum("fij,fj->fi", matrices.reshape(*heads.shape, -1), heads)
             count = np.bincount(hop.which, minlength=len(keys))
             logits = v @ keys.T  # (I, F)
@@ -99,12 +100,9 @@ class RippleAttention:
             v = (v + p @ tails) @ self._map.T
         return weights
 
-    def _entities(self, entities: np.ndarray) -> np.ndarray:
-        return self._rows(self._model.entity_embedding, entities)
 
-    @staticmethod
-    def _rows(embedding: Any, rows: np.ndarray) -> np.ndarray:
-        return embedding.weight.detach()[rows].cpu().double().numpy()
+def _rows(embedding: Any, rows: np.ndarray) -> np.ndarray:
+    return embedding.weight.detach()[rows].cpu().double().numpy()
 
 
 def memory(model: Any, user: int) -> list[tuple[np.ndarray, ...]]:

@@ -22,7 +22,9 @@ before they are joined with the item's. No loop runs over edges.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +44,8 @@ class Reads(NamedTuple):
         return Reads(*(column[which] for column in self))
 
 
-class UserAttention(Protocol):
+@dataclass(frozen=True)
+class UserAttention:
     """One user's attention, as the search needs it.
 
     Attributes:
@@ -50,18 +53,16 @@ class UserAttention(Protocol):
         start: (H,) weight of each.
         num_hops: How many reads follow each other in the model; longer paths are left out.
         has_direction: Whether a read goes along its triple; if not, the triple is looked up.
+        read_by: From entities (M,) to what each of them reads.
+        readers_of: From entities (M,) to what reads each of them.
     """
 
     history: np.ndarray
     start: np.ndarray
     num_hops: int
     has_direction: bool
-
-    def read_by(self, entities: np.ndarray) -> Reads:
-        """Return what each of the entities reads."""
-
-    def readers_of(self, entities: np.ndarray) -> Reads:
-        """Return what reads each of the entities."""
+    read_by: Callable[[np.ndarray], Reads]
+    readers_of: Callable[[np.ndarray], Reads]
 
 
 def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> FoundPaths:
@@ -74,15 +75,18 @@ def best_paths(attention: UserAttention, items: np.ndarray, num_paths: int) -> F
     """
     overlap = np.isin(items, attention.history).any()  # an item then must not meet itself
     limit = np.iinfo(np.int64).max if overlap else num_paths
-    ways = (ALONG, AGAINST) if attention.has_direction else (EITHER, EITHER)
-    known = _halves(attention, attention.history, ways, attention.start)
-    asked = _halves(attention, items, ways[::-1], np.ones(len(items)))
-    own = np.full(len(attention.history), ANY)
-    here = _Half(Reads(np.arange(len(own)), attention.history, own, attention.start), None)
-    pairs = [(here, asked.read), (here, asked.readers), (known.read, asked.read)]
+    along, against = (ALONG, AGAINST) if attention.has_direction else (EITHER, EITHER)
+    history, start, ones = attention.history, attention.start, np.ones(len(items))
+    known_read = _half(attention.read_by(history), history, start, along)
+    known_readers = _half(attention.readers_of(history), history, start, against)
+    read = _half(attention.read_by(items), items, ones, against)
+    readers = _half(attention.readers_of(items), items, ones, along)
+    own = np.full(len(history), ANY)
+    here = _Half(Reads(np.arange(len(own)), history, own, start), None)
+    pairs = [(here, read), (here, readers), (known_read, read)]
     if attention.num_hops > 1:
-        pairs += [(known.read, asked.readers), (known.readers, asked.read)]
-    parts = [_join(first, last, attention.history, items, limit) for first, last in pairs]
+        pairs += [(known_read, readers), (known_readers, read)]
+    parts = [_join(first, last, history, items, limit) for first, last in pairs]
     return FoundPaths.joined(parts).best(num_paths)
 
 
@@ -93,30 +97,20 @@ class _Half(NamedTuple):
     direction: int | None  # None: no step
 
 
-class _Halves(NamedTuple):
-    read: _Half
-    readers: _Half
-
-
-def _halves(
-    attention: UserAttention, nodes: np.ndarray, ways: tuple[int, int], start: np.ndarray
-) -> _Halves:
-    """Return what nodes read and what reads them, times the node's weight; no node reads itself."""
-    halves = []
-    for reads, way in zip(
-        (attention.read_by(nodes), attention.readers_of(nodes)), ways, strict=True
-    ):
-        weighted = reads._replace(weight=reads.weight * start[reads.place])
-        halves.append(_Half(weighted.kept(nodes[reads.place] != reads.entity), way))
-    return _Halves(*halves)
+def _half(reads: Reads, nodes: np.ndarray, start: np.ndarray, direction: int) -> _Half:
+    """Return the reads of nodes, times each node's weight; no node reads itself here."""
+    weighted = reads._replace(weight=reads.weight * start[reads.place])
+    return _Half(weighted.kept(nodes[reads.place] != reads.entity), direction)
 
 
 def _join(
     first: _Half, last: _Half, history: np.ndarray, items: np.ndarray, limit: int
 ) -> FoundPaths:
     """Join two halves at the entities where they meet, the best `limit` first ones of each."""
-    begin = _best_per_entity(first.reads, limit)
-    end = last.reads
+    begin, end = first.reads, last.reads
+    begin = begin.kept(np.lexsort([begin.relation, begin.place, -begin.weight, begin.entity]))
+    rank = np.arange(len(begin.entity)) - np.searchsorted(begin.entity, begin.entity)
+    begin = begin.kept(rank < limit)
     which, found = slices(begin.entity, end.entity)
     begin, end = begin.kept(found), end.kept(which)
     known, item = history[begin.place], items[end.place]
@@ -132,10 +126,3 @@ def _join(
     return FoundPaths(
         end.place[apart], score, np.stack(nodes, axis=1)[apart], relations, directions
     )
-
-
-def _best_per_entity(reads: Reads, limit: int) -> Reads:
-    """Sort reads by entity, and keep of each entity the `limit` of highest weight."""
-    ordered = reads.kept(np.lexsort([reads.relation, reads.place, -reads.weight, reads.entity]))
-    first = np.searchsorted(ordered.entity, ordered.entity)
-    return ordered.kept(np.arange(len(ordered.entity)) - first < limit)
