@@ -64,17 +64,8 @@ class RippleSets(nn.Module):
         Raises:
             ValueError: A tensor has the wrong shape or a number out of range.
         """
-        self._check(triples)
         n = self.num_entities
-        head, relation, tail = (column.to(self.memory.device).long() for column in triples)
-        keys, memory = torch.unique((relation * n + head) * n + tail, return_inverse=True)
-        self.memory = memory.int()
-        self.relation = (keys // (n * n)).int()
-        self.head = (keys // n % n).int()
-        self.tail = (keys % n).int()
-
-    def _check(self, triples: Triples) -> None:
-        limits = (self.num_entities, self.num_relations, self.num_entities)
+        limits = n, self.num_relations, n
         for name, column, limit in zip(Triples._fields, triples, limits, strict=True):
             if tuple(column.shape) != self.shape:
                 raise ValueError(
@@ -86,6 +77,12 @@ class RippleSets(nn.Module):
                     f"{name} must lie in [0, {limit}); got {int(column.min())} to "
                     f"{int(column.max())}"
                 )
+        head, relation, tail = (column.to(self.memory.device).long() for column in triples)
+        keys, memory = torch.unique((relation * n + head) * n + tail, return_inverse=True)
+        self.memory = memory.int()
+        self.relation = (keys // (n * n)).int()
+        self.head = (keys // n % n).int()
+        self.tail = (keys % n).int()
 
     @property
     def table(self) -> FactTable:
