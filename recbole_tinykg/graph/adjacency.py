@@ -76,7 +76,8 @@ class Adjacency(nn.Module):
         """Register the rows with entries, and pointers to their entries in both column parts."""
         counts = [torch.bincount(row[slots], minlength=self.num_nodes) for slots in self.slots]
         messages = (counts[0] + counts[1]).nonzero().view(-1)
-        position = row_places(messages, self.num_nodes)
+        position = torch.full((self.num_nodes,), -1, dtype=torch.int32)
+        position[messages] = torch.arange(len(messages), dtype=torch.int32)
         crow_0, crow_1 = (row_pointers(count[messages]) for count in counts)
         register_buffers(
             self, message_rows=messages, message_position=position, crow_0=crow_0, crow_1=crow_1
