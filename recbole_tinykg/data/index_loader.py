@@ -38,7 +38,6 @@ class IndexTensors:
         self.sampler.data_source = rows
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the batches of an epoch."""
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return self._batches()
 

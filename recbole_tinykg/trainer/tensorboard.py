@@ -122,12 +122,12 @@ def hyperparameters(config: Config) -> dict[str, bool | str | float | int]:
         chosen.discard("compress_seed")
     if final.get("compress_budget") is not None:
         chosen.discard("compress_bits")
-    found = {name: final.get(name) for name in sorted(chosen)}
-    values = {
-        name: value for name, value in found.items() if value is not None and value is not False
+    values = {name: final.get(name) for name in sorted(chosen)}
+    return {
+        name: value if isinstance(value, bool | str | float | int) else str(value)
+        for name, value in values.items()
+        if value is not None and value is not False
     }
-    plain = (bool, str, float, int)
-    return {name: v if isinstance(v, plain) else str(v) for name, v in values.items()}
 
 
 def flatten(memory: Mapping[str, Any]) -> dict[str, int]:
