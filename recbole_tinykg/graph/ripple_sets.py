@@ -138,7 +138,9 @@ def sample(
         seed: Seed of the draw.
         repeat_first_hop: Whether every later hop is the first one, as in RecBole.
     """
-    graph = _Graph.from_triples(knowledge_triples(dataset), dataset.entity_num)
+    head, relation, tail = knowledge_triples(dataset)
+    order = torch.argsort(head, stable=True)
+    graph = _Graph(_first_entries(head, dataset.entity_num), relation[order], tail[order])
     users, items = user_item_pairs(dataset)
     order = torch.argsort(users, stable=True)
     start = _first_entries(users, dataset.user_num)
@@ -160,12 +162,6 @@ class _Graph(NamedTuple):
     start: Tensor  # (n_entities + 1,) first fact of each head
     relation: Tensor  # (E,)
     tail: Tensor  # (E,)
-
-    @classmethod
-    def from_triples(cls, triples: Triples, num_entities: int) -> _Graph:
-        head, relation, tail = triples
-        order = torch.argsort(head, stable=True)
-        return cls(_first_entries(head, num_entities), relation[order], tail[order])
 
 
 def _first_entries(rows: Tensor, num_rows: int) -> Tensor:

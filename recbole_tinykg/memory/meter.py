@@ -171,8 +171,14 @@ def _cuda_peak(device: torch.device, result: PeakBytes) -> Iterator[PeakBytes]:
 
 def _cpu_peak(result: PeakBytes) -> Iterator[PeakBytes]:
     profiler = torch.autograd.profiler.profile(use_kineto=True, profile_memory=True)
-    with _quiet_kineto():
+    # When it first starts, kineto reads its log level from the environment.
+    chosen = "KINETO_LOG_LEVEL" in os.environ
+    os.environ.setdefault("KINETO_LOG_LEVEL", _KINETO_ERRORS_ONLY)
+    try:
         profiler.__enter__()
+    finally:
+        if not chosen:
+            del os.environ["KINETO_LOG_LEVEL"]
     try:
         yield result
     finally:
@@ -184,18 +190,6 @@ def _cpu_peak(result: PeakBytes) -> Iterator[PeakBytes]:
     memory.sort(key=lambda event: event.start_ns())
     sizes = (event.nbytes() for event in memory)  # negative for a release
     result.num_bytes = max(itertools.accumulate(sizes, initial=0))
-
-
-@contextmanager
-def _quiet_kineto() -> Iterator[None]:
-    """Silence kineto, which reads its log level from the environment when it first starts."""
-    chosen = "KINETO_LOG_LEVEL" in os.environ
-    os.environ.setdefault("KINETO_LOG_LEVEL", _KINETO_ERRORS_ONLY)
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ["KINETO_LOG_LEVEL"]
 
 
 def _total_bytes(tensors: Iterable[Tensor]) -> int:
