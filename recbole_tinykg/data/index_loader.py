@@ -28,7 +28,6 @@ class IndexTensors:
     collate_fn: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Build RecBole's loader, and drop its list of all row numbers."""
         super().__init__(*args, **kwargs)
         self._drop_row_list()
 

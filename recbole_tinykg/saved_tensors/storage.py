@@ -160,7 +160,6 @@ def _row_length(tensor: Tensor) -> int:
 
 
 def _num_elements(tensor: Tensor) -> int:
-    """Count the numbers in the storage of a tensor."""
     return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 

@@ -37,8 +37,11 @@ _PLUMBING = frozenset(  # what RecBole lists with a model's parameters but is no
 )
 
 
-class LazyWriter:
-    """TensorBoard's `SummaryWriter`, created with its file when it is first used."""
+class RunWriter:
+    """The TensorBoard writer of a run: the trainer says what happened, it knows the tags.
+
+    A `SummaryWriter` that is created, with its file, when it is first used.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,10 +66,6 @@ class LazyWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-class RunWriter(LazyWriter):
-    """The TensorBoard writer of a run: the trainer says what happened, it knows the tags."""
 
     def write_epoch(
         self,
