@@ -135,8 +135,6 @@ class TinyTrainer(Trainer):
             CheckpointError: Files cannot be written, or the resumed run had another data set.
         """
         self._begin(train_data, valid_data, saved)
-        chosen = self.config["detect_anomaly"]
-        detects_anomalies = not self._is_twin if chosen is None else bool(chosen)
 
         def after_evaluation(epoch_idx: int, valid_score: float) -> None:
             self._saver.save_last(self, epoch_idx)
@@ -145,7 +143,7 @@ class TinyTrainer(Trainer):
 
         try:
             with (
-                torch.autograd.set_detect_anomaly(detects_anomalies),
+                torch.autograd.set_detect_anomaly(self._detects_anomalies()),
                 recboles_deprecations_ignored(),
             ):
                 return super().fit(
@@ -221,6 +219,10 @@ class TinyTrainer(Trainer):
         if self._resumed is not None:
             self._saver.restore_random_state(self._resumed)
             self._resumed = None
+
+    def _detects_anomalies(self) -> bool:
+        chosen = self.config["detect_anomaly"]
+        return not self._is_twin if chosen is None else bool(chosen)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super()._build_optimizer(**kwargs)
