@@ -37,8 +37,11 @@ from torch import Tensor
 @functools.cache
 def apply() -> None:
     """Apply every shim that this installation needs; calling it again does nothing."""
-    _restore_numpy_aliases()
-    _restore_dok_update()
+    aliases = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
+    for name in aliases.keys() - vars(np).keys():
+        setattr(np, name, aliases[name])
+    if not hasattr(sp.dok_matrix, "_update"):  # fills a matrix without index checks
+        sp.dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
     with anomaly_mode_kept():
         _free_kgat_of_dgl()
         if importlib.util.find_spec("torch_scatter") is None:
@@ -54,23 +57,6 @@ def anomaly_mode_kept() -> Iterator[None]:
         yield
     finally:
         torch.autograd.set_detect_anomaly(enabled, check_nan)
-
-
-def _restore_numpy_aliases() -> None:
-    """Put back the aliases that `Config.compatibility_settings` reads and NumPy 2 removed."""
-    for alias, scalar in (
-        ("float_", np.float64),
-        ("complex_", np.complex128),
-        ("unicode_", np.str_),
-    ):
-        if alias not in np.__dict__:
-            setattr(np, alias, scalar)
-
-
-def _restore_dok_update() -> None:
-    """Put back `A._update(entries)`, which fills a `dok_matrix` without index checks."""
-    if not hasattr(sp.dok_matrix, "_update"):
-        sp.dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
 
 
 class _WithoutDGL:

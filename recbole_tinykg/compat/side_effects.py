@@ -25,22 +25,19 @@ def no_files() -> AbstractContextManager[None]:
     )
 
 
-@contextmanager
-def recboles_deprecations_ignored() -> Iterator[None]:
+def recboles_deprecations_ignored() -> AbstractContextManager[None]:
     """Silence warnings about outdated PyTorch functions that RecBole's loop and models call."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*deprecated", module=r"recbole\.")
-        yield
+    return recboles_warnings_ignored(".*deprecated")
 
 
 @contextmanager
-def recboles_warnings_ignored() -> Iterator[None]:
-    """Silence all warnings from RecBole's code.
+def recboles_warnings_ignored(message: str = "") -> Iterator[None]:
+    """Silence warnings from RecBole's code, all or those whose message matches.
 
     It assigns in chains, which is fine before pandas 3, and divides by zero, which it corrects.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"recbole\.")
+        warnings.filterwarnings("ignore", message=message, module=r"recbole\.")
         yield
 
 

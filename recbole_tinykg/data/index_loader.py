@@ -28,7 +28,6 @@ class IndexTensors:
     collate_fn: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Build RecBole's loader, and drop its list of all row numbers."""
         super().__init__(*args, **kwargs)
         self._drop_row_list()
 
@@ -38,7 +37,6 @@ class IndexTensors:
         self.sampler.data_source = rows
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the batches of an epoch."""
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return self._batches()
 

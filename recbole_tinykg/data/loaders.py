@@ -50,9 +50,14 @@ def data_preparation(config: Config, dataset: Dataset) -> tuple[Any, Any, Any]:
         config["train_neg_sample_args"]["alpha"],
     )
     train = KnowledgeLoader(config, splits[0], samplers[0], triples)
+    modes = config["eval_args"]["mode"]
+    loaders: list[type] = [
+        FullSortLoader if modes[phase] == "full" else NegSampleEvalDataLoader
+        for phase in _PHASES[1:]
+    ]
     valid, test = (
-        _evaluation_loader(config, phase)(config, split, sampler)
-        for phase, split, sampler in zip(_PHASES[1:], splits[1:], samplers[1:], strict=True)
+        loader(config, split, sampler)
+        for loader, split, sampler in zip(loaders, splits[1:], samplers[1:], strict=True)
     )
     _log(config)
     return train, valid, test
@@ -86,11 +91,6 @@ def _samplers(config: Config, splits: list[Dataset]) -> list[ItemSampler | None]
             base.set_distribution(distribution)
         samplers.append(None if distribution == "none" else base.set_phase(phase))
     return samplers
-
-
-def _evaluation_loader(config: Config, phase: str) -> type:
-    is_full = config["eval_args"]["mode"][phase] == "full"
-    return FullSortLoader if is_full else NegSampleEvalDataLoader
 
 
 def _log(config: Config) -> None:
@@ -131,7 +131,6 @@ class KnowledgeLoader(KnowledgeBasedDataLoader):
     def __init__(
         self, config: Config, dataset: Dataset, sampler: ItemSampler | None, kg_sampler: TailSampler
     ) -> None:
-        """Build the two loaders; both shuffle."""
         self.logger = logging.getLogger()
         self.general_dataloader = InteractionLoader(config, dataset, sampler, shuffle=True)
         self.kg_dataloader = TripleLoader(config, dataset, kg_sampler, shuffle=True)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
-from recbole_tinykg.graph.csr import row_places, row_pointers
+from recbole_tinykg.graph.csr import register_buffers, row_places, row_pointers
 from recbole_tinykg.graph.row_blocks import RowBlock, row_bounds
 
 
@@ -60,12 +60,11 @@ class Adjacency(nn.Module):
         for part in (0, 1):
             row[self.slots[part]] -= part * self.num_nodes
             col[self.slots[part]] -= part * sizes[0]
-        self._register("col", col)
+        register_buffers(self, col=col)
         self._register_rows(row)
         self._divide_rows()
         self._register_transpose()
-        self._register("values", torch.zeros(len(keys)))
-        self._register("values_t", torch.zeros(len(keys)))
+        register_buffers(self, values=torch.zeros(len(keys)), values_t=torch.zeros(len(keys)))
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """Divide into blocks again after `to`, `cuda` and so on: they differ between devices."""
@@ -73,27 +72,25 @@ class Adjacency(nn.Module):
         self._divide_rows()
         return self
 
-    def _register(self, name: str, tensor: Tensor) -> None:
-        self.register_buffer(name, tensor, persistent=False)
-
     def _register_rows(self, row: Tensor) -> None:
         """Register the rows with entries, and pointers to their entries in both column parts."""
         counts = [torch.bincount(row[slots], minlength=self.num_nodes) for slots in self.slots]
         messages = (counts[0] + counts[1]).nonzero().view(-1)
         position = torch.full((self.num_nodes,), -1, dtype=torch.int32)
         position[messages] = torch.arange(len(messages), dtype=torch.int32)
-        self._register("message_rows", messages)
-        self._register("message_position", position)
-        for part, count in enumerate(counts):
-            self._register(f"crow_{part}", row_pointers(count[messages]))
+        crow_0, crow_1 = (row_pointers(count[messages]) for count in counts)
+        register_buffers(
+            self, message_rows=messages, message_position=position, crow_0=crow_0, crow_1=crow_1
+        )
 
     def _register_transpose(self) -> None:
         counts = [
             torch.bincount(self.col[slots], minlength=size)
             for slots, size in zip(self.slots, self.sizes, strict=True)
         ]
-        self._register("crow_t", row_pointers(torch.cat(counts)))
-        self._register("col_t", torch.empty_like(self.col))
+        register_buffers(
+            self, crow_t=row_pointers(torch.cat(counts)), col_t=torch.empty_like(self.col)
+        )
         for block, places in self._transposed_places():
             own = torch.arange(block.first_message, block.last_message, dtype=torch.int32)
             self.col_t[places] = torch.cat(
@@ -102,15 +99,6 @@ class Adjacency(nn.Module):
 
     def _divide_rows(self) -> None:
         """Divide the rows into blocks, and say where each message row lies in its block."""
-        self.row_blocks = self._row_blocks()
-        starts, lengths = torch.tensor(
-            [(b.start, b.last_message - b.first_message) for b in self.row_blocks],
-            device=self.message_rows.device,
-        ).unbind(1)
-        first_rows = torch.repeat_interleave(starts, lengths, output_size=self.num_messages)
-        self._register("message_offset", self.message_rows - first_rows)
-
-    def _row_blocks(self) -> list[RowBlock]:
         device = self.message_rows.device
         bounds = row_bounds(self.sizes, device)
         stops = torch.tensor([stop for _, _, stop in bounds], device=device)
@@ -118,27 +106,22 @@ class Adjacency(nn.Module):
         ends = [last, *(self._crow(part)[last] + self.slots[part].start for part in (0, 1))]
         firsts = [0, *(slots.start for slots in self.slots)]
         borders = [firsts, *torch.stack(ends, dim=1).tolist()]
-        return [
+        self.row_blocks = [
             RowBlock(*bound, i, j, (slice(i_0, j_0), slice(i_1, j_1)))
             for bound, (i, i_0, i_1), (j, j_0, j_1) in zip(
                 bounds, borders[:-1], borders[1:], strict=True
             )
         ]
+        starts, lengths = torch.tensor(
+            [(b.start, b.last_message - b.first_message) for b in self.row_blocks], device=device
+        ).unbind(1)
+        first_rows = torch.repeat_interleave(starts, lengths, output_size=self.num_messages)
+        register_buffers(self, message_offset=self.message_rows - first_rows)
 
     def _crow(self, part: int) -> Tensor:
         """Return pointers (M + 1,) int32 of the message rows into the slots of a column part."""
         pointers: Tensor = getattr(self, f"crow_{part}")
         return pointers
-
-    def _spread(self, of_rows: Tensor) -> Tensor:
-        """Repeat a value (M,) per message row for each of its slots: (E,)."""
-        spread = [
-            torch.repeat_interleave(
-                of_rows, self._crow(part).diff(), output_size=slots.stop - slots.start
-            )
-            for part, slots in enumerate(self.slots)
-        ]
-        return torch.cat(spread)
 
     def pointers(self, block: RowBlock) -> tuple[Tensor, Tensor]:
         """Return pointers (k + 1,) of a block's message rows into either column part."""
@@ -173,7 +156,14 @@ class Adjacency(nn.Module):
 
     def rows(self) -> Tensor:
         """Return the row (E,) int32 of each slot."""
-        return self._spread(self.message_rows.int())
+        rows = self.message_rows.int()
+        of_parts = [
+            torch.repeat_interleave(
+                rows, self._crow(part).diff(), output_size=slots.stop - slots.start
+            )
+            for part, slots in enumerate(self.slots)
+        ]
+        return torch.cat(of_parts)
 
     def columns(self, slots: Tensor | slice) -> Tensor:
         """Return the columns (K,) int64 of slots (K,) int64, or of a range within one part."""
@@ -219,10 +209,13 @@ class Adjacency(nn.Module):
         """Number of rows with at least one entry."""
         return len(self.message_rows)
 
-    def csr(self, part: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pointers, columns and values of the message rows for one column part."""
+    def csr(self, part: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pointers, columns and values of the message rows for one column part.
+
+        The values are of type `dtype`: what they multiply, autocast may have lowered.
+        """
         slots = self.slots[part]
-        return self._crow(part), self.col[slots], self.values[slots]
+        return self._crow(part), self.col[slots], self.values[slots].to(dtype or self.values.dtype)
 
     def matmul_blocks(
         self,
@@ -231,24 +224,14 @@ class Adjacency(nn.Module):
         """Yield every row block with the messages (k, D) of its message rows."""
         values = [self.values.to(part.dtype) for part in parts]
         for block in self.row_blocks:
+            crow = self.pointers(block)
             first, second = (
-                (
-                    pointers - (chosen.start - self.slots[part].start),
-                    self.col[chosen],
-                    values[part][chosen],
-                )
-                for part, (pointers, chosen) in enumerate(
-                    zip(self.pointers(block), block.entries, strict=True)
-                )
+                (crow[p] - (own.start - self.slots[p].start), self.col[own], values[p][own])
+                for p, own in enumerate(block.entries)
             )
             messages = ops.spmm(*first, parts[0])
             ops.spmm_add_(messages, *second, parts[1])
             yield block, messages
-
-    def _csr_for(self, part: int, dense: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """As `csr`, with values of the type of `dense`, which autocast may have lowered."""
-        crow, col, values = self.csr(part)
-        return crow, col, values.to(dense[part].dtype)
 
     def add_transposed_(self, out: Tensor, messages: Tensor) -> None:
         """Add the transpose times messages (num_messages, D) to out (num_nodes, D) in place."""
@@ -261,8 +244,8 @@ class Adjacency(nn.Module):
     ) -> Tensor:
         """Return the messages (R, D) of the nodes `nodes`, zero where a node has no entry."""
         rows = self.message_position.index_select(0, nodes).long()
-        messages = ops.spmm(*self._csr_for(0, parts), parts[0], rows)
-        ops.spmm_add_(messages, *self._csr_for(1, parts), parts[1], rows)
+        messages = ops.spmm(*self.csr(0, parts[0].dtype), parts[0], rows)
+        ops.spmm_add_(messages, *self.csr(1, parts[1].dtype), parts[1], rows)
         return messages
 
     def add_transposed_rows_(

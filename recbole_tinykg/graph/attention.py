@@ -172,13 +172,10 @@ def _distinct_pairs(edges: Triples, sizes: tuple[int, int]) -> tuple[Tensor, Ten
     keys = slot_keys(edges.head, edges.tail, sizes).mul_(num_relations).add_(edges.relation.long())
     keys.numpy().sort()
     pair = keys // num_relations
-    relation = keys.sub_(pair * num_relations).to(_smallest_integer(num_relations))
+    # NumPy sorts 16 bits in linear time.
+    smallest = torch.int16 if num_relations <= 2**15 else torch.int32
+    relation = keys.sub_(pair * num_relations).to(smallest)
     is_new = torch.ones(len(pair), dtype=torch.bool)
     torch.ne(pair[1:], pair[:-1], out=is_new[1:])
     slot = is_new.cumsum(0, dtype=torch.int32).sub_(1)
     return pair[is_new], slot, relation
-
-
-def _smallest_integer(limit: int) -> torch.dtype:
-    """Return an integer type for numbers below `limit`; NumPy sorts 16 bits in linear time."""
-    return torch.int16 if limit <= 2**15 else torch.int32

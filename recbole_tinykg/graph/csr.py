@@ -1,9 +1,18 @@
-"""What `ops.spmm` takes besides columns and values: where rows begin, and where they are."""
+"""What `ops.spmm` takes besides columns and values: where rows begin, and where they are.
+
+Graphs hold these as buffers that move with the module and stay out of its `state_dict`.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def register_buffers(module: nn.Module, **tensors: Tensor) -> None:
+    """Register non-persistent buffers by their names."""
+    for name, tensor in tensors.items():
+        module.register_buffer(name, tensor, persistent=False)
 
 
 def row_pointers(counts: Tensor, dtype: torch.dtype = torch.int32) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
-from recbole_tinykg.graph.csr import row_places, row_pointers
+from recbole_tinykg.graph.csr import register_buffers, row_places, row_pointers
 
 
 class Interactions(nn.Module):
@@ -39,17 +39,18 @@ class Interactions(nn.Module):
         user, item = key // num_items, key % num_items
         counts = torch.bincount(user, minlength=num_users)
         order_t = torch.argsort(item, stable=True)
-        self._register("crow", row_pointers(counts))
-        self._register("col", item.int())
-        self._register("values", 1 / counts[user].float())
-        self._register("crow_t", row_pointers(torch.bincount(item, minlength=num_items)))
-        self._register("col_t", user[order_t].int())
-        self._register("order_t", order_t.int())
-        self._register("values_t", self.values[order_t])
+        values = 1 / counts[user].float()
+        register_buffers(
+            self,
+            crow=row_pointers(counts),
+            col=item.int(),
+            values=values,
+            crow_t=row_pointers(torch.bincount(item, minlength=num_items)),
+            col_t=user[order_t].int(),
+            order_t=order_t.int(),
+            values_t=values[order_t],
+        )
         self.num_users = num_users
-
-    def _register(self, name: str, tensor: Tensor) -> None:
-        self.register_buffer(name, tensor, persistent=False)
 
     def sample(self, stream: Tensor, probability: float, transposed: bool) -> Tensor:
         """Return the values (E,) after dropout, in the order of the matrix or of its transpose."""

@@ -23,7 +23,8 @@ def sample_neighbors(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # (num_entities, sample_size) int32: neighbours, their relations
     """Draw neighbours of every entity from the triples of a knowledge graph."""
-    entity, other = torch.cat([heads, tails]), torch.cat([tails, heads])
+    entity, none = torch.cat([heads, tails]), torch.zeros(1, dtype=torch.int64)
+    other = torch.cat([tails, heads, none])
     by_chance = torch.randperm(len(entity), generator=generator)
     order = by_chance[torch.argsort(entity[by_chance], stable=True)]
     counts = torch.bincount(entity, minlength=num_entities)
@@ -33,13 +34,9 @@ def sample_neighbors(
     first = torch.arange(sample_size).expand(num_entities, -1)
     places = starts[:, None] + torch.where(counts[:, None] >= sample_size, first, repeated)
     has_none = (counts == 0)[:, None]
-    edges = order[torch.where(has_none, 0, places)] if len(order) else places
-    if not len(order):  # no triple at all
-        other, relations, edges = torch.zeros(1).long(), torch.zeros(1).long(), places * 0
-    else:
-        relations = relations.repeat(2)
+    edges = torch.cat([order, none + len(order)])[torch.where(has_none, len(order), places)]
     own = torch.arange(num_entities)[:, None]
     return (
         torch.where(has_none, own, other[edges]).int(),
-        torch.where(has_none, 0, relations[edges]).int(),
+        torch.cat([relations, relations, none])[edges].int(),
     )

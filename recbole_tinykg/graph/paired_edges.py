@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tinykg import ops
-from recbole_tinykg.graph.csr import row_pointers
+from recbole_tinykg.graph.csr import register_buffers, row_pointers
 
 PAIR_BLOCK = 4096
 """Pairs that dense work handles at a time: 4096 x 64 floats stay in a core's cache."""
@@ -82,16 +82,16 @@ class PairedEdges(nn.Module):
         pairs, edges_of_pair = torch.unique_consecutive(key[order], return_counts=True)
         pair_row = pairs // num_relations
         row_crow = row_pointers(torch.bincount(pair_row, minlength=num_rows))
-        self._register("order", order)
-        self._register("col", col[order])
-        self._register("pair_crow", row_pointers(edges_of_pair))
-        self._register("pair_relation", pairs % num_relations)
-        self._register("row_crow", row_crow)
+        register_buffers(
+            self,
+            order=order.int(),
+            col=col[order].int(),
+            pair_crow=row_pointers(edges_of_pair),
+            pair_relation=(pairs % num_relations).int(),
+            row_crow=row_crow,
+        )
         self.blocks = _divide_pairs(row_crow)
         self._register_blocks(pair_row)
-
-    def _register(self, name: str, tensor: Tensor) -> None:
-        self.register_buffer(name, tensor.int(), persistent=False)
 
     def _register_blocks(self, pair_row: Tensor) -> None:
         """Register what is counted within each block: rows, row pointers, pairs by relation."""
@@ -104,10 +104,13 @@ class PairedEdges(nn.Module):
             counts = torch.bincount(relation, minlength=self.num_relations)
             relation_crows.append(row_pointers(counts))
             relation_cols.append(torch.argsort(relation, stable=True))
-        self._register("pair_row", torch.cat(rows))
-        self._register("block_crow", torch.cat(crows))
-        self._register("relation_crow", torch.cat(relation_crows))
-        self._register("relation_col", torch.cat(relation_cols))
+        register_buffers(
+            self,
+            pair_row=torch.cat(rows).int(),
+            block_crow=torch.cat(crows),
+            relation_crow=torch.cat(relation_crows),
+            relation_col=torch.cat(relation_cols).int(),
+        )
 
     @property
     def num_edges(self) -> int:
@@ -136,18 +139,15 @@ class PairedEdges(nn.Module):
             sums = ops.spmm(crow, self.col, values, dense, places=places)  # (p, D)
             if gradient is not None:
                 rows = gradient.ego(block.rows).index_select(0, self.pair_row[block.pairs])
-                self._add_relation_gradient_(gradient.out, block, rows.mul_(sums))
+                products = rows.mul_(sums)  # (p, D)
+                start = block.number * (self.num_relations + 1)
+                crow = self.relation_crow[start : start + self.num_relations + 1]
+                col = self.relation_col[block.pairs]
+                ops.spmm_add_(gradient.out, crow, col, products.new_ones(len(col)), products)
             start = block.rows.start + block.number
             crow = self.block_crow[start : start + block.rows.stop - block.rows.start + 1]
             relation = self.pair_relation[block.pairs]
             _add_pairs_(out[block.rows], crow, sums, relations, relation)
-
-    def _add_relation_gradient_(self, out: Tensor, block: _Block, products: Tensor) -> None:
-        """Add the rows (p, D) of each relation's pairs to its gradient."""
-        start = block.number * (self.num_relations + 1)
-        crow = self.relation_crow[start : start + self.num_relations + 1]
-        col = self.relation_col[block.pairs]
-        ops.spmm_add_(out, crow, col, products.new_ones(len(col)), products)
 
     def sums_of(
         self,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recbole_tinykg.graph.csr import row_places
+from recbole_tinykg.graph.csr import register_buffers, row_places
 from recbole_tinykg.graph.interactions import Interactions
 from recbole_tinykg.graph.paired_edges import PairedEdges, RelationGradient
 from recbole_tinykg.graph.triples import Triples
@@ -57,10 +57,7 @@ class RelationalGraph(nn.Module):
         self.num_heads, self.num_entities = len(heads), num_entities
         self.num_items = len(interactions.crow_t) - 1
         position = row_places(heads, num_entities)
-        self.register_buffer("heads", heads, persistent=False)
-        self.register_buffer("position", position, persistent=False)
         item_of_head = torch.where(heads < self.num_items, heads, -1)
-        self.register_buffer("item_of_head", item_of_head, persistent=False)
         self.interactions = interactions
         self.by_head = PairedEdges(row, relation, tail, self.num_heads, num_relations)
         order = self.by_head.order.long()
@@ -70,7 +67,9 @@ class RelationalGraph(nn.Module):
         self.by_head_tail = PairedEdges(
             position[tail[slot]].long(), relation[slot], row[slot], self.num_heads, num_relations
         )
-        self.register_buffer("slot", slot.int(), persistent=False)
+        register_buffers(
+            self, heads=heads, position=position, item_of_head=item_of_head, slot=slot.int()
+        )
 
     @property
     def num_edges(self) -> int:
@@ -125,11 +124,9 @@ class RelationalGraph(nn.Module):
         places: Tensor | None,  # (num_heads,) int32
     ) -> None:
         """Add the gradients of the source and of the relations, given that of the sums."""
-        first = len(out) == self.num_entities
-        if first:
-            values = weights.edges.index_select(0, self.by_tail.order)
-            self.by_tail.add_sums_(out, values, gradient, relations, places, relation_gradient)
-            return
-        order = self.slot.index_select(0, self.by_head_tail.order)
+        edges, order = self.by_tail, self.by_tail.order
+        if len(out) != self.num_entities:  # a later hop, from heads to heads
+            edges = self.by_head_tail
+            order = self.slot.index_select(0, edges.order)
         values = weights.edges.index_select(0, order)
-        self.by_head_tail.add_sums_(out, values, gradient, relations, places, relation_gradient)
+        edges.add_sums_(out, values, gradient, relations, places, relation_gradient)

@@ -140,19 +140,15 @@ class Memories:
         first = first_row.index_select(0, user) - (stop - count)
         row = torch.arange(len(slot), device=slot.device) + first.index_select(0, slot)
         within = within.index_select(0, slot)
-        fact_start = self._fact_starts(stop)
+        slots_per_fact = torch.bincount(self.slots.view(-1), minlength=len(self.tail))
+        ends = stop.index_select(0, slots_per_fact.cumsum(0) - 1)
+        fact_start = torch.cat([ends.new_zeros(1), ends]).int()
         return ReadingsByFact(
             fact_start,
             fact_start.index_select(0, self.fact_bounds()),
             (row * num_hops + within // num_memory).int(),
             row * size + within,
         )
-
-    def _fact_starts(self, stop: Tensor) -> Tensor:
-        """Return each fact's first reading (facts + 1,) int32, given where each slot's end."""
-        slots_per_fact = torch.bincount(self.slots.view(-1), minlength=len(self.tail))
-        ends = stop.index_select(0, slots_per_fact.cumsum(0) - 1)
-        return torch.cat([ends.new_zeros(1), ends]).int()
 
 
 def distinct_pairs(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,17 +64,8 @@ class RippleSets(nn.Module):
         Raises:
             ValueError: A tensor has the wrong shape or a number out of range.
         """
-        self._check(triples)
         n = self.num_entities
-        head, relation, tail = (column.to(self.memory.device).long() for column in triples)
-        keys, memory = torch.unique((relation * n + head) * n + tail, return_inverse=True)
-        self.memory = memory.int()
-        self.relation = (keys // (n * n)).int()
-        self.head = (keys // n % n).int()
-        self.tail = (keys % n).int()
-
-    def _check(self, triples: Triples) -> None:
-        limits = (self.num_entities, self.num_relations, self.num_entities)
+        limits = n, self.num_relations, n
         for name, column, limit in zip(Triples._fields, triples, limits, strict=True):
             if tuple(column.shape) != self.shape:
                 raise ValueError(
@@ -86,6 +77,12 @@ class RippleSets(nn.Module):
                     f"{name} must lie in [0, {limit}); got {int(column.min())} to "
                     f"{int(column.max())}"
                 )
+        head, relation, tail = (column.to(self.memory.device).long() for column in triples)
+        keys, memory = torch.unique((relation * n + head) * n + tail, return_inverse=True)
+        self.memory = memory.int()
+        self.relation = (keys // (n * n)).int()
+        self.head = (keys // n % n).int()
+        self.tail = (keys % n).int()
 
     @property
     def table(self) -> FactTable:
@@ -141,7 +138,9 @@ def sample(
         seed: Seed of the draw.
         repeat_first_hop: Whether every later hop is the first one, as in RecBole.
     """
-    graph = _Graph.from_triples(knowledge_triples(dataset), dataset.entity_num)
+    head, relation, tail = knowledge_triples(dataset)
+    order = torch.argsort(head, stable=True)
+    graph = _Graph(_first_entries(head, dataset.entity_num), relation[order], tail[order])
     users, items = user_item_pairs(dataset)
     order = torch.argsort(users, stable=True)
     start = _first_entries(users, dataset.user_num)
@@ -163,12 +162,6 @@ class _Graph(NamedTuple):
     start: Tensor  # (n_entities + 1,) first fact of each head
     relation: Tensor  # (E,)
     tail: Tensor  # (E,)
-
-    @classmethod
-    def from_triples(cls, triples: Triples, num_entities: int) -> _Graph:
-        head, relation, tail = triples
-        order = torch.argsort(head, stable=True)
-        return cls(_first_entries(head, num_entities), relation[order], tail[order])
 
 
 def _first_entries(rows: Tensor, num_rows: int) -> Tensor:

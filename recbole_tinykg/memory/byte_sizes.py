@@ -12,7 +12,7 @@ _UNITS = {"": 1, "B": 1} | {
     for power, prefix in enumerate("KMGT", start=1)
     for kind, base in (("B", 1000), ("iB", 1024))
 }
-
+_SIZE = r"(\d+(?:\.\d+)?) *([A-Za-z]*)"
 _LIMIT = 2**63  # a number of bytes travels as int64
 
 
@@ -27,21 +27,17 @@ def read_bytes(value: Any, name: str = "size") -> int:
     Raises:
         ConfigurationError: `value` is neither.
     """
-    size = _size_of(value)
+    size: float = 0
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and (match := re.fullmatch(_SIZE, value)):
+        size = float(match[1]) * _UNITS.get(match[2], 0)
     if not 1 <= size < _LIMIT:
         raise ConfigurationError(
             f"{name} must be a positive number of bytes such as 256MiB, 1.5GB or 1000000; "
             f"got {value!r}"
         )
     return int(size)
-
-
-def _size_of(value: Any) -> float:
-    """Return the number of bytes that a value means; 0 if it means none."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value) if isinstance(value, str) else None
-    return float(match[1]) * _UNITS.get(match[2], 0) if match else 0
 
 
 def format_bytes(num_bytes: int | None) -> str:

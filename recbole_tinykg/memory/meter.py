@@ -24,7 +24,7 @@ import itertools
 import os
 import sys
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ def saved_tensors(
     """
     resident = [*_module_tensors(model), *_tensors_in(inputs)]
     # Held until the end, so that no address is reused.
-    storages = [storage for tensor in resident for storage in _storages(tensor)]
-    excluded = {StorageWeakRef(storage) for storage in storages}
+    storages = [storage for tensor in resident for storage in storages_of(tensor)]
+    counted = {StorageWeakRef(storage) for storage in storages}
     seen: list[weakref.ref[_Packed]] = []
 
     def pack(tensor: Tensor) -> _Packed:
@@ -106,7 +106,11 @@ def saved_tensors(
     with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpack):
         yield result
     alive = [packed for reference in seen if (packed := reference()) is not None]
-    result.tensors.extend(_unique(alive, excluded))
+    for packed in alive:
+        for storage, num_bytes in packed.storages.items():
+            if storage not in counted:
+                counted.add(storage)
+                result.tensors.append(SavedTensor(*packed.described, num_bytes, packed.where))
 
 
 @contextmanager
@@ -144,7 +148,7 @@ class _Packed:
 
     def __init__(self, tensor: Tensor, keep: bool) -> None:
         self.described = tuple(tensor.shape), tensor.dtype
-        self.storages = {StorageWeakRef(s): s.nbytes() for s in _storages(tensor)}
+        self.storages = {StorageWeakRef(s): s.nbytes() for s in storages_of(tensor)}
         self.where = _caller()
         self._tensor = tensor.detach() if keep else None  # an output must not hold its own graph
 
@@ -155,71 +159,46 @@ class _Packed:
         return self._tensor
 
 
-def _unique(
-    alive: Iterable[_Packed], excluded: Collection[StorageWeakRef]
-) -> Iterator[SavedTensor]:
-    counted = set(excluded)
-    for packed in alive:
-        for storage, num_bytes in packed.storages.items():
-            if storage not in counted:
-                counted.add(storage)
-                yield SavedTensor(*packed.described, num_bytes, packed.where)
-
-
 def _cuda_peak(device: torch.device, result: PeakBytes) -> Iterator[PeakBytes]:
-    _warm_up_matmul(device)
+    with torch.enable_grad():  # cuBLAS takes tens of MB of workspaces at first, and keeps them
+        x = torch.ones(1, 1, device=device, requires_grad=True)
+        torch.nn.functional.linear(x, x, x[0]).sum().backward()
     torch.cuda.reset_peak_memory_stats(device)
     start = torch.cuda.memory_allocated(device)
     yield result
     result.num_bytes = torch.cuda.max_memory_allocated(device) - start
 
 
-def _warm_up_matmul(device: torch.device) -> None:
-    """Make cuBLAS take its workspaces for forward and backward, tens of MB, which it keeps."""
-    with torch.enable_grad():
-        x = torch.ones(1, 1, device=device, requires_grad=True)
-        torch.nn.functional.linear(x, x, x[0]).sum().backward()
-
-
 def _cpu_peak(result: PeakBytes) -> Iterator[PeakBytes]:
     profiler = torch.autograd.profiler.profile(use_kineto=True, profile_memory=True)
-    with _quiet_kineto():
+    # When it first starts, kineto reads its log level from the environment.
+    chosen = "KINETO_LOG_LEVEL" in os.environ
+    os.environ.setdefault("KINETO_LOG_LEVEL", _KINETO_ERRORS_ONLY)
+    try:
         profiler.__enter__()
+    finally:
+        if not chosen:
+            del os.environ["KINETO_LOG_LEVEL"]
     try:
         yield result
     finally:
         profiler.__exit__(None, None, None)
-    result.num_bytes = max(itertools.accumulate(_cpu_allocations(profiler), initial=0))
-
-
-@contextmanager
-def _quiet_kineto() -> Iterator[None]:
-    """Silence kineto, which reads its log level from the environment when it first starts."""
-    chosen = "KINETO_LOG_LEVEL" in os.environ
-    os.environ.setdefault("KINETO_LOG_LEVEL", _KINETO_ERRORS_ONLY)
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ["KINETO_LOG_LEVEL"]
-
-
-def _cpu_allocations(profiler: torch.autograd.profiler.profile) -> list[int]:
-    """Return the bytes of each allocation, negative for a release, in order of time."""
     assert profiler.kineto_results is not None
     events: list[Any] = profiler.kineto_results.events()
     cpu = torch.autograd.DeviceType.CPU
     memory = [e for e in events if e.name() == "[memory]" and e.device_type() == cpu]
-    return [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    memory.sort(key=lambda event: event.start_ns())
+    sizes = (event.nbytes() for event in memory)  # negative for a release
+    result.num_bytes = max(itertools.accumulate(sizes, initial=0))
 
 
 def _total_bytes(tensors: Iterable[Tensor]) -> int:
-    storages = itertools.chain.from_iterable(map(_storages, tensors))
+    storages = itertools.chain.from_iterable(map(storages_of, tensors))
     return sum({StorageWeakRef(storage): storage.nbytes() for storage in storages}.values())
 
 
-def _storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
-    """Yield the storages behind a dense or sparse tensor."""
+def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
+    """Return the storages behind a tensor: those of a sparse one's indices, then its values'."""
     if tensor.layout is torch.sparse_coo:
         parts: tuple[Tensor, ...] = tensor._indices(), tensor._values()
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -228,7 +207,7 @@ def _storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
         parts = tensor.ccol_indices(), tensor.row_indices(), tensor.values()
     else:
         parts = (tensor,)
-    yield from (part.untyped_storage() for part in parts)
+    return [part.untyped_storage() for part in parts]
 
 
 def _module_tensors(model: nn.Module | None) -> Iterator[Tensor]:

@@ -68,6 +68,7 @@ def measure_bias(
         The errors by name of the parameter, for those whose exact gradient is not zero.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = list(named.values())
     streams = NoiseStreams(seed, 1).to(next(model.parameters()).device)
     compression: Any = getattr(model, "compression", nullcontext)
 
@@ -80,7 +81,8 @@ def measure_bias(
             ),
         ):
             losses = loss()
-        return _gradient(losses, list(named.values()))
+        total: Any = sum(losses) if isinstance(losses, tuple) else losses
+        return list(torch.autograd.grad(total.sum(), parameters, materialize_grads=True))
 
     exact = gradient(UNCOMPRESSED)
     errors = [torch.zeros_like(g, dtype=torch.float64) for g in exact]
@@ -95,13 +97,6 @@ def measure_bias(
         for i, name in enumerate(named)
         if exact[i].any()
     }
-
-
-def _gradient(losses: Any, parameters: list[Tensor]) -> list[Tensor]:
-    total: Any = sum(losses) if isinstance(losses, tuple) else losses
-    grads = torch.autograd.grad(total.sum(), parameters, allow_unused=True)
-    pairs = zip(grads, parameters, strict=True)
-    return [torch.zeros_like(p) if grad is None else grad.detach() for grad, p in pairs]
 
 
 def _bias(mean_error: Tensor, sum_of_squares: float, draws: int, norm: float) -> Bias:

@@ -100,7 +100,9 @@ class _PackingMode(TorchDispatchMode):
     def __init__(self, resident: list[Tensor], packing: Packing) -> None:
         super().__init__()
         self._packing = packing
-        storages = [t.untyped_storage() for t in resident if _is_dense(t)]
+        lazy = nn.parameter.is_lazy
+        dense = [t for t in resident if t.layout is torch.strided and not lazy(t)]
+        storages = [tensor.untyped_storage() for tensor in dense]
         self._resident = {s._cdata: StorageWeakRef(s) for s in storages}  # no number is reused
         self._storages: WeakValueDictionary[Any, PackedStorage] = WeakValueDictionary()
         self._gathers = Gathers(packing.outer)
@@ -131,7 +133,9 @@ class _PackingMode(TorchDispatchMode):
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        has_node = torch.is_grad_enabled() and any(map(_requires_grad, args))
+        has_node = torch.is_grad_enabled() and any(
+            isinstance(arg, Tensor) and arg.requires_grad for arg in args
+        )
         num_nodes = _count_nodes() if has_node else None
         with _autograd_keys():
             for tensor, need, num_nodes_then, packed in waiting:
@@ -193,15 +197,11 @@ class _PackingMode(TorchDispatchMode):
         packed.geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
         packed.packed = self._gathers.pack(tensor)
         if packed.packed is None:
-            packed.storage = self._storage_of(tensor)
-            packed.need = packed.storage.pack(tensor, need, self._packing)
-
-    def _storage_of(self, tensor: Tensor) -> PackedStorage:
-        key = storage_id(tensor), tensor.dtype
-        storage = self._storages.get(key)
-        if storage is None or not storage.is_of(tensor):
-            self._storages[key] = storage = PackedStorage(tensor)
-        return storage
+            key = storage_id(tensor), tensor.dtype
+            storage = self._storages.get(key)
+            if storage is None or not storage.is_of(tensor):
+                self._storages[key] = storage = PackedStorage(tensor)
+            packed.storage, packed.need = storage, storage.pack(tensor, need, self._packing)
 
     def _before_change(self, tensor: Tensor) -> None:
         """Forget a storage that is about to change: through `.data` its version does not tell."""
@@ -238,14 +238,6 @@ def _tensors_of(model: nn.Module | None) -> Iterator[Tensor]:
         parts = held if isinstance(held, list | tuple | ValuesView) else (held,)
         if isinstance(next(iter(parts), None), Tensor):
             yield from (part for part in parts if isinstance(part, Tensor))
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not nn.parameter.is_lazy(tensor)
-
-
-def _requires_grad(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _is_parameter(tensor: Tensor) -> bool:

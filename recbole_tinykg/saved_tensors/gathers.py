@@ -103,7 +103,8 @@ class Gathers:
 
     def note(self, func: OpOverload, args: tuple[Any, ...], kwargs: Any, rows: Tensor) -> None:
         """Remember a gather; forget rows that are gone, which releases their indices."""
-        self._drop([key for key, (storage, _) in self._alive.items() if storage.expired()])
+        for key in [key for key, (storage, _) in self._alive.items() if storage.expired()]:
+            del self._alive[key]
         tensors = [rows, *(leaf for leaf in _leaves(args) if isinstance(leaf, Tensor))]
         is_view = any(storage_id(tensor) == storage_id(rows) for tensor in tensors[1:])
         if rows.is_contiguous() and not is_view and not any(t.is_inference() for t in tensors):
@@ -132,8 +133,9 @@ class Gathers:
         if not isinstance(leaf, Tensor) or storage_id(leaf) in resident:
             return leaf
         origin = self._origin_of(leaf)
-        geometry = leaf.shape, leaf.stride(), leaf.storage_offset()
-        return _UNKNOWN if origin is None or origin.is_stale else _View(origin, geometry)
+        if origin is None or origin.is_stale:
+            return _UNKNOWN
+        return _View(origin, (leaf.shape, leaf.stride(), leaf.storage_offset()))
 
     def _origin_of(self, tensor: Tensor) -> _Origin | None:
         storage, origin = self._alive.get(storage_id(tensor), (None, None))
@@ -163,7 +165,7 @@ class Gathers:
 
     def before_change(self, storage: int) -> None:
         """Forget the origin of rows in a storage; keep saved rows that were read from it."""
-        self._drop([storage])
+        self._alive.pop(storage, None)
         if storage not in self._read:
             return
         for recomputed, origin in list(self._saved.items()):
@@ -174,10 +176,6 @@ class Gathers:
                 del self._saved[recomputed]
         for _, origin in self._alive.values():
             origin.is_stale |= origin.reads(storage)
-
-    def _drop(self, keys: list[int]) -> None:
-        for key in keys:
-            self._alive.pop(key, None)
 
 
 _UNKNOWN = object()  # in place of a tensor that cannot be recomputed

@@ -78,16 +78,14 @@ class PackedStorage:
         if self._exact is not None:
             return Need.EXACT
         if need is not Need.EXACT:
-            for served in (need, *self._other_draws(need)):
+            # A draw that is there serves where another would not be worth its bytes.
+            draws = [part for part in self._parts if part in _DRAWS and need in _DRAWS]
+            for served in (need, *draws):
                 if served in self._parts or self._pack_part(tensor, served, packing):
                     return served
         self._exact = Reference(_flat(tensor), packing.outer)
         self._parts.clear()  # it serves earlier needs, too
         return Need.EXACT
-
-    def _other_draws(self, need: Need) -> list[Need]:
-        """List the draws that are there, to use where another would not be worth its bytes."""
-        return [part for part in self._parts if part in _DRAWS and need in _DRAWS]
 
     def _pack_part(self, tensor: Tensor, need: Need, packing: Packing) -> bool:
         """Pack a missing part; return False if that is not worth it."""
@@ -97,7 +95,11 @@ class PackedStorage:
         saved_bytes = tensor.untyped_storage().nbytes() - num_bytes
         if saved_bytes < max(num_bytes, packing.min_saved_bytes):
             return False
-        matrix, self._num_bytes = _matrix_of(tensor, self._columns), num_bytes
+        self._num_bytes = num_bytes
+        flat = _flat(tensor)
+        if flat.numel() % self._columns:  # copied only if its last row must be padded
+            flat = torch.nn.functional.pad(flat, (0, -flat.numel() % self._columns))
+        matrix = flat.view(-1, self._columns)  # (N, D)
         if need in _SIGNS:
             self._parts[need] = Signs(matrix, packing.outer, nan_is_positive=need is not Need.SIGN)
         else:
@@ -129,7 +131,13 @@ class PackedTensor:
         if self.waiting is not None:
             return self.waiting
         if self.storage is not None and not self.storage.is_exact:
-            _refuse_second_derivatives()
+            # A backward that builds a graph would differentiate codes as if they were exact.
+            if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
+                raise RuntimeError(
+                    "create_graph must be False for compressed_saves; got True: codes of the "
+                    "activations cannot give second derivatives. Leave the block out, or use 32 "
+                    "bits"
+                )
         with torch.no_grad():
             if self.storage is not None:
                 tensor = self.storage.unpack(self.need)
@@ -137,15 +145,6 @@ class PackedTensor:
                 assert self.packed is not None
                 tensor = self.packed.unpack()
             return tensor if self.geometry is None else tensor.as_strided(*self.geometry)
-
-
-def _refuse_second_derivatives() -> None:
-    """Raise where backward builds a graph: it would differentiate codes as if they were exact."""
-    if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
-        raise RuntimeError(
-            "create_graph must be False for compressed_saves; got True: codes of the activations "
-            "cannot give second derivatives. Leave the block out, or use 32 bits"
-        )
 
 
 def _row_length(tensor: Tensor) -> int:
@@ -161,18 +160,9 @@ def _row_length(tensor: Tensor) -> int:
 
 
 def _num_elements(tensor: Tensor) -> int:
-    """Count the numbers in the storage of a tensor."""
     return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
 def _flat(tensor: Tensor) -> Tensor:  # (count,)
     """Return the whole storage of a tensor."""
     return tensor.as_strided((_num_elements(tensor),), (1,), 0)
-
-
-def _matrix_of(tensor: Tensor, columns: int) -> Tensor:  # (N, D)
-    """Return a tensor's storage as a matrix, copied only if its last row must be padded."""
-    flat = _flat(tensor)
-    if flat.numel() % columns:
-        flat = torch.nn.functional.pad(flat, (0, -flat.numel() % columns))
-    return flat.view(-1, columns)

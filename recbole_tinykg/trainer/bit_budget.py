@@ -18,7 +18,6 @@ from recbole.config import Config
 from recbole_tinykg.data.upcoming import upcoming_batches
 from recbole_tinykg.memory.byte_sizes import read_bytes
 from recbole_tinykg.memory.step_meter import LossFunction
-from recbole_tinykg.model import is_tiny
 from recbole_tinykg.quantization.budget import Allocation, allocate_bits
 
 MEASURED_BATCHES = 2
@@ -54,18 +53,10 @@ class BitBudget:
         allocations: The bits chosen, by epoch.
     """
 
-    def __init__(self, model: Any, num_bytes: int, *, uses_amp: bool = False) -> None:
+    def __init__(self, config: Config, model: Any) -> None:
         self.allocations: dict[int, Allocation] = {}
-        self._model, self._num_bytes, self._uses_amp = model, num_bytes, uses_amp
-
-    @classmethod
-    def from_config(cls, config: Config, model: Any) -> BitBudget | None:
-        """Return the object that `compress_budget` asks for; None without it."""
-        budget = config["compress_budget"] if is_tiny(type(model)) else None
-        if budget is None:
-            return None
-        uses_amp = bool(config["enable_amp"])
-        return cls(model, read_bytes(budget, "compress_budget"), uses_amp=uses_amp)
+        self._model, self._uses_amp = model, bool(config["enable_amp"])
+        self._num_bytes = read_bytes(config["compress_budget"], "compress_budget")
 
     def begin_epoch(self, epoch: int, train_data: Any, loss_func: LossFunction) -> None:
         """Choose bits if the epoch is one of 0, 1, 2, 4, 8, ..., on its first batches.

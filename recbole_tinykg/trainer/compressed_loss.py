@@ -28,13 +28,6 @@ class CompressedLoss:
         self._bits, self._rounding = config["compress_bits"], config["compress_rounding"]
         self._streams = NoiseStreams(config["compress_seed"], 1).to(device)
 
-    @classmethod
-    def from_config(
-        cls, config: Config, model: nn.Module, device: torch.device
-    ) -> CompressedLoss | None:
-        """Return the object that `compressed_saves: True` asks for; None without it."""
-        return cls(config, model, device) if config["compressed_saves"] else None
-
     def wrap(self, loss_func: LossFunction) -> LossFunction:
         """Return a loss function of the same name that computes in `compressed_saves`."""
 

@@ -114,7 +114,6 @@ def train_pass(
 
 
 def _with_progress_bar(train_data: Any, trainer: Any) -> Iterator[Interaction]:
-    """Yield the batches, and show how far it is."""
     bar = Progress(train_data, trainer.doing, len(train_data))
     for interaction in bar:
         yield interaction

@@ -126,12 +126,6 @@ class WholeEpoch(Trainer):
 
     _measurements: Measurements
 
-    def _train_epoch(
-        self,
-        train_data: Any,
-        epoch_idx: int,
-        loss_func: LossFunction | None = None,
-        show_progress: bool = False,
-    ) -> Any:
+    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         with self._measurements.clock.epoch():
-            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+            return super()._train_epoch(*args, **kwargs)

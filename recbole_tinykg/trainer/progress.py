@@ -20,9 +20,6 @@ import recbole.trainer.trainer
 from tqdm import tqdm
 
 from recbole_tinykg.compat import replaced
-from recbole_tinykg.trainer.phases import PHASES
-
-EVALUATION = "evaluation"
 
 
 class Progress(tqdm):
@@ -61,11 +58,6 @@ class Progress(tqdm):
             seconds = perf_counter() - start
             batches = f"{number} batch{'es' * (number != 1)}"
             logging.getLogger().info(f"{self._doing}: {batches} in {seconds:.2f} s")
-
-
-def describe_pass(epoch: int, phase: str) -> str:
-    """Say which training pass it is, for a phase `rs` or `kg`."""
-    return f"epoch {epoch}, {PHASES[phase]}"
 
 
 def shown_as(doing: str) -> AbstractContextManager[None]:

@@ -37,8 +37,11 @@ _PLUMBING = frozenset(  # what RecBole lists with a model's parameters but is no
 )
 
 
-class LazyWriter:
-    """TensorBoard's `SummaryWriter`, created with its file when it is first used."""
+class RunWriter:
+    """The TensorBoard writer of a run: the trainer says what happened, it knows the tags.
+
+    A `SummaryWriter` that is created, with its file, when it is first used.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,10 +66,6 @@ class LazyWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-class RunWriter(LazyWriter):
-    """The TensorBoard writer of a run: the trainer says what happened, it knows the tags."""
 
     def write_epoch(
         self,
@@ -122,12 +121,12 @@ def hyperparameters(config: Config) -> dict[str, bool | str | float | int]:
         chosen.discard("compress_seed")
     if final.get("compress_budget") is not None:
         chosen.discard("compress_bits")
-    found = {name: final.get(name) for name in sorted(chosen)}
-    values = {
-        name: value for name, value in found.items() if value is not None and value is not False
+    values = {name: final.get(name) for name in sorted(chosen)}
+    return {
+        name: value if isinstance(value, bool | str | float | int) else str(value)
+        for name, value in values.items()
+        if value is not None and value is not False
     }
-    plain = (bool, str, float, int)
-    return {name: v if isinstance(v, plain) else str(v) for name, v in values.items()}
 
 
 def flatten(memory: Mapping[str, Any]) -> dict[str, int]:

@@ -7,12 +7,10 @@ slips in between by inheritance, for twins and for stock models alike::
     TinyKGATTrainer -> WholeEpoch -> KGATTrainer -> TinyTrainer -> Trainer
                        an epoch       the passes     a pass         the loops
 
-So what an epoch is stays RecBole's decision. What `TinyTrainer` adds is done by objects it owns:
-`Measurements` (bytes of the first step, seconds of every phase), `RunSaver` (the checkpoints
-`<run>.pth` and `<run>-last.pth`), `RunWriter` (TensorBoard, no file before the first entry),
-`BitBudget` and `CompressedLoss` if they are configured. Autograd's anomaly mode is on only while
-`fit` runs. Twins train without it, with Adam in one fused kernel, in a pass that does not wait for
-the device (`loop`), and their best items are collected without a matrix of all (`collector`).
+So what an epoch is stays RecBole's decision, and what `TinyTrainer` adds is done by objects that it
+owns. Autograd's anomaly mode is on only while `fit` runs. Twins train without it, with Adam in one
+fused kernel, in a pass that does not wait for the device (`loop`), and their best items are
+collected without a matrix of all (`collector`).
 """
 
 from __future__ import annotations
@@ -42,11 +40,12 @@ from recbole_tinykg.trainer.collector import TopKCollector
 from recbole_tinykg.trainer.compressed_loss import CompressedLoss
 from recbole_tinykg.trainer.loop import train_pass, without_unread_triples
 from recbole_tinykg.trainer.optimizers import fuse
-from recbole_tinykg.trainer.phases import Measurements, WholeEpoch, phase_of
-from recbole_tinykg.trainer.progress import EVALUATION, describe_pass, shown_as
-from recbole_tinykg.trainer.saving import COUNTERS as _COUNTERS
-from recbole_tinykg.trainer.saving import RunSaver
+from recbole_tinykg.trainer.phases import PHASES, Measurements, WholeEpoch, phase_of
+from recbole_tinykg.trainer.progress import shown_as
+from recbole_tinykg.trainer.saving import COUNTERS, RunSaver
 from recbole_tinykg.trainer.tensorboard import RunWriter, bits_of_maps
+
+EVALUATION = "evaluation"
 
 
 def get_trainer(config: Config, model: nn.Module) -> Any:
@@ -81,6 +80,8 @@ class TinyTrainer(Trainer):
     Attributes:
         tensorboard: Writer of the run's TensorBoard folder.
         doing: What a progress bar calls the current pass.
+        epoch_seconds: Per epoch trained by this object: `rs`, `kg`, `refresh`, `total`.
+        evaluation_seconds: Of every evaluation by this object.
     """
 
     doing = EVALUATION
@@ -93,23 +94,17 @@ class TinyTrainer(Trainer):
         name = config["run_name"] or f"{config['model']}-{secrets.token_hex(6)}"
         self._use_files(RunFiles(Path(self.checkpoint_dir) / f"{name}.pth"))
         self._measurements = Measurements(model, self.device)
-        self._budget = BitBudget.from_config(config, model)
-        self._compressed = CompressedLoss.from_config(config, model, self.device)
+        self.epoch_seconds = self._measurements.clock.epochs
+        self.evaluation_seconds = self._measurements.clock.evaluations
+        has_budget = self._is_twin and config["compress_budget"] is not None
+        self._budget = BitBudget(config, model) if has_budget else None
+        compresses = config["compressed_saves"]
+        self._compressed = CompressedLoss(config, model, self.device) if compresses else None
         self._epoch = 0  # the current one, or the last one
         self._resumed: dict[str, Any] | None = None
         self._latest_valid_result: dict[str, float] | None = None
         if self._is_twin:
             self.eval_collector = TopKCollector(config)
-
-    @property
-    def epoch_seconds(self) -> list[dict[str, float]]:
-        """Seconds of every epoch trained by this object: `rs`, `kg`, `refresh`, `total`."""
-        return self._measurements.clock.epochs
-
-    @property
-    def evaluation_seconds(self) -> list[float]:
-        """Seconds of every evaluation by this object."""
-        return self._measurements.clock.evaluations
 
     @property
     def compression_step(self) -> int:
@@ -213,7 +208,7 @@ class TinyTrainer(Trainer):
         checkpoint.restore_model(self.model, state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.start_epoch = state["epoch"] + 1
-        for name in _COUNTERS:
+        for name in COUNTERS:
             setattr(self, name, state[name])
         if self._compressed:
             self._compressed.step = state["compression_step"]
@@ -254,7 +249,7 @@ class TinyTrainer(Trainer):
         loss_func = self._compressed.wrap(loss_func) if self._compressed else loss_func
         compression = self._compressed.compression if self._compressed else None
         phase, measurements = phase_of(loss_func), self._measurements
-        self._epoch, self.doing = epoch_idx, describe_pass(epoch_idx, phase)
+        self._epoch, self.doing = epoch_idx, f"epoch {epoch_idx}, {PHASES[phase]}"
         with (
             without_unread_triples(self.config, self.model, train_data),
             measurements.phase(phase),

@@ -8,7 +8,7 @@ from tensorboard.plugins.hparams import metadata
 
 from recbole_tinykg.config import Config
 from recbole_tinykg.quick_start import prepare, run_recbole_tinykg
-from recbole_tinykg.trainer.tensorboard import LazyWriter, bits_of_maps, hyperparameters
+from recbole_tinykg.trainer.tensorboard import RunWriter, bits_of_maps, hyperparameters
 
 
 def events_of(result) -> EventAccumulator:
@@ -121,12 +121,12 @@ def test_bits_per_map_are_shown_by_name_as_they_change(tiny):
 
 
 def test_writer_that_wrote_nothing_leaves_nothing(tmp_path):
-    LazyWriter(tmp_path / "run").close()
+    RunWriter(tmp_path / "run").close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_writer_opens_a_new_file_after_closing(tmp_path):
-    writer = LazyWriter(tmp_path / "run")
+    writer = RunWriter(tmp_path / "run")
     for step in range(2):
         writer.add_scalar("a", 0.5, step)
         writer.close()

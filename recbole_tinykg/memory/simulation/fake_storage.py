@@ -12,12 +12,13 @@ import contextlib
 import functools
 import mmap
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, UntypedStorage
+
+from recbole_tinykg.memory.meter import storages_of
 
 _RESERVED_BYTES = 2**40
 _fake_storages: set[int] = set()  # of all simulations
@@ -31,13 +32,13 @@ class UnknownTensors:
 
     def add(self, tensor: Tensor) -> None:
         """Add a tensor, dense or sparse, and all others on its storage."""
-        _add_while_alive(values_of(tensor).untyped_storage(), self._storages)
+        _add_while_alive(storages_of(tensor)[-1], self._storages)
 
     def __contains__(self, tensor: object) -> bool:
         """Whether the values of a tensor, or the indices of a sparse one, are unknown."""
         if not isinstance(tensor, Tensor):
             return False
-        keys = [part.untyped_storage()._cdata for part in dense_parts(tensor)]
+        keys = [storage._cdata for storage in storages_of(tensor)]
         return any(key in self._storages or key in _fake_storages for key in keys)
 
     def like(self, shape_only: Tensor, device: torch.device) -> Tensor:
@@ -68,23 +69,3 @@ def _add_while_alive(storage: UntypedStorage, storages: set[int]) -> None:
     if storage._cdata not in storages:
         storages.add(storage._cdata)
         weakref.finalize(storage, storages.discard, storage._cdata)
-
-
-def values_of(tensor: Tensor) -> Tensor:
-    """Return the dense tensor that holds a tensor's values."""
-    if tensor.layout is torch.sparse_coo:
-        return tensor._values()
-    return tensor if tensor.layout is torch.strided else tensor.values()
-
-
-def dense_parts(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the dense tensors that a tensor consists of."""
-    if tensor.layout is torch.sparse_coo:
-        yield tensor._indices()
-    elif tensor.layout is torch.sparse_csr:
-        yield tensor.crow_indices()
-        yield tensor.col_indices()
-    elif tensor.layout is torch.sparse_csc:
-        yield tensor.ccol_indices()
-        yield tensor.row_indices()
-    yield values_of(tensor)

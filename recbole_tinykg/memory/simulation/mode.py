@@ -17,8 +17,8 @@ Large tensors of zeros and the like are unknown from the start: no shape depends
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from recbole_tinykg.memory.meter import storages_of
 from recbole_tinykg.memory.simulation import sparse
 from recbole_tinykg.memory.simulation.allocations import Allocations
-from recbole_tinykg.memory.simulation.fake_storage import UnknownTensors, dense_parts
+from recbole_tinykg.memory.simulation.fake_storage import UnknownTensors
 from recbole_tinykg.memory.simulation.operators import (
     FACTORIES,
     alias_of,
@@ -66,7 +67,7 @@ class Simulation(TorchDispatchMode):
         self._allocations = Allocations(block_bytes)
         self._inside: list[OpOverload] = []  # composed operators that are taken apart
         self._may_read = False
-        self._guards: list[ExitStack] = []
+        self._guard = ReadGuard(self._unknown)
 
     def forget(self, *tensors: Tensor) -> None:
         """Take the values of tensors, and all that is computed from them, as unknown."""
@@ -86,33 +87,29 @@ class Simulation(TorchDispatchMode):
         """The most bytes that were allocated at once since `start`."""
         return self._allocations.peak_bytes
 
-    @contextmanager
-    def unknown_is_zero(self) -> Iterator[None]:
+    def unknown_is_zero(self) -> AbstractContextManager[None]:
         """Let an unknown number read as 0 in the block: for a loop that prints its loss."""
-        previous, self._may_read = self._may_read, True
-        try:
-            yield
-        finally:
-            self._may_read = previous
+        return self._reading(True)
+
+    def unknown_is_refused(self) -> AbstractContextManager[None]:
+        """Let reading an unknown number raise SimulationError in the block, as it does at first."""
+        return self._reading(False)
 
     @contextmanager
-    def unknown_is_refused(self) -> Iterator[None]:
-        """Let reading an unknown number raise SimulationError in the block, as it does at first."""
-        previous, self._may_read = self._may_read, False
+    def _reading(self, is_allowed: bool) -> Iterator[None]:
+        previous, self._may_read = self._may_read, is_allowed
         try:
             yield
         finally:
             self._may_read = previous
 
     def __enter__(self) -> Simulation:
-        stack = ExitStack()
-        stack.enter_context(ReadGuard(self._unknown))
-        self._guards.append(stack)
+        self._guard.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._guards.pop().close()
+        self._guard.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -122,12 +119,16 @@ class Simulation(TorchDispatchMode):
         if name_of(func) == "lift_fresh":  # of a tensor that Python has just made
             self._count(func, args, [], tensors)
             return func(*args, **kwargs)
-        if computes_nothing(func) and not self._copies(func, tensors):
-            result = func(*args, **kwargs)
-        elif self._is_known(func, args, kwargs, tensors):
+        only_shapes = computes_nothing(func) and not self._copies(func, tensors)
+        if only_shapes or self._is_known(func, args, kwargs, tensors):
             result = func(*args, **kwargs)
         elif func not in self._inside and (parts := composition_of(func)) is not None:
-            return self._take_apart(func, parts, args, kwargs)
+            self._inside.append(func)
+            try:
+                with self:
+                    return parts(*args, **kwargs)
+            finally:
+                self._inside.pop()
         else:
             result = self._without_numbers(func, args, kwargs, tensors)
         self._count(func, args, tensors, tensors_in(result))
@@ -146,16 +147,6 @@ class Simulation(TorchDispatchMode):
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
         num_bytes = math.prod(args[0]) * dtype.itemsize
         return not (dtype.is_floating_point and (self._inside or num_bytes >= _LARGE_BYTES))
-
-    def _take_apart(
-        self, func: OpOverload, parts: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
-        self._inside.append(func)
-        try:
-            with self:
-                return parts(*args, **kwargs)
-        finally:
-            self._inside.pop()
 
     def _without_numbers(
         self, func: OpOverload, args: Any, kwargs: Any, tensors: list[Tensor]
@@ -230,9 +221,8 @@ class Simulation(TorchDispatchMode):
     def _count(
         self, func: OpOverload, args: Any, arguments: list[Tensor], results: list[Tensor]
     ) -> None:
-        old = {part.untyped_storage()._cdata for t in arguments for part in dense_parts(t)}
-        parts = [part for result in results for part in dense_parts(result)]
-        storages = [part.untyped_storage() for part in parts]
+        old = {storage._cdata for tensor in arguments for storage in storages_of(tensor)}
+        storages = [storage for result in results for storage in storages_of(result)]
         tentative = is_in_place_in_backward(func, args)
         for storage in storages:
             if storage._cdata not in old:

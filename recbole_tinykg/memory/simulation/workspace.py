@@ -49,11 +49,6 @@ def workspace_bytes(func: OpOverload, args: Sequence[Any], results: Sequence[Ten
     return rule(args, results) if rule is not None and tensors else 0
 
 
-def num_positions(mask: Tensor) -> int:
-    """Count the elements that a mask selects."""
-    return int(mask.count_nonzero())
-
-
 def _promotion_bytes(name: str, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> int:
     tensors = [t for t in tensors if t.dim() and not (name in _CONDITIONAL and _is_mask(t))]
     if not tensors or not results:
@@ -72,7 +67,7 @@ def _reduction(args: Sequence[Any], results: Sequence[Tensor]) -> int:
 
 def _masks(args: Sequence[Any], results: Sequence[Tensor]) -> int:
     masks = [i for i in args[1] if isinstance(i, Tensor) and _is_mask(i)]
-    return sum(_POSITION_BYTES * mask.dim() * num_positions(mask) for mask in masks)
+    return sum(_POSITION_BYTES * mask.dim() * int(mask.count_nonzero()) for mask in masks)
 
 
 def _positions(count: int, args: Sequence[Any], results: Sequence[Tensor]) -> int:
