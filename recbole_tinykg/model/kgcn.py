@@ -177,6 +177,5 @@ class TinyKGCN(Twin):
                 f"the checkpoint's {name} must hold numbers from 0 to {bound - 1}, as the data set "
                 f"says; got {int(table.min())} to {int(table.max())}"
             )
-        setattr(
-            self, name, table.to(own, copy=True)
-        )  # an autograd graph may still read the old one
+        # A copy: an autograd graph may still read the old one.
+        setattr(self, name, table.to(own, copy=True))

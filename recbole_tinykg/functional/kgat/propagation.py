@@ -30,15 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.autograd import (
-    autocast_dtype,
-    refuse_double_backward,
-    without_autocast,
-)
+from recbole_tinykg.functional.autograd import autocast_dtype, refuse_double_backward
 from recbole_tinykg.functional.kgat.aggregators import (
     AGGREGATORS,
     Aggregator,
     Dropout,
+    Inputs,
     LayerWeights,
     SavedBlock,
 )
@@ -112,20 +109,10 @@ def propagate(
         A tuple of layers + 1 tensors (R, D_l).
     """
     plan = replace(plan, dtype=autocast_dtype(parts[0]))
-    return _propagate(sites, plan, rows, parts, weights)
-
-
-@without_autocast
-def _propagate(
-    sites: StepSites,
-    plan: Propagation,
-    rows: NodeRows,
-    parts: Parts,
-    weights: list[LayerWeights],
-) -> tuple[Tensor, ...]:
     tensors = [*parts, *(tensor for layer in weights for tensor in layer)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return _Propagate.apply(plan, keep, rows.num_first, rows.nodes, sites, *tensors)
+    with torch.autocast(parts[0].device.type, enabled=False):
+        return _Propagate.apply(plan, keep, rows.num_first, rows.nodes, sites, *tensors)
 
 
 class _Propagate(torch.autograd.Function):
@@ -200,12 +187,12 @@ def _forward_layer(
     saver = LayerSaver(sites, plan.kind, targets, saves_ego) if keep else None
     stream = sites["dropout"].stream
     for block, messages in targets.messages(parts):
-        e, s = targets.ego(parts, block).to(dtype), messages.to(dtype)
-        index = targets.message_index(block)
+        ego_rows = targets.ego(parts, block).to(dtype)
+        x = Inputs(ego_rows, messages.to(dtype), targets.message_index(block))
         dropout = plan.dropout_of(stream, block)
-        masks = plan.kind.forward(out[block.start : block.stop], e, s, index, weights, dropout)
+        masks = plan.kind.forward(out[block.start : block.stop], x, weights, dropout)
         if saver is not None:
-            saver.add(block, e, s, index, masks)
+            saver.add(block, x, masks)
     return out, SavedLayer() if saver is None else saver.finish()
 
 

@@ -207,7 +207,8 @@ class _Walk:
             if users is not None and heads is not None:
                 grad_users = users.backward_(grad_users.add_(residual[0]))
                 grad_heads = heads.backward_(add_rows_(grad_heads, self.row, residual[1]))
-            source = self._new_source_gradient(hop)
+            num_rows = len(self.entities) if hop == 0 else self.plan.graph.num_heads
+            source = self.entities.new_zeros(num_rows, self.entities.shape[1])  # its gradient
             grad_users = self.plan.drop(grad_users, sites["user_dropout"].stream)
             grad_users = self._backward_users(source, grad_users, saved, hop, intents)
             grad_heads = self.plan.drop(grad_heads, sites["head_dropout"].stream)
@@ -218,12 +219,6 @@ class _Walk:
         all_users = torch.zeros_like(self.users)
         all_users.index_copy_(0, self.batch.users, grad_users.add_(residual[0]))
         return all_users, grad_heads, intents.latent, grad_relations.add_(parts[1]), parts[0]
-
-    def _new_source_gradient(self, hop: int) -> Tensor:
-        """Return zeros for the gradient of a hop's input."""
-        if hop == 0:
-            return torch.zeros_like(self.entities)
-        return self.entities.new_zeros(self.plan.graph.num_heads, self.entities.shape[1])
 
     def _backward_users(
         self,
