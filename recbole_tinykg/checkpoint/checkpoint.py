@@ -287,17 +287,12 @@ def _write_errors(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException as error:
-        cause = _first_cause(error)
+        cause = error
+        while isinstance(cause, RuntimeError) and cause.__context__ is not None:
+            cause = cause.__context__  # PyTorch's writer wraps a failed write in RuntimeErrors
         if not isinstance(cause, OSError):
             raise cause from None
         raise CheckpointError(
             f"checkpoint {path} cannot be written: {cause.strerror}; "
             "make space, or give --checkpoint_dir=<a folder you can write>"
         ) from error
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """Return the error behind an error: PyTorch's writer wraps a failed write in RuntimeErrors."""
-    while isinstance(error, RuntimeError) and error.__context__ is not None:
-        error = error.__context__
-    return error
