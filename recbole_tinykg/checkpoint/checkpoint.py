@@ -4,9 +4,8 @@
 with `weights_only=True` and runs no code. (RecBole pickles its `Config`;
 `recbole-tinykg convert` turns such a file into ours.)
 
-*Whole*: the bytes go to `<file>.tmp`, reach the disk, and only then take the file's name, in one
-step: a process killed at any moment leaves the previous file. Reading verifies every entry's
-checksum, which PyTorch omits.
+*Whole*: the bytes reach the disk before the file takes its name, in one step (`safe_write`).
+Reading verifies every entry's checksum, which PyTorch omits.
 
 *Checked*: another model, other shapes, another data set, other training parameters and a finished
 run are each told apart, with the values that differ.

@@ -99,14 +99,11 @@ def propagate(
     rows: NodeRows,
     parts: Parts,  # (sizes[p], D)
     weights: list[LayerWeights],  # per layer, in the aggregator's order
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, ...]:  # layers + 1 tensors (R, D_l)
     """Return the rows `rows` of the input and of every layer's output, before normalisation.
 
     Under `torch.autocast` layers compute in its type, and their outputs have it, as those of
     `torch.nn.Linear`.
-
-    Returns:
-        A tuple of layers + 1 tensors (R, D_l).
     """
     plan = replace(plan, dtype=autocast_dtype(parts[0]))
     tensors = [*parts, *(tensor for layer in weights for tensor in layer)]
@@ -220,15 +217,8 @@ def _backward_layer(
             e = saved.e.rows(block.start, block.stop).dequantize()
         s = None if saved.s is None else saved.s.rows(messages.start, messages.stop)
         masks = (saved.masks[0][block.start : block.stop], *(m[messages] for m in saved.masks[1:]))
-        saved_block = SavedBlock(
-            e,
-            s,
-            targets.message_index(block),
-            masks,
-            weights,
-            weight_grads,
-            plan.dropout_of(stream, block),
-        )
+        index, dropout = targets.message_index(block), plan.dropout_of(stream, block)
+        saved_block = SavedBlock(e, s, index, masks, weights, weight_grads, dropout)
         grad_e = targets.gradient_rows(out, block)
         g = gradient[block.start : block.stop]
         plan.kind.backward(grad_e, message_grads[messages], g, saved_block)

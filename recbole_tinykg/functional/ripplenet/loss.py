@@ -31,11 +31,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.ripplenet.fact_terms import (
-    add_tail_gradient_,
-    fact_terms,
-    query_gradient,
-)
+from recbole_tinykg.functional.ripplenet.fact_terms import add_tail_gradient_, fact_terms
 from recbole_tinykg.functional.ripplenet.memory_reading import (
     Read,
     ReadGradients,
@@ -167,7 +163,8 @@ def _fact_gradients(
     head_rows = relation_products_backward(
         grads.matrices,
         grad_keys,
-        query_gradient(memories, slope, weights.entities),
+        # The queries' gradient: a pair's sum over its facts of slope * tail.
+        ops.spmm(memories.fact_bounds(), memories.tail, slope, weights.entities),
         heads,
         weights.matrices,
         memories.segments,
