@@ -4,9 +4,8 @@
 with `weights_only=True` and runs no code. (RecBole pickles its `Config`;
 `recbole-tinykg convert` turns such a file into ours.)
 
-*Whole*: the bytes go to `<file>.tmp`, reach the disk, and only then take the file's name, in one
-step: a process killed at any moment leaves the previous file. Reading verifies every entry's
-checksum, which PyTorch omits.
+*Whole*: the bytes reach the disk before the file takes its name, in one step (`safe_write`).
+Reading verifies every entry's checksum, which PyTorch omits.
 
 *Checked*: another model, other shapes, another data set, other training parameters and a finished
 run are each told apart, with the values that differ.
@@ -287,17 +286,12 @@ def _write_errors(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException as error:
-        cause = _first_cause(error)
+        cause = error
+        while isinstance(cause, RuntimeError) and cause.__context__ is not None:
+            cause = cause.__context__  # PyTorch's writer wraps a failed write in RuntimeErrors
         if not isinstance(cause, OSError):
             raise cause from None
         raise CheckpointError(
             f"checkpoint {path} cannot be written: {cause.strerror}; "
             "make space, or give --checkpoint_dir=<a folder you can write>"
         ) from error
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """Return the error behind an error: PyTorch's writer wraps a failed write in RuntimeErrors."""
-    while isinstance(error, RuntimeError) and error.__context__ is not None:
-        error = error.__context__
-    return error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,12 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Put buffers and attributes of all modules back as they are now, tensors in place."""
     namespaces = [part for m in model.modules() for part in (vars(m), m._buffers)]
     kept = [dict(namespace) for namespace in namespaces]
-    tensors = {id(t): (t, t._version, t.clone()) for names in kept for t in _dense(names)}
+    tensors = {  # that a forward could write to: no parameters, none inside a graph
+        id(t): (t, t._version, t.clone())
+        for namespace in kept
+        for t in namespace.values()
+        if isinstance(t, Tensor) and t.layout is torch.strided and not t.requires_grad
+    }
     try:
         yield
     finally:
@@ -31,10 +35,3 @@ def preserved(model: nn.Module) -> Iterator[None]:
             for tensor, version, value in tensors.values():
                 if tensor._version != version:
                     tensor.copy_(value)
-
-
-def _dense(namespace: dict[str, Any]) -> Iterator[Tensor]:
-    """Yield the tensors that a forward could write to: no parameters, none inside a graph."""
-    for value in namespace.values():
-        if isinstance(value, Tensor) and value.layout is torch.strided and not value.requires_grad:
-            yield value

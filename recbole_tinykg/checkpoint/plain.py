@@ -48,7 +48,10 @@ def to_plain(value: Any) -> Any:
         return list(map(to_plain, value))
     if isinstance(value, (set, frozenset)):
         return {_KIND: "set", "items": list(map(to_plain, value))}
-    return _plain_scalar(value)
+    for scalar in _SCALARS:
+        if isinstance(value, scalar):
+            return scalar(value)  # type: ignore[arg-type]  # a subclass of it
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no plain form")
 
 
 def from_plain(value: Any, device: torch.device | str = "cpu") -> Any:
@@ -57,18 +60,11 @@ def from_plain(value: Any, device: torch.device | str = "cpu") -> Any:
         return value.to(device)
     if isinstance(value, dict):
         if _KIND in value:
-            return _FROM_PLAIN[value[_KIND]](value, device)
+            return _from_tagged(value, device)
         return {key: from_plain(item, device) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(from_plain(item, device) for item in value)
     return value
-
-
-def _plain_scalar(value: Any) -> Any:
-    for scalar in _SCALARS:
-        if isinstance(value, scalar):
-            return scalar(value)  # type: ignore[arg-type]  # a subclass of it
-    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no plain form")
 
 
 def _plain_tensor(tensor: Tensor) -> Any:
@@ -107,35 +103,31 @@ def _plain_matrix(matrix: Any) -> Any:
     return {_KIND: "scipy", "format": matrix.format, "size": tuple(map(int, coo.shape)), **parts}
 
 
-def _matrix_from_plain(parts: dict[str, Any], device: torch.device | str) -> Any:
-    data, row, col = (from_plain(parts[name]) for name in ("data", "row", "col"))
-    return sparse.coo_matrix((data, (row, col)), parts["size"]).asformat(parts["format"])
-
-
-def _coo_from_plain(parts: dict[str, Any], device: torch.device | str) -> Tensor:
-    return torch.sparse_coo_tensor(
-        parts["indices"].to(device),
-        parts["values"].to(device),
-        parts["size"],
-        is_coalesced=parts["coalesced"],
-        check_invariants=True,
-    )
-
-
-def _csr_from_plain(parts: dict[str, Any], device: torch.device | str) -> Tensor:
-    return torch.sparse_csr_tensor(
-        parts["crow"].to(device),
-        parts["col"].to(device),
-        parts["values"].to(device),
-        size=parts["size"],
-        check_invariants=True,
-    )
-
-
-_FROM_PLAIN = {
-    "ndarray": lambda parts, device: parts["data"].numpy(),
-    "scipy": _matrix_from_plain,
-    "set": lambda parts, device: set(from_plain(parts["items"], device)),
-    "sparse_coo": _coo_from_plain,
-    "sparse_csr": _csr_from_plain,
-}
+def _from_tagged(parts: dict[str, Any], device: torch.device | str) -> Any:
+    """Rebuild what the tag of a dict names."""
+    match parts[_KIND]:
+        case "ndarray":
+            return parts["data"].numpy()
+        case "set":
+            return set(from_plain(parts["items"], device))
+        case "scipy":
+            data, row, col = (from_plain(parts[name]) for name in ("data", "row", "col"))
+            matrix = sparse.coo_matrix((data, (row, col)), parts["size"])
+            return matrix.asformat(parts["format"])
+        case "sparse_coo":
+            return torch.sparse_coo_tensor(
+                parts["indices"].to(device),
+                parts["values"].to(device),
+                parts["size"],
+                is_coalesced=parts["coalesced"],
+                check_invariants=True,
+            )
+        case "sparse_csr":
+            return torch.sparse_csr_tensor(
+                parts["crow"].to(device),
+                parts["col"].to(device),
+                parts["values"].to(device),
+                size=parts["size"],
+                check_invariants=True,
+            )
+    raise KeyError(parts[_KIND])

@@ -116,11 +116,8 @@ def _general_keys() -> frozenset[str]:
 def _keys_with_defaults() -> frozenset[str]:
     """Return the keys in the property files of all models: a list of models shares its keys."""
     files = (Path(recbole.__file__).parent / "properties").rglob("*.yaml")
-    return frozenset(itertools.chain(*map(_top_level_keys, files)))
-
-
-def _top_level_keys(file: Path) -> list[str]:
-    return re.findall(r"^([\w-]+) *:", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    key = re.compile(r"^([\w-]+) *:", flags=re.MULTILINE)
+    return frozenset(itertools.chain(*(key.findall(f.read_text(encoding="utf-8")) for f in files)))
 
 
 def refuse_saves(config: RecBoleConfig) -> None:
@@ -184,8 +181,9 @@ def _check_budget(config: RecBoleConfig) -> None:
     final = config.final_config_dict
     read_bytes(final["compress_budget"], "compress_budget")
     if not getattr(config.model_class, "chooses_bits", False):
+        choosers = [name for name in MODELS if getattr(get_model(name), "chooses_bits", False)]
         raise ConfigurationError(
-            f"compress_budget is for {', '.join(_twins_that_choose())}; got it with "
+            f"compress_budget is for {', '.join(choosers)}; got it with "
             f"{config.model}: give compress_bits instead"
         )
     if final["compress_rounding"] != "stochastic":
@@ -206,10 +204,6 @@ def refuse_bits_beside_budget(config: RecBoleConfig) -> None:
         raise ConfigurationError(
             "compress_bits must be left out with compress_budget, which chooses the bits; got both"
         )
-
-
-def _twins_that_choose() -> list[str]:
-    return [name for name in MODELS if getattr(get_model(name), "chooses_bits", False)]
 
 
 def check_dataset(config: RecBoleConfig) -> None:

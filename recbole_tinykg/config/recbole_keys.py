@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import codecs
 import importlib.util
-from collections.abc import Mapping
 from typing import Any
 
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType, ModelType
 
 from recbole_tinykg.errors import ConfigurationError
-from recbole_tinykg.model.checks import is_integer, is_number
+from recbole_tinykg.model.checks import check_flag, check_integer, check_weight
 
 _INTEGERS = {  # least value
     "epochs": 0,
@@ -45,10 +44,10 @@ def check_values(config: RecBoleConfig) -> None:
         ConfigurationError: With the key, what it may be and what it is.
     """
     final = {key: value for key, value in config.final_config_dict.items() if value is not None}
-    _check_numbers(final)
-    for key in _FLAGS:
-        if not isinstance(final.get(key, False), bool):
-            raise ConfigurationError(f"{key} must be True or False; got {final[key]!r}")
+    for key, least in _INTEGERS.items():
+        check_integer(key, final.get(key, least), least)
+    check_weight(final, *(key for key in _NUMBERS if key in final))
+    check_flag(final, *(key for key in _FLAGS if key in final))
     if str(final.get("learner", "adam")).lower() not in _LEARNERS:
         raise ConfigurationError(
             f"learner must be one of {', '.join(_LEARNERS)}; got {final['learner']!r}"
@@ -69,17 +68,6 @@ def check_values(config: RecBoleConfig) -> None:
             f"device must come from use_gpu and gpu_id; got {final.get('device')!r}: "
             "give --use_gpu=False for the CPU, --gpu_id=0 for a GPU"
         )
-
-
-def _check_numbers(final: Mapping[str, Any]) -> None:
-    for key, least in _INTEGERS.items():
-        value = final.get(key, least)
-        if not is_integer(value) or value < least:
-            raise ConfigurationError(f"{key} must be an integer of {least} or more; got {value!r}")
-    for key in _NUMBERS:
-        value = final.get(key, 0)
-        if not is_number(value) or not 0 <= value < float("inf"):
-            raise ConfigurationError(f"{key} must be a number of 0 or more; got {value!r}")
 
 
 def _check_encoding(encoding: Any) -> None:

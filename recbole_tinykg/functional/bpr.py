@@ -99,11 +99,11 @@ class _BPRLoss(torch.autograd.Function):
         width = outputs[0].shape[1]
         hidden = [batch[:, width:] for batch in batches]
         grad = score_gradient(slope, pairs, hidden, len(z))
-        gradients = _normalize_backward(grad, outputs[1:], shrink)
-        codes = [
-            sites[f"layer{layer}.head_gradient"].quantize(gradient)
-            for layer, gradient in enumerate(gradients, 1)
-        ]
+        codes = []
+        blocks = grad.split([x.shape[1] for x in outputs[1:]], dim=1)
+        for layer, (block, x) in enumerate(zip(blocks, outputs[1:], strict=True), 1):
+            gradient = ops.normalize_backward(block, x, shrink, eps=EPS)
+            codes.append(sites[f"layer{layer}.head_gradient"].quantize(gradient))
         ctx.num_first, ctx.offset = rows.num_first, rows.offset
         ctx.layouts = [code.layout for code in codes]
         small = [index.int() for index in (rows.nodes, *pairs)]
@@ -150,16 +150,3 @@ def score_gradient(
     index = torch.cat([index.long() for index in pairs])
     grad = user.new_zeros(num_rows, user.shape[1])
     return grad.scatter_add_(0, index[:, None].expand_as(contributions), contributions)
-
-
-def _normalize_backward(
-    grad: Tensor,  # (R, sum of D_l over l >= 1)
-    outputs: tuple[Tensor, ...],
-    shrink: Tensor,  # (R,)
-) -> list[Tensor]:
-    """Return the gradients of `outputs` (R, D_l) through y = x / max(|x|, EPS)."""
-    widths = [x.shape[1] for x in outputs]
-    return [
-        ops.normalize_backward(g, x, shrink, eps=EPS)
-        for g, x in zip(grad.split(widths, dim=1), outputs, strict=True)
-    ]

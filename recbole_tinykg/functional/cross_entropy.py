@@ -81,19 +81,11 @@ class _PointwiseLoss(torch.autograd.Function):
         grad_user = add_rows_(torch.zeros_like(user), rows, torch.mul(y, slope[:, None], out=u))
         count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
-        codes = (
-            sites["user_gradient"].quantize(grad_user),
-            sites["items"].quantize(y),
-        )
+        codes = sites["user_gradient"].quantize(grad_user), sites["items"].quantize(y)
         ctx.layouts = [code.layout for code in codes]
-        ctx.save_for_backward(
-            user_weight,
-            unique,
-            place,
-            slope,
-            _shrink(reg_weight / size, item_norms),
-            *(tensor for code in codes for tensor in code.tensors()),
-        )
+        shrink = _shrink(reg_weight / size, item_norms)
+        flat = (tensor for code in codes for tensor in code.tensors())
+        ctx.save_for_backward(user_weight, unique, place, slope, shrink, *flat)
         return loss
 
     @staticmethod

@@ -43,9 +43,8 @@ def transr_loss(
     entities: Tensor,  # (n_entities, D)
     relations: Tensor,  # (n_relations, D')
     projections: Tensor,  # (n_relations, D * D')
-    triples: tuple[
-        Tensor, Tensor, Tensor, Tensor
-    ],  # (B,) each: head, relation, tail, corrupted tail
+    # (B,) each: head, relation, tail, corrupted tail
+    triples: tuple[Tensor, Tensor, Tensor, Tensor],
     reg_weight: float,
 ) -> Tensor:
     """Return the TransR loss plus `reg_weight` times RecBole's `EmbLoss` of the projections."""

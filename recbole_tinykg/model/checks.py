@@ -15,6 +15,12 @@ def check_choice(config: Any, key: str, choices: tuple[Any, ...]) -> None:
         )
 
 
+def check_integer(key: str, value: Any, at_least: int) -> None:
+    """Raise ConfigurationError unless a value is an integer and large enough."""
+    if not is_integer(value) or value < at_least:
+        raise ConfigurationError(f"{key} must be an integer of {at_least} or more; got {value!r}")
+
+
 def check_positive(config: Any, *keys: str) -> None:
     """Raise ConfigurationError unless the values are integers above 0."""
     for key in keys:

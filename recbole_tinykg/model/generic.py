@@ -84,12 +84,6 @@ class GenericTwin(Twin):
         for name in [name for name in vars(self) if name.startswith("restore_")]:
             setattr(self, name, None)
 
-    def _drop_graph(self) -> None:
-        """Drop intermediate results that stock models store as attributes, and their graph."""
-        for name, value in list(vars(self).items()):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                delattr(self, name)
-
 
 def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     @functools.wraps(loss)
@@ -106,7 +100,9 @@ def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             ),
         ):
             losses = loss(self, interaction)
-        self._drop_graph()
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                delattr(self, name)  # a result that the stock model stored, with its graph
         return losses
 
     return run

@@ -21,13 +21,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
-from recbole_tinykg.functional import (
-    add_bpr_sites,
-    bpr_loss,
-    kgat,
-    normalized_rows,
-    transr_loss,
-)
+from recbole_tinykg.functional import add_bpr_sites, bpr_loss, kgat, normalized_rows, transr_loss
 from recbole_tinykg.graph.attention import AttentionGraph
 from recbole_tinykg.graph.from_recbole import collaborative_edges
 from recbole_tinykg.graph.node_rows import NodeRows

@@ -162,21 +162,18 @@ class TinyKGCN(Twin):
         super().load_other_parameter(para)
         bounds = {"adj_entity": self.n_entities, "adj_relation": self.n_relations + 1}
         for name, bound in bounds.items():
-            if para and name in para:
-                self._load_table(name, para[name], bound)
-
-    def _load_table(self, name: str, table: Tensor, bound: int) -> None:
-        own = getattr(self, name)
-        if table.shape != own.shape:
-            raise CheckpointError(
-                f"the checkpoint's {name} must have shape {tuple(own.shape)}, as "
-                f"neighbor_sample_size and the data set say; got {tuple(table.shape)}"
-            )
-        if len(table) and not 0 <= int(table.min()) <= int(table.max()) < bound:
-            raise CheckpointError(
-                f"the checkpoint's {name} must hold numbers from 0 to {bound - 1}, as the data set "
-                f"says; got {int(table.min())} to {int(table.max())}"
-            )
-        setattr(
-            self, name, table.to(own, copy=True)
-        )  # an autograd graph may still read the old one
+            if not para or name not in para:
+                continue
+            own, table = getattr(self, name), para[name]
+            if table.shape != own.shape:
+                raise CheckpointError(
+                    f"the checkpoint's {name} must have shape {tuple(own.shape)}, as "
+                    f"neighbor_sample_size and the data set say; got {tuple(table.shape)}"
+                )
+            if len(table) and not 0 <= int(table.min()) <= int(table.max()) < bound:
+                raise CheckpointError(
+                    f"the checkpoint's {name} must hold numbers from 0 to {bound - 1}, as the data "
+                    f"set says; got {int(table.min())} to {int(table.max())}"
+                )
+            # A copy: an autograd graph may still read the old one.
+            setattr(self, name, table.to(own, copy=True))

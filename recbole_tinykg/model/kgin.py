@@ -100,22 +100,20 @@ class TinyKGIN(Twin):
         return user_rows, item_rows
 
     def _propagate(self, batch: kgin.BatchRows, sites: StepSites) -> tuple[Tensor, Tensor]:
-        return kgin.propagate_intents(sites, self.plan, batch, self._parameters_of_hops())
-
-    @property
-    def plan(self) -> kgin.IntentPropagation:
-        """How the hops are computed now, in training or in evaluation."""
-        rates = (self.node_dropout_rate, self.mess_dropout_rate) if self.training else (0.0, 0.0)
-        return kgin.IntentPropagation(self.graph, self.context_hops, *rates)
-
-    def _parameters_of_hops(self) -> kgin.IntentParameters:
-        return (
+        parameters = (
             self.user_embedding.weight,
             self.entity_embedding.weight,
             self.latent_embedding.weight,
             self.gcn.relation_embedding.weight,
             self.gcn.disen_weight_att,
         )
+        return kgin.propagate_intents(sites, self.plan, batch, parameters)
+
+    @property
+    def plan(self) -> kgin.IntentPropagation:
+        """How the hops are computed now, in training or in evaluation."""
+        rates = (self.node_dropout_rate, self.mess_dropout_rate) if self.training else (0.0, 0.0)
+        return kgin.IntentPropagation(self.graph, self.context_hops, *rates)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Return the BPR loss of (user, item, negative item), with both regularisers; a scalar."""

@@ -35,12 +35,14 @@ _NATIVE = {  # by device type: its usual name, the library, how to get it
     "cuda": ("CUDA", _PACKAGE / "_native_cuda.so", f"{_BUILD} nvcc on PATH"),
 }
 
+_LOADING = threading.RLock()  # loading a library changes a flag of the whole process for a moment
 _FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_", "spmm_backward_")}  # it calls cuSPARSE there
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
     """Return whether the native kernels of a device load, and their path or why they do not."""
-    return _load_native(device_type)
+    with _LOADING:
+        return _load_native_once(device_type)
 
 
 def require_native(device_type: str | None = None) -> None:
@@ -55,7 +57,7 @@ def require_native(device_type: str | None = None) -> None:
     """
     available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for required in available if device_type is None else [device_type]:
-        loaded, detail = _load_native(required)
+        loaded, detail = native_status(required)
         if not loaded:
             kernels, _, remedy = _NATIVE.get(required, (required, None, "choose cpu or cuda"))
             message = f"the native {kernels} kernels are required but {detail}; {remedy}"
@@ -66,20 +68,12 @@ def require_native(device_type: str | None = None) -> None:
 def _warn_not_native(device_type: str) -> None:
     """Warn, once per process, that the slow reference runs instead of the native kernels."""
     kernels, _, remedy = _NATIVE[device_type]
-    detail = _load_native(device_type)[1]
+    detail = native_status(device_type)[1]
     warnings.warn(
         f"native {kernels} kernels are missing, the slow reference runs: {detail}; {remedy}",
         RuntimeWarning,
         stacklevel=3,
     )
-
-
-_LOADING = threading.RLock()  # loading a library changes a flag of the whole process for a moment
-
-
-def _load_native(device_type: str) -> tuple[bool, str]:
-    with _LOADING:
-        return _load_native_once(device_type)
 
 
 @functools.cache
@@ -110,7 +104,7 @@ def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., An
         if device_type in _NATIVE:
             operator = getattr(getattr(torch.ops, NAMESPACE), name).default
             key = getattr(torch._C.DispatchKey, _NATIVE[device_type][0])
-            loaded = _load_native(device_type)[0]
+            loaded = native_status(device_type)[0]
             if loaded and operator.has_kernel_for_dispatch_key(key):
                 return operator(first, *others, **options)
             if not loaded and name not in _FAST_REFERENCE.get(device_type, ()):
@@ -246,15 +240,10 @@ def _register() -> Library:
     return library
 
 
-def _silence_sparse_csr_warning() -> None:
-    """Spend PyTorch's once-per-process "Sparse CSR ... in beta state" on an empty matrix.
-
-    At import, which runs once and under the import lock, whatever threads call operators later.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor([0], [], [], (0, 0), dtype=torch.float32)
-
-
 _LIBRARY = _register()  # operators live as long as this object
-_silence_sparse_csr_warning()
+
+# Spend PyTorch's once-per-process "Sparse CSR ... in beta state" on an empty matrix: at import,
+# which runs once and under the import lock, whatever threads call operators later.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0], [], [], (0, 0), dtype=torch.float32)

@@ -55,7 +55,11 @@ def choose_options(maps: Sequence[Sequence[Option]], budget: int) -> list[int] |
     for options in maps:
         remaining -= min(option.num_bytes for option in options)
         fronts.append(_extend(fronts[-1], options, budget - remaining))
-    return _trace(fronts)
+    way, chosen = len(fronts[-1].way) - 1, []  # the last way has the least variance
+    for front in reversed(fronts[1:]):
+        chosen.append(int(front.option[way]))
+        way = int(front.way[way])
+    return chosen[::-1]
 
 
 def _extend(front: _Front, options: Sequence[Option], most_bytes: int) -> _Front:
@@ -72,12 +76,3 @@ def _extend(front: _Front, options: Sequence[Option], most_bytes: int) -> _Front
     unbeaten[1:] = least[1:] < least[:-1]
     order = order[unbeaten]
     return _Front(num_bytes[order], variance[order], way[order], option[order])
-
-
-def _trace(fronts: Sequence[_Front]) -> list[int]:
-    """Return the options that led to the last way, which has the least variance."""
-    way, chosen = len(fronts[-1].way) - 1, []
-    for front in reversed(fronts[1:]):
-        chosen.append(int(front.option[way]))
-        way = int(front.way[way])
-    return chosen[::-1]

@@ -54,11 +54,6 @@ class Allocation:
     def _uniform_bytes(self, bits: int) -> int:
         return self.sensitivity.saved_bytes(dict.fromkeys(self.bits, bits))
 
-    def _uniform_row(self, bits: int) -> list[str]:
-        noise = self.sensitivity.relative_variance(dict.fromkeys(self.bits, bits))
-        size = format_bytes(self._uniform_bytes(bits))
-        return ["all maps alike", "", str(bits), size, f"{noise:.1e}"]
-
     def table(self) -> str:
         """Return a line per map with its bytes and noise, then a line for all maps together."""
         options = self.sensitivity.options(self.bits)
@@ -77,8 +72,10 @@ class Allocation:
         rows.append(
             [f"of {format_bytes(self.budget)}", "", "", total, f"{self.relative_variance:.1e}"]
         )
-        if self.uniform_bits is not None:
-            rows.append(self._uniform_row(self.uniform_bits))
+        if (bits := self.uniform_bits) is not None:
+            noise = self.sensitivity.relative_variance(dict.fromkeys(self.bits, bits))
+            size = format_bytes(self._uniform_bytes(bits))
+            rows.append(["all maps alike", "", str(bits), size, f"{noise:.1e}"])
         headers = ("stored map", "shape", "bits", "bytes", "noise")
         return tabulate(rows, headers, "simple", disable_numparse=True, colalign=_ALIGN)
 

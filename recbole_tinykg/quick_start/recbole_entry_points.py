@@ -46,12 +46,6 @@ def register() -> None:
     RecBole's functions, import them after this call.
     """
     compat.apply()
-    _enter_twins()
-    _take_our_checkpoints()
-
-
-def _enter_twins() -> None:
-    """Enter every twin where `get_model`, `get_trainer` and `Config` of RecBole look."""
     package = importlib.import_module(_KNOWLEDGE_MODELS)
     for name, module_name in MODELS.items():
         twin = get_model(name)
@@ -61,6 +55,10 @@ def _enter_twins() -> None:
     for module in (recbole.data, recbole.data.utils):
         module.data_preparation = loaders.data_preparation
     _wrap_config()
+    if _QUICK_START in sys.modules:
+        _wrap_quick_start(sys.modules[_QUICK_START])
+    else:
+        sys.meta_path.insert(0, _QuickStartFinder())
 
 
 def _wrap_config() -> None:
@@ -89,15 +87,8 @@ def _wrap_config() -> None:
     RecBoleConfig.to_plain = config.plain_parameters
 
 
-def _take_our_checkpoints() -> None:
-    """Make RecBole's `load_data_and_model` restore our checkpoints too."""
-    if _QUICK_START in sys.modules:
-        _wrap_quick_start(sys.modules[_QUICK_START])
-    else:
-        sys.meta_path.insert(0, _QuickStartFinder())
-
-
 def _wrap_quick_start(module: ModuleType) -> None:
+    """Make RecBole's `load_data_and_model` restore our checkpoints too."""
     load_recboles = module.load_data_and_model
 
     @functools.wraps(load_recboles)

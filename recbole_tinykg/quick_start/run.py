@@ -68,24 +68,10 @@ def run_recbole_tinykg(
         raise
 
 
-def _resume(file: FilePath, *arguments: Any) -> Experiment:
+def _resume(file: FilePath, model: Model, dataset: str | None, *others: Any) -> Experiment:
     """Build what a checkpoint describes, with changes, and take training up where it ended."""
     state = checkpoint.load(file)
-    config = _changed_config(file, state["config"], *arguments)
-    check_valid_metric(config)
-    experiment = build(config, writes_log=True)
-    experiment.trainer.resume(state, file, experiment.train_data)
-    return experiment
-
-
-def _changed_config(
-    file: FilePath,
-    plain: Mapping[str, Any],
-    model: Model,
-    dataset: str | None,
-    *others: Any,
-) -> Config:
-    """Return a checkpoint's configuration with changes, which leave model and data set alone."""
+    plain = state["config"]
     changed = Config(model or plain["model"], dataset or plain["dataset"], *others)
     for key in ("model", "dataset"):
         if changed[key] != plain[key]:
@@ -93,7 +79,11 @@ def _changed_config(
                 f"{file} is a checkpoint of {key} {plain[key]}; got {key} {changed[key]}: "
                 f"leave {key} out, or start a new run"
             )
-    return Config.from_plain(plain, changed.external_config_dict)
+    config = Config.from_plain(plain, changed.external_config_dict)
+    check_valid_metric(config)
+    experiment = build(config, writes_log=True)
+    experiment.trainer.resume(state, file, experiment.train_data)
+    return experiment
 
 
 def _run(experiment: Experiment, saved: bool) -> dict[str, Any]:

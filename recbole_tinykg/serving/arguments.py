@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recbole_tinykg.errors import ConfigurationError, did_you_mean
-from recbole_tinykg.model.checks import is_integer
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -27,12 +26,6 @@ def splits_of(seen: str) -> tuple[str, ...]:
             f"got {seen!r}"
         )
     return named
-
-
-def check_number(name: str, value: Any, at_least: int) -> None:
-    """Raise ConfigurationError unless a value is an integer and large enough."""
-    if not is_integer(value) or value < at_least:
-        raise ConfigurationError(f"{name} must be an integer of {at_least} or more; got {value!r}")
 
 
 def user_ids(tokens: Sequence[str] | None, dataset: Dataset) -> np.ndarray:  # (U,)

@@ -26,8 +26,9 @@ from recbole_tinykg.data.full_sort import PAIRS_PER_BATCH
 from recbole_tinykg.data.negatives import Pairs
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.model import is_tiny
+from recbole_tinykg.model.checks import check_integer
 from recbole_tinykg.quick_start import restore
-from recbole_tinykg.serving.arguments import NUM_NAMED, check_number, splits_of, user_ids
+from recbole_tinykg.serving.arguments import NUM_NAMED, splits_of, user_ids
 from recbole_tinykg.serving.item_file import read_item_field
 from recbole_tinykg.serving.paths.finder import PathFinder, check_attention, path_finder
 from recbole_tinykg.serving.paths.knowledge import GraphPath, KnowledgeGraph
@@ -95,8 +96,8 @@ def recommend(
         CheckpointError: Not a checkpoint of ours, a damaged one, or one of other data.
     """
     seen_splits = splits_of(seen)
-    check_number("k", k, at_least=1)
-    check_number("paths", paths, at_least=0)
+    check_integer("k", k, at_least=1)
+    check_integer("paths", paths, at_least=0)
     loaded = _Loaded.from_checkpoint(checkpoint, config_dict)
     num_items = loaded.dataset.item_num - 1  # the first is padding
     if k > num_items:
@@ -181,7 +182,12 @@ class _Ranking:
                 left = own_scores > -math.inf
                 chosen = own_items[left].numpy()
                 paths = explanation.paths_to(user, chosen) if explanation else [()] * len(chosen)
-                yield self._named(user, chosen, own_scores[left].tolist(), paths)
+                tokens = self._dataset.id2token(self._dataset.iid_field, chosen).tolist()
+                fields = [None if self._fields is None else self._fields.get(t, "") for t in tokens]
+                yield UserRecommendations(
+                    str(self._dataset.id2token(self._dataset.uid_field, user)),
+                    tuple(map(Recommendation, tokens, own_scores[left].tolist(), fields, paths)),
+                )
 
     def _batch_size(self) -> int:
         pairs = self._config["eval_batch_size"]
@@ -197,20 +203,6 @@ class _Ranking:
         row, item = (index.to(scores.device) for index in self._seen.rows(users))
         scores[row, item] = -math.inf
         return scores
-
-    def _named(
-        self,
-        user: int,
-        items: np.ndarray,
-        scores: list[float],
-        paths: Sequence[tuple[GraphPath, ...]],
-    ) -> UserRecommendations:
-        tokens = self._dataset.id2token(self._dataset.iid_field, items).tolist()
-        fields = [None if self._fields is None else self._fields.get(t, "") for t in tokens]
-        return UserRecommendations(
-            str(self._dataset.id2token(self._dataset.uid_field, user)),
-            tuple(map(Recommendation, tokens, scores, fields, paths)),
-        )
 
 
 class _Explanation:

@@ -249,7 +249,7 @@ def test_unwritable_log_folder_is_one_clear_error(tiny):
 
 def test_required_library_that_is_missing_stops_before_the_data(tiny, monkeypatch):
     monkeypatch.setattr(
-        registration, "_load_native", lambda device_type: (False, "it is not there")
+        registration, "native_status", lambda device_type: (False, "it is not there")
     )
     prepare("TinyKGAT", "tiny", config_dict=tiny)
     with pytest.raises(NativeLibraryError, match="it is not there; build it with"):

@@ -5,10 +5,6 @@ row block, `saved_layer` what a layer saves, `targets` the rows that a layer com
 in `graph.adjacency`, its blocks in `graph.row_blocks`.
 """
 
-from recbole_tinykg.functional.kgat.propagation import (
-    Propagation,
-    add_propagation_sites,
-    propagate,
-)
+from recbole_tinykg.functional.kgat.propagation import Propagation, add_propagation_sites, propagate
 
 __all__ = ["Propagation", "add_propagation_sites", "propagate"]

@@ -74,6 +74,14 @@ class Dropout(NamedTuple):
         return self._replace(probability=0.0)
 
 
+class Inputs(NamedTuple):
+    """What forward reads of a row block."""
+
+    e: Tensor  # (n, D)
+    s: Tensor  # (k, D)
+    message_index: Tensor | None  # (k,)
+
+
 class SavedBlock(NamedTuple):
     """What backward reads of a row block."""
 
@@ -95,15 +103,8 @@ class Aggregator(Protocol):
     """Backward needs only e + s, never e and s apart."""
 
     @staticmethod
-    def forward(
-        out: Tensor,
-        e: Tensor,
-        s: Tensor,
-        index: Tensor | None,
-        weights: LayerWeights,
-        dropout: Dropout,
-    ) -> Masks:
-        """Write the output (n, D') from e (n, D) and s (k, D); return the sign masks."""
+    def forward(out: Tensor, x: Inputs, weights: LayerWeights, dropout: Dropout) -> Masks:
+        """Write the output (n, D'); return the sign masks."""
 
     @staticmethod
     def backward(
@@ -126,15 +127,9 @@ class BiInteraction:
     saves_sum = False
 
     @staticmethod
-    def forward(
-        out: Tensor,
-        e: Tensor,
-        s: Tensor,
-        index: Tensor | None,
-        weights: LayerWeights,
-        dropout: Dropout,
-    ) -> Masks:
+    def forward(out: Tensor, x: Inputs, weights: LayerWeights, dropout: Dropout) -> Masks:
         """Write the output; return the sign masks of each activation's input."""
+        e, s, index = x
         w1, b1, w2, b2 = weights
         torch.addmm(b1, add_messages(e, s, index), w1.t(), out=out)
         product = torch.addmm(b2, _take(e, index) * s, w2.t())
@@ -174,17 +169,10 @@ class GCN:
     saves_sum = True
 
     @staticmethod
-    def forward(
-        out: Tensor,
-        e: Tensor,
-        s: Tensor,
-        index: Tensor | None,
-        weights: LayerWeights,
-        dropout: Dropout,
-    ) -> Masks:
+    def forward(out: Tensor, x: Inputs, weights: LayerWeights, dropout: Dropout) -> Masks:
         """Write the output; return the sign masks of each activation's input."""
         weight, bias = weights
-        torch.addmm(bias, add_messages(e, s, index), weight.t(), out=out)
+        torch.addmm(bias, add_messages(*x), weight.t(), out=out)
         return (dropout.activate_(out),)
 
     @staticmethod
@@ -207,19 +195,12 @@ class GraphSAGE:
     saves_sum = False
 
     @staticmethod
-    def forward(
-        out: Tensor,
-        e: Tensor,
-        s: Tensor,
-        index: Tensor | None,
-        weights: LayerWeights,
-        dropout: Dropout,
-    ) -> Masks:
+    def forward(out: Tensor, x: Inputs, weights: LayerWeights, dropout: Dropout) -> Masks:
         """Write the output; return the sign masks of each activation's input."""
         weight, bias = weights
-        w_ego, w_side = weight.split(e.shape[1], dim=1)
-        torch.addmm(bias, e, w_ego.t(), out=out)
-        _add_messages_(out, s @ w_side.t(), index)
+        w_ego, w_side = weight.split(x.e.shape[1], dim=1)
+        torch.addmm(bias, x.e, w_ego.t(), out=out)
+        _add_messages_(out, x.s @ w_side.t(), x.message_index)
         return (dropout.activate_(out),)
 
     @staticmethod

@@ -30,15 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.autograd import (
-    autocast_dtype,
-    refuse_double_backward,
-    without_autocast,
-)
+from recbole_tinykg.functional.autograd import autocast_dtype, refuse_double_backward
 from recbole_tinykg.functional.kgat.aggregators import (
     AGGREGATORS,
     Aggregator,
     Dropout,
+    Inputs,
     LayerWeights,
     SavedBlock,
 )
@@ -102,30 +99,17 @@ def propagate(
     rows: NodeRows,
     parts: Parts,  # (sizes[p], D)
     weights: list[LayerWeights],  # per layer, in the aggregator's order
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, ...]:  # layers + 1 tensors (R, D_l)
     """Return the rows `rows` of the input and of every layer's output, before normalisation.
 
     Under `torch.autocast` layers compute in its type, and their outputs have it, as those of
     `torch.nn.Linear`.
-
-    Returns:
-        A tuple of layers + 1 tensors (R, D_l).
     """
     plan = replace(plan, dtype=autocast_dtype(parts[0]))
-    return _propagate(sites, plan, rows, parts, weights)
-
-
-@without_autocast
-def _propagate(
-    sites: StepSites,
-    plan: Propagation,
-    rows: NodeRows,
-    parts: Parts,
-    weights: list[LayerWeights],
-) -> tuple[Tensor, ...]:
     tensors = [*parts, *(tensor for layer in weights for tensor in layer)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return _Propagate.apply(plan, keep, rows.num_first, rows.nodes, sites, *tensors)
+    with torch.autocast(parts[0].device.type, enabled=False):
+        return _Propagate.apply(plan, keep, rows.num_first, rows.nodes, sites, *tensors)
 
 
 class _Propagate(torch.autograd.Function):
@@ -200,12 +184,12 @@ def _forward_layer(
     saver = LayerSaver(sites, plan.kind, targets, saves_ego) if keep else None
     stream = sites["dropout"].stream
     for block, messages in targets.messages(parts):
-        e, s = targets.ego(parts, block).to(dtype), messages.to(dtype)
-        index = targets.message_index(block)
+        ego_rows = targets.ego(parts, block).to(dtype)
+        x = Inputs(ego_rows, messages.to(dtype), targets.message_index(block))
         dropout = plan.dropout_of(stream, block)
-        masks = plan.kind.forward(out[block.start : block.stop], e, s, index, weights, dropout)
+        masks = plan.kind.forward(out[block.start : block.stop], x, weights, dropout)
         if saver is not None:
-            saver.add(block, e, s, index, masks)
+            saver.add(block, x, masks)
     return out, SavedLayer() if saver is None else saver.finish()
 
 
@@ -233,15 +217,8 @@ def _backward_layer(
             e = saved.e.rows(block.start, block.stop).dequantize()
         s = None if saved.s is None else saved.s.rows(messages.start, messages.stop)
         masks = (saved.masks[0][block.start : block.stop], *(m[messages] for m in saved.masks[1:]))
-        saved_block = SavedBlock(
-            e,
-            s,
-            targets.message_index(block),
-            masks,
-            weights,
-            weight_grads,
-            plan.dropout_of(stream, block),
-        )
+        index, dropout = targets.message_index(block), plan.dropout_of(stream, block)
+        saved_block = SavedBlock(e, s, index, masks, weights, weight_grads, dropout)
         grad_e = targets.gradient_rows(out, block)
         g = gradient[block.start : block.stop]
         plan.kind.backward(grad_e, message_grads[messages], g, saved_block)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_tinykg.functional.kgat.aggregators import Aggregator, Masks, add_messages
+from recbole_tinykg.functional.kgat.aggregators import Aggregator, Inputs, Masks, add_messages
 from recbole_tinykg.functional.kgat.targets import Targets
 from recbole_tinykg.graph.row_blocks import RowBlock
 from recbole_tinykg.quantization import Quantized, Site, StepSites
@@ -78,20 +78,18 @@ class LayerSaver:
         self._s: Quantized | None = None
         self._masks: list[Masks] = []
 
-    def add(
-        self, block: RowBlock, e: Tensor, s: Tensor, index: Tensor | None, masks: Masks
-    ) -> None:
-        """Take the ego rows (n, D), messages (k, D) and masks of a block."""
+    def add(self, block: RowBlock, x: Inputs, masks: Masks) -> None:
+        """Take the ego rows, messages and masks of a block."""
         self._masks.append(masks)
         num_rows, num_messages = self._targets.num_rows, self._targets.num_messages
         if self._aggregator.saves_sum and self._saves_ego:
-            total = add_messages(e, s, index)
+            total = add_messages(*x)
             self._e = _write_rows(self._e, num_rows, total, self._sites["sum"], block.start)
             return
         if self._saves_ego:
-            self._e = _write_rows(self._e, num_rows, e, self._sites["input"], block.start)
+            self._e = _write_rows(self._e, num_rows, x.e, self._sites["input"], block.start)
         site = self._sites["messages"]
-        self._s = _write_rows(self._s, num_messages, s, site, block.first_message)
+        self._s = _write_rows(self._s, num_messages, x.s, site, block.first_message)
 
     def finish(self) -> SavedLayer:
         """Return what is saved, once every block has been added."""

@@ -105,16 +105,15 @@ class _Tensors(NamedTuple):
 class _AggregateNeighborhood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, sites: StepSites, *flat: Tensor) -> Tensor:
-        tensors = _Tensors.of(plan, flat)
-        hops = plan.field.entities(tensors.items)
+        walk = _Walk.of(plan, flat)
         saved: list[Tensor] = []
         vectors: dict[int, Tensor] = {}
         ctx.plan, ctx.layouts = plan, []
         for layer in range(plan.field.num_hops):
             below, vectors = vectors, {}
-            weight, bias = tensors.linear(layer)
+            weight, bias = walk.tensors.linear(layer)
             for hop in plan.hops(layer):
-                x = _ends(plan, layer, hop, tensors, hops, below).mixed(plan.aggregator)
+                x = walk.ends(layer, hop, below).mixed(plan.aggregator)
                 vectors[hop], *kinds = _activate_(torch.addmm(bias, x, weight.t()), plan, layer)
                 if any(ctx.needs_input_grad):
                     code = sites[_site_name(layer, hop)].quantize(kinds[0])
@@ -128,9 +127,8 @@ class _AggregateNeighborhood(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         plan: _Plan = ctx.plan
         flat, layers = _read(plan, ctx.saved_tensors, ctx.layouts)
-        tensors = _Tensors.of(plan, flat)
+        walk = _Walk.of(plan, flat)
         grads = _Tensors.of(plan, (flat[0], *(torch.zeros_like(t) for t in flat[1:])))
-        hops = plan.field.entities(tensors.items)
         below = {0: grad}
         for layer in reversed(range(plan.field.num_hops)):
             above, below = below, {}
@@ -138,71 +136,78 @@ class _AggregateNeighborhood(torch.autograd.Function):
             if layer > 0:
                 vectors = {hop: own.code.dequantize() for hop, own in layers[layer - 1].items()}
             for hop, dv in above.items():
-                ends = _ends(plan, layer, hop, tensors, hops, vectors)
+                ends = walk.ends(layer, hop, vectors)
                 dz = layers[layer][hop].activation_backward(dv)
                 if layer == 0:
-                    _backward_table(plan, ends, dz, hop, hops, tensors, grads)
+                    walk.backward_table(grads, ends, dz, hop)
                     continue
-                down = _backward_hop(plan, ends, dz, layer, tensors, grads, grads.attention[hop])
+                down = walk.backward_hop(grads, ends, dz, layer, hop)
                 for end, rows in zip((hop, hop + 1), down, strict=True):
                     if rows is not None:
                         below[end] = below[end].add_(rows) if end in below else rows
         return None, None, None, grads.entities, *grads.attention, *grads.weights
 
 
-def _backward_table(
-    plan: _Plan,
-    ends: _Ends,
-    dz: Tensor,  # (n, d)
-    hop: int,
-    hops: list[Tensor],
-    tensors: _Tensors,
-    grads: _Tensors,
-) -> None:
-    """Go back through the first layer, whose ends are rows of the table; add all gradients."""
-    size = plan.field.sample_size
-    step = max(1, EDGE_BLOCK // size)
-    for start in range(0, len(dz), step):
-        rows, edges = slice(start, start + step), slice(start * size, (start + step) * size)
-        block = ends.block(rows, edges)
-        d_ego, d_side = _backward_linear(plan, block, dz[rows], 0, tensors, grads)
-        d_share = ops.spmm_backward_(grads.entities, *block.matrix(), block.table, d_side)
-        grads.attention[hop][rows].add_(d_share.view(-1, size), alpha=1 / size)
-        if d_ego is not None:
-            add_rows_(grads.entities, hops[hop][rows], d_ego)
+class _Walk(NamedTuple):
+    """One pass over the layers; `dz` (n, d) is the gradient of a linear layer's output."""
 
+    plan: _Plan
+    tensors: _Tensors
+    hops: list[Tensor]  # entities of each hop
 
-def _backward_hop(
-    plan: _Plan,
-    ends: _Ends,
-    dz: Tensor,  # (n, d)
-    layer: int,
-    tensors: _Tensors,
-    grads: _Tensors,
-    grad_attention: Tensor,  # (n, K)
-) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients (n, d), (n * K, d) of the ends, hidden outputs; add those of p, W, b."""
-    p = ends.attention
-    d_ego, d_side = _backward_linear(plan, ends, dz, layer, tensors, grads)
-    neighbors = ends.table.view(*p.shape, -1)  # (n, K, d)
-    grad_attention.add_((neighbors @ d_side[:, :, None]).squeeze(2), alpha=1 / p.shape[1])
-    share = p / p.shape[1]
-    return d_ego, torch.mul(share[:, :, None], d_side[:, None]).flatten(0, 1)
+    @classmethod
+    def of(cls, plan: _Plan, flat: tuple[Tensor, ...]) -> _Walk:
+        tensors = _Tensors.of(plan, flat)
+        return cls(plan, tensors, plan.field.entities(tensors.items))
 
+    def ends(self, layer: int, hop: int, vectors: dict[int, Tensor]) -> _Ends:
+        """Return the ends: rows of the embedding table in the first layer, later on outputs.
 
-def _backward_linear(
-    plan: _Plan,
-    ends: _Ends,
-    dz: Tensor,  # (n, d)
-    layer: int,
-    tensors: _Tensors,
-    grads: _Tensors,
-) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients (n, d) of v and s; add those of W and b."""
-    grad_weight, grad_bias = grads.linear(layer)
-    grad_weight.addmm_(dz.t(), ends.mixed(plan.aggregator))
-    grad_bias.add_(dz.sum(0))
-    return _split_gradient(plan.aggregator, dz @ tensors.linear(layer)[0])
+        `vectors` has the outputs (N * K^hop, d) of the layer below, by hop.
+        """
+        reads_ego, p = self.plan.aggregator != "neighbor", self.tensors.attention[hop]
+        if layer == 0:
+            table = self.tensors.entities
+            ego = table.index_select(0, self.hops[hop]) if reads_ego else None
+            return _Ends(ego, table, self.hops[hop + 1], p)
+        return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None, p)
+
+    def backward_table(self, grads: _Tensors, ends: _Ends, dz: Tensor, hop: int) -> None:
+        """Go back through the first layer, whose ends are rows of the table; add all gradients."""
+        size = self.plan.field.sample_size
+        step = max(1, EDGE_BLOCK // size)
+        for start in range(0, len(dz), step):
+            rows, edges = slice(start, start + step), slice(start * size, (start + step) * size)
+            block = ends.block(rows, edges)
+            d_ego, d_side = self._backward_linear(grads, block, dz[rows], 0)
+            d_share = ops.spmm_backward_(grads.entities, *block.matrix(), block.table, d_side)
+            grads.attention[hop][rows].add_(d_share.view(-1, size), alpha=1 / size)
+            if d_ego is not None:
+                add_rows_(grads.entities, self.hops[hop][rows], d_ego)
+
+    def backward_hop(
+        self, grads: _Tensors, ends: _Ends, dz: Tensor, layer: int, hop: int
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the gradients (n, d), (n * K, d) of the ends, outputs; add those of p, W, b."""
+        p, size = ends.attention, self.plan.field.sample_size
+        d_ego, d_side = self._backward_linear(grads, ends, dz, layer)
+        neighbors = ends.table.view(*p.shape, -1)  # (n, K, d)
+        grads.attention[hop].add_((neighbors @ d_side[:, :, None]).squeeze(2), alpha=1 / size)
+        share = p / size
+        return d_ego, torch.mul(share[:, :, None], d_side[:, None]).flatten(0, 1)
+
+    def _backward_linear(
+        self, grads: _Tensors, ends: _Ends, dz: Tensor, layer: int
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the gradients (n, d) of v and s; add those of W and b."""
+        aggregator, (grad_weight, grad_bias) = self.plan.aggregator, grads.linear(layer)
+        grad_weight.addmm_(dz.t(), ends.mixed(aggregator))
+        grad_bias.add_(dz.sum(0))
+        d_mixed = dz @ self.tensors.linear(layer)[0]
+        if aggregator == "concat":
+            d_ego, d_side = d_mixed.chunk(2, dim=1)
+            return d_ego, d_side
+        return (d_mixed if aggregator == "sum" else None), d_mixed
 
 
 class _Ends(NamedTuple):
@@ -232,22 +237,6 @@ class _Ends(NamedTuple):
         count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
         rows = count[:-1] if self.rows is None else self.rows
         return count[::size], rows, self.attention.reshape(-1) / size
-
-
-def _ends(
-    plan: _Plan,
-    layer: int,
-    hop: int,
-    tensors: _Tensors,
-    hops: list[Tensor],  # entities of each hop
-    vectors: dict[int, Tensor],  # hop: (N * K^hop, d), outputs of the layer below
-) -> _Ends:
-    """Return the ends: rows of the embedding table in the first layer, later on outputs."""
-    reads_ego, p = plan.aggregator != "neighbor", tensors.attention[hop]
-    if layer == 0:
-        ego = tensors.entities.index_select(0, hops[hop]) if reads_ego else None
-        return _Ends(ego, tensors.entities, hops[hop + 1], p)
-    return _Ends(vectors[hop] if reads_ego else None, vectors[hop + 1], None, p)
 
 
 class _SavedOutput(NamedTuple):
@@ -286,13 +275,3 @@ def _read(
             mask = next(tensors) if layer < plan.field.num_hops - 1 else None
             layers[layer][hop] = _SavedOutput(code, mask)
     return saved[:num_inputs], layers
-
-
-def _split_gradient(aggregator: str, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients (n, d) of v and s from that of c(v, s)."""
-    if aggregator == "sum":
-        return grad, grad
-    if aggregator == "neighbor":
-        return None, grad
-    ego, side = grad.chunk(2, dim=1)
-    return ego, side

@@ -59,13 +59,8 @@ class NeighborhoodScores:
         self._linear = list(zip(weights[::2], weights[1::2], strict=True))
         items = torch.arange(num_items, dtype=torch.int32, device=entities.device)
         self._blocks = [self._layers(block) for block in items.split(ITEM_BLOCK)]
-        self._ego, self._side = self._share(entities)
-
-    @torch.no_grad()
-    @without_autocast
-    def _share(self, entities: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the first layer's products, (num_entities, d) each."""
-        return self._multiply(entities, 0)
+        with torch.no_grad(), torch.autocast(entities.device.type, enabled=False):
+            self._ego, self._side = self._multiply(entities, 0)  # (num_entities, d) each
 
     @torch.no_grad()
     @without_autocast

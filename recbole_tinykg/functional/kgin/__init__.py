@@ -6,7 +6,7 @@
 """
 
 from recbole_tinykg.functional.kgin.independence import MEASURES, independence_loss
-from recbole_tinykg.functional.kgin.propagation import IntentParameters, propagate_intents
+from recbole_tinykg.functional.kgin.propagation import propagate_intents
 from recbole_tinykg.functional.kgin.step import BatchRows, IntentPropagation, add_intent_sites
 from recbole_tinykg.functional.kgin.summed_bpr import (
     add_summed_bpr_sites,
@@ -17,7 +17,6 @@ from recbole_tinykg.functional.kgin.summed_bpr import (
 __all__ = [
     "MEASURES",
     "BatchRows",
-    "IntentParameters",
     "IntentPropagation",
     "add_intent_sites",
     "add_summed_bpr_sites",

@@ -62,8 +62,7 @@ def _identity(tensor: Tensor) -> Tensor:
 
 def _measure(rows: Tensor, measure: str, temperature: float) -> Tensor:
     if measure == "distance":
-        correlation = _distance_correlation(rows)
-        return correlation.triu(1).sum()
+        return _distance_correlation(rows).triu(1).sum()
     unit = F.normalize(rows, dim=1)
     cosine = unit @ unit.t()
     if measure == "cosine":

@@ -68,23 +68,21 @@ class _SavedHop:
 
     share: Tensor  # (U, F)
     means: Quantized  # (U, D)
-    users: UnitRows | None = None
-    heads: UnitRows | None = None
+    unit_rows: tuple[UnitRows, ...] = ()  # of users and of heads
 
     def tensors(self) -> list[Tensor]:
-        rows = [rows for rows in (self.users, self.heads) if rows is not None]
-        flat = [tensor for own in rows for tensor in own.tensors()]
+        flat = [tensor for rows in self.unit_rows for tensor in rows.tensors()]
         return [self.share, *self.means.tensors(), *flat]
 
     def layouts(self) -> list[Layout]:
-        rows = [rows for rows in (self.users, self.heads) if rows is not None]
-        return [self.means.layout, *(layout for own in rows for layout in own.layouts())]
+        units = [layout for rows in self.unit_rows for layout in rows.layouts()]
+        return [self.means.layout, *units]
 
     @classmethod
     def restore(cls, tensors: Iterator[Tensor], layouts: list[Layout]) -> _SavedHop:
         share, means = next(tensors), Quantized.unflatten(tensors, layouts[0])
         rows = (UnitRows.restore(tensors, layouts[i : i + 2]) for i in range(1, len(layouts), 2))
-        return cls(share, means, *rows)
+        return cls(share, means, tuple(rows))
 
 
 class _PropagateIntents(torch.autograd.Function):
@@ -168,12 +166,9 @@ class _Walk:
             source, length = normalize(self.plan.drop(messages, sites["head_dropout"].stream))
             ego, user_length = normalize(guided)
             if keep:
-                own[0].users = UnitRows.quantize(
-                    ego, user_length, sites["users"], sites["users_again"]
-                )
-                own[0].heads = UnitRows.quantize(
-                    source, length, sites["heads"], sites["heads_again"]
-                )
+                users = UnitRows.quantize(ego, user_length, sites["users"], sites["users_again"])
+                heads = UnitRows.quantize(source, length, sites["heads"], sites["heads_again"])
+                own[0].unit_rows = users, heads
             sums[:num_users] += ego
             sums[num_users:].addcmul_(source.index_select(0, self.row), self.is_head)
         return (sums, last), saved
@@ -203,11 +198,13 @@ class _Walk:
         grad_relations = torch.zeros_like(self.relations)
         intents = IntentGradients(torch.zeros_like(self.latent), torch.zeros_like(self.directions))
         for hop in reversed(range(len(saved))):
-            users, heads, sites = saved[hop].users, saved[hop].heads, self.sites[hop]
-            if users is not None and heads is not None:
+            sites = self.sites[hop]
+            if saved[hop].unit_rows:
+                users, heads = saved[hop].unit_rows
                 grad_users = users.backward_(grad_users.add_(residual[0]))
                 grad_heads = heads.backward_(add_rows_(grad_heads, self.row, residual[1]))
-            source = self._new_source_gradient(hop)
+            num_rows = len(self.entities) if hop == 0 else self.plan.graph.num_heads
+            source = self.entities.new_zeros(num_rows, self.entities.shape[1])  # its gradient
             grad_users = self.plan.drop(grad_users, sites["user_dropout"].stream)
             grad_users = self._backward_users(source, grad_users, saved, hop, intents)
             grad_heads = self.plan.drop(grad_heads, sites["head_dropout"].stream)
@@ -219,12 +216,6 @@ class _Walk:
         all_users.index_copy_(0, self.batch.users, grad_users.add_(residual[0]))
         return all_users, grad_heads, intents.latent, grad_relations.add_(parts[1]), parts[0]
 
-    def _new_source_gradient(self, hop: int) -> Tensor:
-        """Return zeros for the gradient of a hop's input."""
-        if hop == 0:
-            return torch.zeros_like(self.entities)
-        return self.entities.new_zeros(self.plan.graph.num_heads, self.entities.shape[1])
-
     def _backward_users(
         self,
         source: Tensor,
@@ -234,11 +225,10 @@ class _Walk:
         out: IntentGradients,
     ) -> Tensor:
         """Return the gradient (U, D) of the users' input; add those of source and intents."""
-        before = saved[hop - 1].users if hop > 0 else None
-        if before is None:
+        if hop == 0:
             ego = self.users.index_select(0, self.batch.users)
         else:
-            ego = before.first.dequantize()
+            ego = saved[hop - 1].unit_rows[0].first.dequantize()
         inputs = ego, saved[hop].means.dequantize(), saved[hop].share
         grad_ego, grad_means = guided_means_backward(
             gradient, inputs, self.latent, self.directions, out
@@ -259,12 +249,12 @@ class _Walk:
         if hop == len(saved) - 1:
             degree = degree.index_select(0, self.row)
             places = row_places(self.rows, graph.num_heads)
-        before = saved[hop - 1].heads if hop > 0 else None
 
         def ego(rows: slice) -> Tensor:
-            if before is None:
+            if hop == 0:
                 return self.entities[rows]
-            return before.first.rows(rows.start, rows.stop).dequantize()
+            heads = saved[hop - 1].unit_rows[1]
+            return heads.first.rows(rows.start, rows.stop).dequantize()
 
         relation_gradient = RelationGradient(out, ego)
         graph.return_messages_(

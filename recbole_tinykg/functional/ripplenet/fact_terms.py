@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_tinykg import ops
 from recbole_tinykg.graph.ripple_memories import Memories
 
 FACT_BLOCK = 4096
@@ -79,15 +78,6 @@ def fact_terms(
     return FactTerms(
         torch.sigmoid(scores), counts, head_counts, relation_counts, norms, num_readings
     )
-
-
-def query_gradient(
-    memories: Memories,
-    slope: Tensor,  # (facts,) gradient of h^T R t
-    entities: Tensor,  # (n_entities, d)
-) -> Tensor:
-    """Return the gradient (P, d) of the queries: a pair's sum over its facts of slope * tail."""
-    return ops.spmm(memories.fact_bounds(), memories.tail, slope, entities)
 
 
 def add_tail_gradient_(

@@ -31,11 +31,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.ripplenet.fact_terms import (
-    add_tail_gradient_,
-    fact_terms,
-    query_gradient,
-)
+from recbole_tinykg.functional.ripplenet.fact_terms import add_tail_gradient_, fact_terms
 from recbole_tinykg.functional.ripplenet.memory_reading import (
     Read,
     ReadGradients,
@@ -44,9 +40,8 @@ from recbole_tinykg.functional.ripplenet.memory_reading import (
     read_memories_backward,
 )
 from recbole_tinykg.functional.ripplenet.relation_products import (
-    relation_keys,
+    relation_products,
     relation_products_backward,
-    relation_queries,
 )
 from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.graph.ripple_memories import FactTable, Memories
@@ -79,7 +74,8 @@ class _RippleLoss(torch.autograd.Function):
         table, weights = FactTable(*tensors[3:7]), RippleWeights(*tensors[7:])
         memories = Memories.from_users(table, users)
         heads, keys, queries = _products(memories, weights)
-        read = _read(memories, items, keys, weights)
+        rows = weights.entities.index_select(0, items.index_select(0, memories.order))
+        read = read_memories(memories, rows, keys, weights)
         scores = read.scores()
         labels = labels.index_select(0, memories.order).to(scores.dtype)
         terms = fact_terms(memories, heads, queries, weights.entities, weights.matrices)
@@ -100,7 +96,9 @@ class _RippleLoss(torch.autograd.Function):
         table, weights = FactTable(*saved[:4]), RippleWeights(*saved[4:])
         memories = Memories.from_users(table, users)
         products = _products(memories, weights)
-        read = _read(memories, items, products[1], weights, probabilities)
+        item = items.index_select(0, memories.order)
+        rows = weights.entities.index_select(0, item)
+        read = read_memories(memories, rows, products[1], weights, probabilities)
         grads = RippleWeights(*(torch.zeros_like(weight) for weight in weights))
         slope = (slope * grad_loss)[:, None]
         read_grads = read_memories_backward(
@@ -112,7 +110,6 @@ class _RippleLoss(torch.autograd.Function):
             products[1],
             weights,
         )
-        item = items.index_select(0, memories.order)
         add_rows_(grads.entities, item, read_grads.items)
         kg_grad, reg_grad = -ctx.penalty.kg_weight * grad_loss, ctx.penalty.reg_weight * grad_loss
         scale = kg_grad, reg_grad
@@ -124,22 +121,12 @@ class _RippleLoss(torch.autograd.Function):
         return *(None,) * 8, *(g if need else None for g, need in zip(grads, needed, strict=True))
 
 
-def _read(
-    memories: Memories,
-    items: Tensor,
-    keys: Tensor,
-    weights: RippleWeights,
-    probabilities: Tensor | None = None,
-) -> Read:
-    rows = weights.entities.index_select(0, items.index_select(0, memories.order))
-    return read_memories(memories, rows, keys, weights, probabilities)
-
-
 def _products(memories: Memories, weights: RippleWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Return heads, keys and queries (P, d) of the batch's pairs."""
     heads = weights.entities.index_select(0, memories.head)
-    keys = relation_keys(heads, weights.matrices, memories.segments)
-    return heads, keys, relation_queries(heads, weights.matrices, memories.segments)
+    keys = relation_products(heads, weights.matrices, memories.segments)
+    queries = relation_products(heads, weights.matrices, memories.segments, transposed=True)
+    return heads, keys, queries
 
 
 def _fact_gradients(
@@ -176,7 +163,8 @@ def _fact_gradients(
     head_rows = relation_products_backward(
         grads.matrices,
         grad_keys,
-        query_gradient(memories, slope, weights.entities),
+        # The queries' gradient: a pair's sum over its facts of slope * tail.
+        ops.spmm(memories.fact_bounds(), memories.tail, slope, weights.entities),
         heads,
         weights.matrices,
         memories.segments,

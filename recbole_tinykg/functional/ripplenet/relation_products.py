@@ -19,31 +19,18 @@ from torch import Tensor
 from recbole_tinykg.graph.ripple_memories import Segment
 
 
-def relation_keys(
+def relation_products(
     heads: Tensor,  # (P, d)
     matrices: Tensor,  # (n_relations, d * d)
     segments: list[Segment],
-) -> Tensor:
-    """Return R h of each pair, (P, d)."""
-    return _products(heads, matrices, segments, transposed=True)
-
-
-def relation_queries(
-    heads: Tensor,  # (P, d)
-    matrices: Tensor,  # (n_relations, d * d)
-    segments: list[Segment],
-) -> Tensor:
-    """Return R^T h of each pair, (P, d)."""
-    return _products(heads, matrices, segments, transposed=False)
-
-
-def _products(
-    heads: Tensor, matrices: Tensor, segments: list[Segment], *, transposed: bool
-) -> Tensor:
+    *,
+    transposed: bool = False,
+) -> Tensor:  # (P, d)
+    """Return the key R h of each pair; the query R^T h if `transposed`."""
     out = torch.empty_like(heads)
     for relation, pairs in segments:
         matrix = _matrix(matrices, relation, heads.shape[1])
-        torch.mm(heads[pairs], matrix.t() if transposed else matrix, out=out[pairs])
+        torch.mm(heads[pairs], matrix if transposed else matrix.t(), out=out[pairs])
     return out
 
 

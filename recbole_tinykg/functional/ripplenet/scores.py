@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recbole_tinykg.functional.autograd import without_autocast
 from recbole_tinykg.functional.ripplenet.memory_reading import RippleWeights, read_memories
-from recbole_tinykg.functional.ripplenet.relation_products import relation_keys
+from recbole_tinykg.functional.ripplenet.relation_products import relation_products
 from recbole_tinykg.graph.ripple_memories import FactTable, Memories, distinct_pairs, segments_of
 
 PAIR_BLOCK = 8192
@@ -46,7 +46,10 @@ def pair_scores(
 def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: RippleWeights) -> Tensor:
     memories = Memories.from_users(table, users)
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
-    scores = read_memories(memories, rows, _keys(memories, weights), weights).scores()
+    keys = relation_products(
+        weights.entities.index_select(0, memories.head), weights.matrices, memories.segments
+    )
+    scores = read_memories(memories, rows, keys, weights).scores()
     return torch.empty_like(scores).index_copy_(0, memories.order, scores)
 
 
@@ -85,7 +88,7 @@ class ItemScores:
         bases, linear = [entities[:num_items]], weights.transform.detach().t()
         with torch.autocast(entities.device.type, enabled=False):
             heads = entities.index_select(0, head)
-            keys = relation_keys(heads, weights.matrices, segments_of(relation))
+            keys = relation_products(heads, weights.matrices, segments_of(relation))
             for _ in range(memory.shape[1]):
                 bases.append(bases[-1] @ linear)
         memory = memory[:, :1] if repeats else memory
@@ -148,8 +151,3 @@ def _products(rows: Tensor, base: Tensor, sums: list[_Sum]) -> Tensor:
     for p, vectors in sums:
         out.baddbmm_(rows @ vectors.transpose(1, 2), p)
     return out
-
-
-def _keys(memories: Memories, weights: RippleWeights) -> Tensor:
-    heads = weights.entities.index_select(0, memories.head)
-    return relation_keys(heads, weights.matrices, memories.segments)

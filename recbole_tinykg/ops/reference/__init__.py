@@ -14,7 +14,6 @@ from recbole_tinykg.ops.reference.activation import (
     sign_mask,
 )
 from recbole_tinykg.ops.reference.dequantize import dequantize, dequantize_, dequantize_add_
-from recbole_tinykg.ops.reference.noise import philox4x32
 from recbole_tinykg.ops.reference.normalize import normalize_backward
 from recbole_tinykg.ops.reference.pack import packed_bytes
 from recbole_tinykg.ops.reference.quantize import (
@@ -40,7 +39,6 @@ __all__ = [
     "normalize_backward",
     "num_groups",
     "packed_bytes",
-    "philox4x32",
     "quantize",
     "sign_mask",
     "spmm",
