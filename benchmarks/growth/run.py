@@ -220,9 +220,9 @@ def report(rows: list[Row], args: argparse.Namespace) -> None:
 HEAD = """# Growth of time and memory with the graph
 
 `python -m benchmarks.growth.run`: {threads} CPU cores, PyTorch {torch}; twins at {bits} bits;
-batches of 2,048 rows; method and data in the heads of `growth.py` and `synthetic.py`. The last row
-of a table is the fitted exponent against the edges, 1 being linear. "Resident while training" is
-all memory of the process."""
+batches of 2,048 rows; method and data in the heads of `benchmarks/growth/run.py` and
+`benchmarks/synthetic_data/synthetic.py`. The last row of a table is the fitted exponent against
+the edges, 1 being linear. "Resident while training" is all memory of the process."""
 
 
 def table(rows: list[Row], fitted: dict[str, float | None]) -> str:

@@ -28,8 +28,8 @@ optimizer's part, which may be the highest; KGAT's refresh of its attention is a
 *Step*: forward, backward, optimizer, without the loader. *Epoch*: all of it. Bytes are exact.
 Seconds are medians of interleaved rounds in one process; ratios are medians, with ranges, of the
 ratios within a round. How each is measured: `memory.py`, `timing.py`, `variants.py` and `cases.py`
-in [benchmarks/](../..). Stock and twins alike have huge pages, as the command line asks for them.
-recall@10 is that of [accuracy.md](../accuracy.md), under its settings.
+in [benchmarks/suite/](../../suite). Stock and twins alike have huge pages, as the command line asks
+for them. recall@10 is that of [accuracy.md](../accuracy.md), under its settings.
 
 ![Memory by component](memory.png)
 

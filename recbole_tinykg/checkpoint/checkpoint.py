@@ -81,7 +81,7 @@ def check_writable(path: FilePath) -> None:
     """Create the folder of `path` and a file in it, and remove the file.
 
     Raises:
-        CheckpointError: It cannot be done, which is better known before an epoch than after.
+        CheckpointError: It cannot be written; better to learn that before an epoch than after.
     """
     path = Path(path)
     with _write_errors(path):

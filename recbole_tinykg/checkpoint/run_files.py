@@ -21,7 +21,7 @@ State = Mapping[str, Any]
 
 
 class RunFiles:
-    """The names of a run's files, and what writes its checkpoints.
+    """Names the files of a run, and writes its checkpoints.
 
     Attributes:
         best: `<folder>/<run>.pth`.

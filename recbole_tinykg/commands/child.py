@@ -17,7 +17,7 @@ _SECONDS_TO_END = 10
 def started(command: Sequence[str], **streams: Any) -> Iterator[subprocess.Popen[Any]]:
     """Start a process that can import this package; an error in the block, or Ctrl-C, ends it.
 
-    Its standard input is a pipe, whose end tells the process that this one has ended.
+    Its standard input is a pipe that closes when this process ends, which tells the child.
 
     Args:
         command: Program and arguments.

@@ -2,7 +2,7 @@
 
 * `libraries`: shims for NumPy, SciPy, DGL and torch_scatter;
 * `stock_models`: RecBole's models by name;
-* `patching`: other attributes for the time of a block;
+* `patching`: attributes replaced for the duration of a block;
 * `side_effects`: defers RecBole's files, silences its warnings, rewords its errors.
 """
 

@@ -7,7 +7,7 @@ and computes the same numbers as what it replaces:
 * every `Config`: NumPy 2 removed `np.float_`, `np.complex_`, `np.unicode_`; they are put back.
 * KGAT: DGL 1.0 removed the functions that it calls, and there is no older DGL for Python 3.11; its
   first attention matrix comes from SciPy.
-* KGIN, MCCLK and others: SciPy 1.14 removed `dok_matrix._update`; it updates the dictionary inside.
+* KGIN, MCCLK and others: SciPy 1.14 removed `dok_matrix._update`; ours updates the matrix's dict.
 * KGIN, MCCLK without torch_scatter: `scatter_mean` and `scatter_softmax` in plain torch, which
   only their aggregators see, and only while they run.
 * all models: importing RecBole's SINE switches autograd's anomaly mode on for the whole process;

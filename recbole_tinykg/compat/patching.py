@@ -1,4 +1,4 @@
-"""Replaces attributes of a module or an object for the time of a `with` block."""
+"""Replaces attributes of a module or an object for the duration of a `with` block."""
 
 from __future__ import annotations
 

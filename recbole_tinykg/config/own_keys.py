@@ -177,7 +177,7 @@ def _check_twin(config: RecBoleConfig) -> None:
 
 
 def _check_budget(config: RecBoleConfig) -> None:
-    """Check that the model chooses bits under a budget, by the noise that a budget measures."""
+    """Check that the model can choose bits, and rounds stochastically, as a budget assumes."""
     final = config.final_config_dict
     read_bytes(final["compress_budget"], "compress_budget")
     if not getattr(config.model_class, "chooses_bits", False):

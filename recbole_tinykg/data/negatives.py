@@ -46,7 +46,7 @@ class Pairs:
         self._store(codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes)
 
     def _store(self, codes: np.ndarray) -> None:
-        """Store sorted codes, with a largest one so that every search ends inside, and marks."""
+        """Store sorted codes, a sentinel after them so that searches end inside, and marks."""
         self._codes = np.append(codes, _BEYOND)
         num_bits = (_BITS_PER_PAIR * len(codes) + 7).bit_length()
         self._shift = np.uint64(64 - num_bits)

@@ -1,13 +1,14 @@
 """Compressed autograd functions: exact forward, and a backward that reads low-bit codes.
 
 Each file holds one idea, and says what it saves for backward and why its gradient is unbiased.
-Shared by several models, and exported here:
+Those that are not one model's message passing are exported here:
 
 * `bpr`: Bayesian personalised ranking over normalised, concatenated layer outputs;
 * `cross_entropy`: binary cross entropy of user-item scores;
 * `transr`: the TransR loss of a batch of triples;
-* `relation_matmul`: rows times the matrix of their relation;
-* `autograd`: decorators of every function; `rows`: sums of rows into a map.
+* `relation_matmul`: rows times the matrix of their relation.
+
+All share `autograd`, the decorators of every function, and `rows`, sums of rows into a map.
 
 How each model passes messages is a folder of its own, which exports what the model uses: `kgat`,
 `kgcn` (also KGNN-LS), `kgin`, `ripplenet`.

@@ -25,7 +25,7 @@ class StepMeter:
         meter.result
 
     With `compression(bits)`, the model's own or the argument, forward runs once more at 32 bits to
-    count what float32 would save. It keeps nothing, and restores the random state and the model's.
+    count what float32 would save. It keeps nothing, and puts random state and model back.
 
     Args:
         model, optimizer, device: Those of the training loop.

@@ -129,7 +129,7 @@ def restore(path: FilePath, changes: Mapping[str, Any] | None = None) -> Experim
 
 
 def restore_state(state: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Experiment:
-    """As `restore`, from the content of a checkpoint that is loaded already."""
+    """Do the same as `restore` with the content of a checkpoint that is already loaded."""
     experiment = build(Config.from_plain(state["config"], changes))
     checkpoint.check_class(experiment.model, state)
     checkpoint.check_dataset(checkpoint.dataset_fingerprint(experiment.splits["train"]), state)

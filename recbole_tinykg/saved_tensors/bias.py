@@ -8,9 +8,8 @@ s^2 = sum |g_i - m|^2 / (n - 1), the mean misses g by its bias and by its own no
 The reported bias is the root of |m - g|^2 - s^2 / n, relative to |g|; it is zero where noise alone
 explains the distance. A bias below about s / sqrt(n) cannot be told from zero with n draws.
 
-A model that compresses by itself, as a twin does, has its own compression switched off meanwhile:
-else the exact gradient would have noise too, and as the innermost block decides, the measured block
-none of its own.
+The own compression of a model, such as a twin's, is switched off meanwhile. Otherwise the exact
+gradient would be noisy too, and the measured block would do nothing, as the innermost block wins.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from recbole_tinykg.memory.meter import optimizer_bytes, resident_bytes
 from recbole_tinykg.memory.step_meter import LossFunction, StepMeter
 
 PHASES = {"rs": "recommendation", "kg": "knowledge graph"}
-"""What people call the phases of an epoch, in their order."""
+"""Names of the phases of an epoch as shown to users, in order."""
 
 
 def phase_of(loss_func: LossFunction) -> str:
@@ -120,8 +120,8 @@ class Measurements:
 class WholeEpoch(Trainer):
     """Times whole epochs; it stands above the stock model's trainer in `trainer_class`.
 
-    A class because RecBole's `fit` gives no other place: it calls `_train_epoch`, which the stock
-    trainer overrides to make its passes, and `TinyTrainer`, below it, only sees these.
+    It is a class because RecBole's `fit` has no other hook: it calls `_train_epoch`, which the
+    stock trainer overrides to make its passes, and `TinyTrainer`, below it, sees only those.
     """
 
     _measurements: Measurements

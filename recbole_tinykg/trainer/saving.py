@@ -22,7 +22,7 @@ class RunSaver:
     """Writes `<run>.pth` and `<run>-last.pth` during one call of `fit`.
 
     Attributes:
-        files: Names of the two files.
+        files: Names of the run's files.
     """
 
     def __init__(

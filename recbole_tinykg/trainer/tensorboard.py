@@ -38,9 +38,9 @@ _PLUMBING = frozenset(  # what RecBole lists with a model's parameters but is no
 
 
 class RunWriter:
-    """The TensorBoard writer of a run: the trainer says what happened, it knows the tags.
+    """Writes what the trainer reports of a run, under the tags at the head of the file.
 
-    A `SummaryWriter` that is created, with its file, when it is first used.
+    The `SummaryWriter`, with its file, is created on first use.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -197,7 +197,7 @@ class TinyTrainer(Trainer):
         resume_file: str | os.PathLike[str],
         train_data: Any = None,
     ) -> None:
-        """As `resume_checkpoint`, from the content of a checkpoint that is loaded already."""
+        """Do the same as `resume_checkpoint` with the content of a checkpoint already loaded."""
         checkpoint.check_class(self.model, state)
         checkpoint.check_config(plain_parameters(self.config), state)
         if train_data is not None:

@@ -99,7 +99,7 @@ def test_a_training_goes_on_from_a_planned_model_as_if_there_had_been_no_plan(ti
     assert losses[0] == losses[1]
 
 
-def test_a_twin_is_planned_beside_its_host_at_each_number_of_bits(tiny):
+def test_a_twin_is_planned_after_its_stock_model_at_each_number_of_bits(tiny):
     models = plan(["TinyKGAT", "KGAT"], "tiny", bits=[8, 2], config_dict=tiny).models
     assert [(m.model, m.bits) for m in models] == [("KGAT", None), ("TinyKGAT", 8), ("TinyKGAT", 2)]
     saved = [m.predicted.phases["rs"].saved_bytes for m in models]

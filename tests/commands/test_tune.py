@@ -251,7 +251,7 @@ def planned(tiny, model="TinyKGAT", argv=(), **options) -> study.Study:
     return study.make_study(config, TuneOptions(**options), [a.split("=")[0] for a in argv])
 
 
-def test_a_host_is_searched_as_its_twin_without_bits(tiny):
+def test_a_stock_model_is_searched_as_its_twin_without_bits(tiny):
     twin, stock = planned(tiny), planned(tiny, "KGAT")
     assert stock.search == {k: v for k, v in twin.search.items() if k != "compress_bits"}
 

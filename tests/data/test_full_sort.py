@@ -15,7 +15,6 @@ from recbole_tinykg.quick_start import experiment as experiment_module
 from recbole_tinykg.quick_start import prepare
 
 TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyKGIN", "TinyRippleNet", "TinyCKE", "TinyCFKG"]
-ALL_METRICS = ["Recall", "MRR", "NDCG", "Hit", "Precision", "MAP", "ItemCoverage", "GAUC"]
 
 
 def two(model, parameters, monkeypatch):

@@ -242,7 +242,6 @@ def test_a_tentative_sum_takes_the_place_of_a_term_that_goes():
 
 
 SORTED = torch.arange(5000)
-TRANSPOSED = torch.randn(WIDTH, ROWS).t()
 COO = torch.sparse_coo_tensor(torch.stack([INDEX, INDEX]), torch.ones(3000), (ROWS, ROWS))
 ATEN = torch.ops.aten
 CALLS = [

@@ -84,7 +84,7 @@ class GenericConformance(TwinConformance):
         assert np.array_equal(np.random.get_state()[1], before[1])
 
     @pytest.mark.parametrize("bits", [2, 8, 32])
-    def test_peak_is_not_above_the_hosts(self, bits):
+    def test_peak_is_not_above_stocks(self, bits):
         peaks = {}
         for name in (self.stock_name, self.twin):
             model = self.build(name, "ml-100k", compress_bits=bits)
@@ -224,7 +224,7 @@ def test_other_weights_are_not_scored_from_a_cache():
             assert torch.equal(model.full_sort_predict(pairs), before) == is_stale, name
 
 
-def test_ktup_s_items_are_left_as_the_host_draws_them():
+def test_ktup_s_items_are_left_as_stock_draws_them():
     """Stock normalises them into a misspelt attribute: mending that would change training."""
     twin = TestTinyKTUP().build("TinyKTUP", "tiny")
     assert not torch.allclose(twin.item_embedding.weight.norm(dim=1), torch.ones(()), atol=1e-3)

@@ -44,7 +44,7 @@ def assert_equal_parameters(left, right):
         ("KGCN", "KGTrainer"),
     ],
 )
-def test_trainer_is_the_hosts_with_ours_underneath(model, stock_trainer):
+def test_trainer_is_stocks_with_ours_underneath(model, stock_trainer):
     bases = trainer_class(get_model(model)).__mro__
     stock_class = getattr(recbole.trainer, stock_trainer)
     assert (

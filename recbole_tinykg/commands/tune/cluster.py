@@ -60,7 +60,7 @@ def check_address(address: str | None) -> None:
 
 @contextmanager
 def silence() -> Iterator[TextIO]:
-    """Yield standard output, and send to nowhere what others print in the block.
+    """Yield standard output, and discard what other code prints in the block.
 
     Ray prints when a worker dies, whatever its log level.
     """

@@ -1,6 +1,6 @@
 """What PyTorch knows about its operators: what they are composed of, write to and return.
 
-Much of it only PyTorch's dispatcher knows, and tells by private functions; all of them are here.
+Much of it only PyTorch's dispatcher knows. The private functions to ask it are all called here.
 """
 
 from __future__ import annotations
