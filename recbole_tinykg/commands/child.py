@@ -14,21 +14,20 @@ _SECONDS_TO_END = 10
 
 
 @contextmanager
-def started(command: Sequence[str], **streams: Any) -> Iterator[subprocess.Popen[Any]]:
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """Start a process that can import this package; an error in the block, or Ctrl-C, ends it.
 
     Its standard input is a pipe that closes when this process ends, which tells the child.
 
     Args:
         command: Program and arguments.
-        streams: `stdout`, `stderr` and `text`, as `subprocess.Popen` takes them.
+        options: `stdout`, `stderr`, `text`, `start_new_session`, as `subprocess.Popen` takes them.
     """
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         env=environment(),
-        start_new_session=True,  # Ctrl-C comes here, and only here
-        **streams,
+        **options,
     ) as process:
         try:
             yield process

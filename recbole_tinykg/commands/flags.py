@@ -6,7 +6,7 @@ and prints what that returns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from recbole_tinykg import quantization
@@ -63,13 +63,13 @@ def read_switch(flags: Mapping[str, str], name: str) -> bool:
     return value
 
 
-def as_bits(given: int | Sequence[int]) -> tuple[int, ...]:
+def as_bits(given: int | Collection[int]) -> tuple[int, ...]:
     """Return numbers of bits, given as one or as several.
 
     Raises:
         ConfigurationError: There is none, or one that is not in `BITS`.
     """
-    bits = tuple(given) if isinstance(given, Sequence) else (given,)
+    bits = tuple(given) if isinstance(given, Collection) else (given,)
     if not bits or not all(is_integer(number) and number in BITS for number in bits):
         raise ConfigurationError(
             f"--bits must be one or several of {', '.join(map(str, BITS))}, such as --bits=8,2; "

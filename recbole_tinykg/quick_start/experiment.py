@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,23 +114,36 @@ def build(config: Config, *, writes_log: bool = False) -> Experiment:
     return Experiment(config, dataset, *loaders, model)
 
 
-def restore(path: FilePath, changes: Mapping[str, Any] | None = None) -> Experiment:
+def restore(
+    path: FilePath,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    check: Callable[[Config], None] = lambda _: None,
+) -> Experiment:
     """Open a checkpoint of ours: its configuration, data and model, with the trained weights.
 
     Args:
         path: The file.
         changes: Parameters that win over the checkpoint's, such as `data_path` or `topk`.
+        check: Refuses configurations by an error, before any data are read.
 
     Raises:
         CheckpointError: Not a checkpoint of ours, a damaged one, or one of another training split.
         ConfigurationError: The data set is missing, or a changed parameter cannot be used.
     """
-    return restore_state(checkpoint.load(path), changes)
+    return restore_state(checkpoint.load(path), changes, check=check)
 
 
-def restore_state(state: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Experiment:
+def restore_state(
+    state: Mapping[str, Any],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    check: Callable[[Config], None] = lambda _: None,
+) -> Experiment:
     """Do the same as `restore` with the content of a checkpoint that is already loaded."""
-    experiment = build(Config.from_plain(state["config"], changes))
+    config = Config.from_plain(state["config"], changes)
+    check(config)
+    experiment = build(config)
     checkpoint.check_class(experiment.model, state)
     checkpoint.check_dataset(checkpoint.dataset_fingerprint(experiment.splits["train"]), state)
     checkpoint.restore_model(experiment.model, state)

@@ -113,6 +113,14 @@ def recommend(
     return ranking.users(ids, _Explanation(loaded, paths, fields) if paths else None)
 
 
+def _check_scores_pairs(config: Config) -> None:
+    if config["MODEL_TYPE"] not in _MODEL_TYPES:
+        raise ConfigurationError(
+            f"the checkpoint's model must score pairs of a user and an item; got "
+            f"{config['model']}, a {config['MODEL_TYPE'].name.lower()} model, which reads more"
+        )
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """A checkpoint's model in evaluation mode, its data, and the splits by name."""
@@ -126,14 +134,9 @@ class _Loaded:
     def from_checkpoint(
         cls, file: str | os.PathLike[str], changes: Mapping[str, Any] | None
     ) -> _Loaded:
-        experiment = restore(file, changes)
-        config, splits = experiment.config, experiment.splits
-        if config["MODEL_TYPE"] not in _MODEL_TYPES:
-            raise ConfigurationError(
-                f"the checkpoint's model must score pairs of a user and an item; got "
-                f"{config['model']}, a {config['MODEL_TYPE'].name.lower()} model, which reads more"
-            )
-        return cls(config, experiment.model.eval(), splits["train"], splits)
+        experiment = restore(file, changes, check=_check_scores_pairs)
+        splits = experiment.splits
+        return cls(experiment.config, experiment.model.eval(), splits["train"], splits)
 
     def pairs(self, splits: Sequence[str]) -> Pairs:
         """Return all pairs (user, item) of some splits."""

@@ -22,6 +22,7 @@ from recbole_tinykg.commands.tune.trial import TrialPlan, run_trial
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.quick_start import Experiment, restore
+from recbole_tinykg.quick_start import experiment as experiment_module
 from recbole_tinykg.quick_start.experiment import build
 
 DIFFERS = "checkpoint does not fit, data set differs: "
@@ -188,3 +189,12 @@ def test_a_model_with_a_loop_of_its_own_is_restored_but_not_prepared(tiny, tmp_p
     assert list(recommend(tmp_path / "converted.pth", ["u1"]))
     with pytest.raises(ConfigurationError, match="must train in RecBole's common loop; got NCL"):
         prepare("NCL", "tiny", config_dict=tiny)
+
+
+def test_a_configuration_that_is_refused_reads_no_data(checkpoint, monkeypatch):
+    def refuse(config):
+        raise ConfigurationError(f"not for {config['model']}")
+
+    monkeypatch.setattr(experiment_module, "build", lambda config: pytest.fail("data were read"))
+    with pytest.raises(ConfigurationError, match="not for TinyKGAT"):
+        restore(checkpoint, check=refuse)

@@ -43,7 +43,9 @@ def _train(place: Path) -> str:
     command = [*worker.COMMAND, str(place)]
     with open(place / LOG, "a+b") as log:
         begin = log.seek(0, 2)
-        with child.started(command, stdout=log, stderr=subprocess.STDOUT) as process:
+        streams = {"stdout": log, "stderr": subprocess.STDOUT}
+        # of a session of its own: Ctrl-C comes to the comparison, and only there
+        with child.started(command, **streams, start_new_session=True) as process:
             status = process.wait()
         log.seek(begin)
         return child.why_failed(status, log.read().decode(errors="replace")) if status else ""
