@@ -11,8 +11,8 @@ from torch import Tensor
 
 def add_rows_(
     out: Tensor,  # (M, D)
-    index: Tensor,  # (N,) rows of out, any integer type, repeated or not
-    rows: Tensor,  # (N, D)
+    index: Tensor,  # (N,) rows of out, any integer type, repeated or not; negative for none
+    rows: Tensor,  # (N, D), zero where index is negative
 ) -> Tensor:  # out
-    """Add row i of `rows` to row index[i] of `out`, in place."""
-    return out.scatter_add_(0, index.long()[:, None].expand_as(rows), rows)
+    """Add row i of `rows` to row index[i] of `out`, in place; the zeros of none to row 0."""
+    return out.scatter_add_(0, index.long().clamp(min=0)[:, None].expand_as(rows), rows)
