@@ -2,8 +2,8 @@
 
 The `ripple_sets` of RippleNet are row numbers in a table of facts that is sorted by relation, head
 and tail. One sort of the fact numbers of the batch's unique users therefore gives everything in the
-order in which it is needed: facts, the *pairs* (head, relation) that share a product with a
-relation's matrix, and the range of pairs of each relation.
+order in which it is needed: facts, and the *pairs* (head, relation) that share a product with a
+relation's matrix.
 
 A *slot* is a place in the memory of a unique user. A *reading* is a slot read for a row of the
 batch: there are B * n_hop * n_memory, and they never get an embedding each.
@@ -27,13 +27,6 @@ class FactTable(NamedTuple):
     head: Tensor  # (F,) of facts sorted by relation, then head, then tail
     relation: Tensor  # (F,)
     tail: Tensor  # (F,)
-
-
-class Segment(NamedTuple):
-    """A relation and the range of its pairs."""
-
-    relation: int
-    pairs: slice
 
 
 class ReadingsByFact(NamedTuple):
@@ -62,7 +55,6 @@ class Memories:
         pair: (facts,) int32 pair of each fact, ascending.
         head: (pairs,) int32 entity.
         relation: (pairs,) int32, ascending.
-        segments: the relations that occur, ascending.
     """
 
     order: Tensor
@@ -74,7 +66,6 @@ class Memories:
     pair: Tensor
     head: Tensor
     relation: Tensor
-    segments: list[Segment]
 
     @classmethod
     def from_users(cls, table: FactTable, users: Tensor) -> Memories:
@@ -100,7 +91,6 @@ class Memories:
             pair,
             head,
             relation,
-            segments_of(relation),
         )
 
     def pairs_of(self, hop: int) -> Tensor:
@@ -158,11 +148,3 @@ def distinct_pairs(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor, Tens
     first = is_first.nonzero().view(-1)
     pair = is_first.cumsum(0, dtype=torch.int32) - 1
     return pair, head.index_select(0, first), relation.index_select(0, first)
-
-
-def segments_of(relation: Tensor) -> list[Segment]:
-    """Return the ranges of equal numbers in a sorted tensor; waits for the device once."""
-    numbers, counts = torch.unique_consecutive(relation, return_counts=True)
-    stops = counts.cumsum(0)
-    rows = torch.stack([numbers.long(), stops - counts, stops], dim=1).tolist()
-    return [Segment(number, slice(start, stop)) for number, start, stop in rows]

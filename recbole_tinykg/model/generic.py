@@ -142,14 +142,15 @@ class TinyCKE(GenericTwin, CKE):
     ) -> tuple[Tensor | None, ...]:  # (B, D') each
         """Return unit heads, relations, tails, corrupted tails; triples in order of relation."""
         order = torch.argsort(r)
+        relation = r[order]
         entity = torch.stack([h, pos_t, neg_t], dim=1)[order].view(-1)
-        segments = torch.bincount(r, minlength=self.n_relations).mul_(3).tolist()
         matrices = self.trans_w.weight.view(-1, self.embedding_size, self.kg_embedding_size)
-        projected = relation_matmul(self.entity_embedding(entity), segments, matrices)
+        rows = self.entity_embedding(entity)
+        projected = relation_matmul(rows, relation, matrices, static_shapes=r.is_cuda)
         head, tail, corrupted = (
             F.normalize(role, dim=1) for role in projected.view(len(r), 3, -1).unbind(1)
         )
-        return head, F.normalize(self.relation_embedding(r[order]), dim=1), tail, corrupted, None
+        return head, F.normalize(self.relation_embedding(relation), dim=1), tail, corrupted, None
 
 
 class TinyKTUP(GenericTwin, KTUP):

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.relation_rows import Segments, Tiles, relation_rows
 from recbole_tinykg.functional.ripplenet.fact_terms import add_tail_gradient_, fact_terms
 from recbole_tinykg.functional.ripplenet.memory_reading import (
     Read,
@@ -73,7 +74,7 @@ class _RippleLoss(torch.autograd.Function):
         users, items, labels = tensors[:3]
         table, weights = FactTable(*tensors[3:7]), RippleWeights(*tensors[7:])
         memories = Memories.from_users(table, users)
-        heads, keys, queries = _products(memories, weights)
+        heads, keys, queries, _ = _products(memories, weights)
         rows = weights.entities.index_select(0, items.index_select(0, memories.order))
         read = read_memories(memories, rows, keys, weights)
         scores = read.scores()
@@ -98,7 +99,7 @@ class _RippleLoss(torch.autograd.Function):
         products = _products(memories, weights)
         item = items.index_select(0, memories.order)
         rows = weights.entities.index_select(0, item)
-        read = read_memories(memories, rows, products[1], weights, probabilities)
+        read = read_memories(memories, rows, products.keys, weights, probabilities)
         grads = RippleWeights(*(torch.zeros_like(weight) for weight in weights))
         slope = (slope * grad_loss)[:, None]
         read_grads = read_memories_backward(
@@ -107,7 +108,7 @@ class _RippleLoss(torch.autograd.Function):
             slope * read.inputs[-1],
             read,
             memories,
-            products[1],
+            products.keys,
             weights,
         )
         add_rows_(grads.entities, item, read_grads.items)
@@ -121,12 +122,21 @@ class _RippleLoss(torch.autograd.Function):
         return *(None,) * 8, *(g if need else None for g, need in zip(grads, needed, strict=True))
 
 
-def _products(memories: Memories, weights: RippleWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """Return heads, keys and queries (P, d) of the batch's pairs."""
+class _Products(NamedTuple):
+    """Heads of the batch's pairs and their products with relation matrices."""
+
+    heads: Tensor  # (P, d)
+    keys: Tensor  # (P, d)
+    queries: Tensor  # (P, d)
+    pairs: Segments | Tiles  # divided among relations
+
+
+def _products(memories: Memories, weights: RippleWeights) -> _Products:
     heads = weights.entities.index_select(0, memories.head)
-    keys = relation_products(heads, weights.matrices, memories.segments)
-    queries = relation_products(heads, weights.matrices, memories.segments, transposed=True)
-    return heads, keys, queries
+    pairs = relation_rows(memories.relation, weights.matrices, len(heads))
+    keys = relation_products(heads, weights.matrices, pairs)
+    queries = relation_products(heads, weights.matrices, pairs, transposed=True)
+    return _Products(heads, keys, queries, pairs)
 
 
 def _fact_gradients(
@@ -134,12 +144,12 @@ def _fact_gradients(
     read: Read,
     read_grads: ReadGradients,
     memories: Memories,
-    products: tuple[Tensor, Tensor, Tensor],
+    products: _Products,
     weights: RippleWeights,
     scale: tuple[Tensor, Tensor],  # gradients of the belief and of the sum of norms
 ) -> None:
     """Add to `grads` the gradients through keys, heads, tails and relation matrices."""
-    heads, _, queries = products
+    heads, queries = products.heads, products.queries
     terms = fact_terms(memories, heads, queries, weights.entities, weights.matrices)
     slope = terms.belief_slope() * scale[0]
     head_shrink, matrix_shrink, tail_shrink = (factor * scale[1] for factor in terms.shrinkage())
@@ -167,7 +177,7 @@ def _fact_gradients(
         ops.spmm(memories.fact_bounds(), memories.tail, slope, weights.entities),
         heads,
         weights.matrices,
-        memories.segments,
+        products.pairs,
     )
     head_rows.addcmul_(heads, head_shrink[:, None])
     add_rows_(grads.entities, memories.head, head_rows)
