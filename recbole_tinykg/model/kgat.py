@@ -167,6 +167,7 @@ class TinyKGAT(Twin):
             self.trans_w.weight,
             triples,
             self.reg_weight,
+            static_shapes=self.static_shapes,
         )
 
     def update_attentive_A(self) -> None:  # noqa: N802 - called by RecBole's KGATTrainer
