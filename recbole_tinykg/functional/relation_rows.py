@@ -110,7 +110,8 @@ class Tiles(NamedTuple):
         """Add to each matrix of `out` (R, D, D') what its rows of x (N, D) and y (N, D') give."""
         of_tiles = torch.bmm(self._fill(x).transpose(1, 2), self._fill(y)).flatten(1)
         tiles = torch.arange(len(of_tiles), dtype=torch.int32, device=out.device)
-        ops.spmm_add_(out.flatten(1), self.start, tiles, of_tiles.new_ones(len(tiles)), of_tiles)
+        ones = of_tiles.new_ones(len(tiles))
+        ops.spmm_add_(out.view(len(out), -1), self.start, tiles, ones, of_tiles)
 
     def _fill(self, x: Tensor) -> Tensor:  # (N, D) -> (num_tiles, TILE_ROWS, D)
         """Return the tiles, with rows of zeros where a relation has no more."""

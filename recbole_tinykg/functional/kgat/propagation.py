@@ -165,7 +165,7 @@ class _Propagate(torch.autograd.Function):
             gradient = _backward_layer(
                 plan, targets, gradient, ego, saved.pop(), weights[i], weight_grads[i], stream
             ).to(grads[i].dtype)
-            add_rows_(gradient, rows.nodes, grads[i])
+            add_rows_(gradient, rows.nodes.clamp(min=0), grads[i])
         flat_grads = [grad for layer in weight_grads for grad in layer]
         return *(None,) * 5, *plan.parts(gradient), *flat_grads
 

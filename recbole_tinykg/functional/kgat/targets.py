@@ -111,7 +111,7 @@ class BatchNodes:
 
     def write(self, gradient: Tensor, block: RowBlock, rows: Tensor) -> None:
         """Move what was written into `gradient_rows` to its rows."""
-        add_rows_(gradient, self.rows.nodes[block.start : block.stop], rows)
+        add_rows_(gradient, self.rows.nodes[block.start : block.stop].clamp(min=0), rows)
 
     def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:
         """Send the gradient of the messages back to their senders."""

@@ -85,7 +85,8 @@ class ItemScores:
         """Multiply the table's heads by their relations, and the items by the map of each hop."""
         memory, entities = table.memory, weights.entities.detach()
         repeats = torch.equal(memory, memory[:, :1].expand_as(memory))
-        pair, head, relation = distinct_pairs(table.head, table.relation)
+        pair, _, first = distinct_pairs(table.head, table.relation)
+        head, relation = (column.index_select(0, first) for column in table[1:3])
         bases, linear = [entities[:num_items]], weights.transform.detach().t()
         with torch.autocast(entities.device.type, enabled=False):
             heads = entities.index_select(0, head)
