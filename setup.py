@@ -31,10 +31,18 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.build_ext import build_ext
-from setuptools.command.build_py import build_py
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # its messages about pyproject.toml mislead
+    raise SystemExit(
+        "error: building recbole_tinykg needs setuptools 77.0.3 or newer and found "
+        f"{setuptools.__version__}; run `pip install -U setuptools`"
+    )
+
+from setuptools import Extension, setup  # noqa: E402
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
+from setuptools.command.build_ext import build_ext  # noqa: E402
+from setuptools.command.build_py import build_py  # noqa: E402
 
 FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Icsrc"]
 # No fused multiply-add, so that every device gives the same bits; random words are read as halves.

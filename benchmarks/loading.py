@@ -59,7 +59,7 @@ def main() -> None:
             *given,
         ]
         output = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=environment()
+            command, check=True, stdout=subprocess.PIPE, text=True, env=environment()
         ).stdout
         rows.append({"name": model, **json.loads(output.splitlines()[-1])})
     print(table(rows))

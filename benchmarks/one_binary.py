@@ -57,7 +57,7 @@ def main() -> None:
 def newest() -> str:
     """Return the newest release of PyTorch on the index."""
     command = [sys.executable, "-m", "pip", "index", "versions", "torch"]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     found = re.search(r"Available versions: ([\d.]+)", listing)
     if found is None:
         raise SystemExit(f"error: pip lists no versions of torch:\n{listing}")

@@ -12,6 +12,7 @@ import torch
 
 import recbole_tinykg  # loads RecBole when a fixture first uses it
 from helpers.datasets import TINY_RUN, write_tiny_dataset
+from recbole_tinykg.commands import child
 
 RECBOLES_WARNINGS = [
     # RecBole hands tensors to NumPy functions, and PyTorch's __array_wrap__ predates NumPy 2
@@ -21,13 +22,20 @@ RECBOLES_WARNINGS = [
     "ignore:torch.sparse.SparseTensor:UserWarning",
     # KGIN divides by the degree of nodes without an edge, and mends the result
     "ignore:divide by zero encountered in power:RuntimeWarning:recbole",
+    # `\\p` in a docstring, told by Python 3.11 and by later ones when no bytecode is cached
+    "ignore:.*invalid escape sequence:DeprecationWarning:.*recbole.model",
+    "ignore:.*invalid escape sequence:SyntaxWarning:.*recbole.model",
 ]
 
 
 def pytest_configure(config):
-    """Warnings are errors, but for those that RecBole raises on current libraries."""
+    """Warnings are errors, but for those that RecBole raises on current libraries.
+
+    Processes that tests start, in folders of their own, find the packages that the tests find.
+    """
     for line in RECBOLES_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+    os.environ.update(child.environment())
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,7 @@ def environment(tmp_path) -> dict[str, str]:
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m recbole_tinykg.commands.cli "$@"\n')
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return {**os.environ, "PATH": path, "COLUMNS": "120"}
 
 
 @pytest.mark.timeout(LIMIT_SECONDS * 4)

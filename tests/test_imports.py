@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from helpers.processes import run_python
 
 PACKAGE = "recbole_tinykg"
 ROOT = Path(__file__).parent.parent / PACKAGE
@@ -159,7 +159,7 @@ def test_importing_the_package_imports_neither_recbole_nor_ray():
     code = (
         f"import sys, {PACKAGE}; print(sorted({{'recbole', 'ray', 'torch'}} & sys.modules.keys()))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = run_python(code)
     assert run.stdout == "[]\n"
 
 
@@ -170,5 +170,5 @@ def test_the_arithmetic_needs_neither_recbole_nor_ray():
         f"import torch, {PACKAGE}, {above}\n"
         f"print({PACKAGE}.quantize(torch.ones(2, 3)).dequantize().sum().item())"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = run_python(code)
     assert run.stdout == "6.0\n"

@@ -108,15 +108,15 @@ def test_the_wheel_holds_properties_and_native_library_for_any_python(archives):
 def test_the_unpacked_wheel_finds_its_native_library(archives, tmp_path):
     zipfile.ZipFile(archives[1]).extractall(tmp_path)
     code = "from recbole_tinykg import ops; print(*ops.native_status())"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    paths = [str(tmp_path), os.environ["PYTHONPATH"]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-W", "ignore", "-c", code]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.stdout == f"True {tmp_path / 'recbole_tinykg/_native_cpu.so'}\n", run.stderr
 
 
 def test_a_build_without_compiler_ends_with_one_sentence(tmp_path):
-    names = ("CXX", "PYTHONPATH")
-    environment = {key: value for key, value in os.environ.items() if key not in names}
+    environment = {key: value for key, value in os.environ.items() if key != "CXX"}
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(tmp_path)]
     run = subprocess.run(
         command, cwd=ROOT, env={**environment, "PATH": ""}, capture_output=True, text=True
@@ -124,6 +124,16 @@ def test_a_build_without_compiler_ends_with_one_sentence(tmp_path):
     assert run.returncode == 1 and run.stdout == ""
     assert run.stderr.splitlines()[-1].startswith("error: building recbole_tinykg needs a C++20")
     assert "Traceback" not in run.stderr
+
+
+def test_a_build_with_old_setuptools_ends_with_one_sentence(tmp_path):
+    (tmp_path / "setuptools.py").write_text("__version__ = '75.8.0'")
+    paths = [str(tmp_path), os.environ["PYTHONPATH"]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "setup.py", "build_ext"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    sentence = "error: building recbole_tinykg needs setuptools 77.0.3 or newer and found 75.8.0"
+    assert run.returncode == 1 and run.stderr.startswith(sentence) and run.stderr.count("\n") == 1
 
 
 def test_torch_is_found_where_import_cannot_see_it(build_script, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,10 +43,14 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment, with this package importable from any folder."""
+    """Return this process's environment, with its packages importable from any folder.
+
+    This process may find them in other ways than the environment tells: in folders that a program
+    put into `sys.path`, or by a PYTHONPATH that was relative to a folder it has left since.
+    """
     package = str(Path(__file__).resolve().parents[2])
-    others = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *([others] if others else [])])}
+    others = [path for path in sys.path if os.path.isabs(path) and path != package]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *others])}
 
 
 def why_failed(status: int, output: str) -> str:

@@ -160,13 +160,22 @@ class _Packed:
 
 
 def _cuda_peak(device: torch.device, result: PeakBytes) -> Iterator[PeakBytes]:
-    with torch.enable_grad():  # cuBLAS takes tens of MB of workspaces at first, and keeps them
-        x = torch.ones(1, 1, device=device, requires_grad=True)
-        torch.nn.functional.linear(x, x, x[0]).sum().backward()
+    _warm_up_matmul(device)
     torch.cuda.reset_peak_memory_stats(device)
     start = torch.cuda.memory_allocated(device)
     yield result
     result.num_bytes = torch.cuda.max_memory_allocated(device) - start
+
+
+def _warm_up_matmul(device: torch.device) -> None:
+    """Multiply matrices once: cuBLAS takes tens of MB of workspaces at first, and keeps them.
+
+    Backward runs in a thread of its own, in which the first kernel makes the GPU's context current;
+    cuBLAS does not, and warns where there is none. So the square's derivative comes first.
+    """
+    with torch.enable_grad():
+        x = torch.ones(1, 1, device=device, requires_grad=True)
+        torch.nn.functional.linear(x, x, x[0]).square().sum().backward()
 
 
 def _cpu_peak(result: PeakBytes) -> Iterator[PeakBytes]:

@@ -25,6 +25,15 @@ def test_a_failure_is_told_in_a_line(status, output, reason):
     assert "\n" not in child.why_failed(status, output)
 
 
+def test_a_process_finds_what_this_one_finds(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", "relative")  # to a folder that this process has left
+    monkeypatch.syspath_prepend(tmp_path)
+    command = [sys.executable, "-c", "import only_here, recbole_tinykg.commands, pytest"]
+    with child.started(command) as process:
+        assert process.wait(60) == 0
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_process_does_not_outlive_an_error(error):
     with pytest.raises(error), child.started([sys.executable, "-c", "input()"]) as process:

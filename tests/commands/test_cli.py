@@ -13,6 +13,7 @@ import pytest
 import recbole
 
 from helpers.datasets import write_tiny_dataset
+from helpers.processes import run_python
 from recbole_tinykg.commands import cli, train
 from recbole_tinykg.commands.catalogue import COMMANDS
 from recbole_tinykg.config import own_keys
@@ -72,7 +73,7 @@ def test_help_answers_without_loading_torch():
         "import sys; from recbole_tinykg.commands import cli; cli.main(['--help']);"
         "print({'torch', 'recbole'} & sys.modules.keys(), file=sys.stderr)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = run_python(code)
     assert run.stderr == "set()\n"
 
 

@@ -12,6 +12,12 @@ from recbole_tinykg.errors import UserError
 from recbole_tinykg.quick_start import prepare
 
 
+def test_recbole_can_be_compiled_in_a_test_where_no_bytecode_is_cached():
+    """Warnings are errors there, and some docstrings of RecBole's have invalid escapes."""
+    for path in (Path(recbole.__file__).parent / "model").rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+
 def fit(model, parameters, **arguments):
     experiment = prepare(model, "tiny", config_dict=parameters)
     experiment.trainer.fit(experiment.train_data, experiment.valid_data, **arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 import yaml
 
 from helpers.datasets import write_tiny_dataset
+from helpers.processes import run_python
 from recbole_tinykg.config import Config, parameters
 from recbole_tinykg.config.own_keys import check_dataset
 from recbole_tinykg.errors import ConfigurationError
@@ -248,10 +248,7 @@ def test_gpus_chosen_by_the_environment_stay_chosen(inherited, expected):
         "import os; from recbole_tinykg.config import Config; Config('KGAT', 'ml-100k');"
         "print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert run.stdout == f"{expected!r}\n"
+    assert run_python(code, env=environment).stdout == f"{expected!r}\n"
 
 
 def test_missing_dataset_says_where_it_was_looked_for(tiny):

@@ -4,6 +4,7 @@
 * `datasets`, `graphs`: data sets and graphs made for tests; `stock`: RecBole's own models;
 * `operators`: difficult inputs of the operators; `identical`: equality to the bit;
 * `unbiased`: how close a mean over noise must come for a gradient to count as unbiased;
+* `processes`: processes that say why they failed;
 * `paths`: all paths by plain enumeration; `saved_tensors`: a net and its saved bytes;
 * `troubled`: the broken files of the troubleshooting page.
 """

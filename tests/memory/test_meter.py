@@ -16,7 +16,9 @@ from recbole.utils import KGDataLoaderState
 from torch import nn
 from torch.autograd.graph import save_on_cpu
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from recbole_tinykg.memory import meter
 from recbole_tinykg.memory.meter import optimizer_bytes, peak_bytes, resident_bytes, saved_tensors
 from recbole_tinykg.quick_start import prepare
 
@@ -236,6 +238,24 @@ def test_profiler_is_quiet(capfd):
     with peak_bytes():
         torch.empty(N)
     assert capfd.readouterr() == ("", "")
+
+
+def test_backwards_first_kernel_in_the_warm_up_is_no_matrix_product():
+    """On a GPU, cuBLAS warns in a thread in which nothing else has run; sums only expand."""
+
+    class Recorded(TorchDispatchMode):
+        names: list[str] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.name())
+            return func(*args, **kwargs or {})
+
+    with Recorded() as recorded:
+        meter._warm_up_matmul(torch.device("cpu"))
+    backward = recorded.names[recorded.names.index("aten::sum") + 1 :]
+    products = {"aten::mm", "aten::addmm"}
+    kernels = [name for name in backward if name in products | {"aten::mul.Tensor"}]
+    assert kernels[0] == "aten::mul.Tensor" and products & set(kernels)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

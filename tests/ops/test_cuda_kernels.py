@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from helpers.operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
+from helpers.processes import run
 from recbole_tinykg import ops
 from recbole_tinykg.quantization import stream
 
@@ -203,7 +204,7 @@ def test_a_gpu_without_code_is_named_with_the_remedy(tmp_path):
     environment = {**os.environ, "RECBOLE_TINYKG_CUDA": "1", "TORCH_CUDA_ARCH_LIST": foreign}
     build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)]
     build += ["--build-temp", str(tmp_path / "objects")]
-    subprocess.run(build, cwd=ROOT, env=environment, check=True, capture_output=True)
+    run(build, cwd=ROOT, env=environment)
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     package = tmp_path / "recbole_tinykg"
     shutil.copytree(ROOT / "recbole_tinykg", package, ignore=ignored, dirs_exist_ok=True)

@@ -74,6 +74,7 @@ def build(folder, **environment):
         (folder / name).chmod(0o755)
     environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "CXX": str(folder / "cxx")}
     environment |= {"LOG": str(folder / "log"), "RECBOLE_TINYKG_CUDA": "1"}
+    environment |= {"PYTHONPATH": os.environ["PYTHONPATH"]}  # where setuptools may be
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder / "lib")]
     command += ["--build-temp", str(folder / "objects")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

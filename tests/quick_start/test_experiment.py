@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 from helpers.datasets import write_tiny_dataset
+from helpers.processes import run_python
 from recbole_tinykg import load_data_and_model, prepare, recommend
 from recbole_tinykg.checkpoint import checkpoint as checkpoint_file
 from recbole_tinykg.checkpoint.run_files import RunFiles
@@ -115,8 +114,7 @@ assert len(opened) == 1, opened
 
 def test_recboles_function_opens_our_checkpoint_once(checkpoint):
     pytest.importorskip("ray", reason="recbole.quick_start imports ray")
-    command = [sys.executable, "-c", RECBOLES_SCRIPT, str(checkpoint)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    run_python(RECBOLES_SCRIPT, str(checkpoint))
 
 
 @pytest.fixture(params=["interactions", "triples", "entities"])
