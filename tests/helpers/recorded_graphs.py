@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 _READS = {"_local_scalar_dense", "equal", "nonzero", "_unique2", "unique_consecutive", "bincount"}
 
@@ -58,24 +58,32 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: list[tuple[Any, Any, Any, Any]] = []
+        self._calls: list[tuple[Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.partition("::")[2]
         if name in _READS or (name == "repeat_interleave" and "output_size" not in (kwargs or {})):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
+        given = _aliases(
+            (args, kwargs or {})
+        )  # as they are now: `squeeze_` changes a tensor's shape
         result = func(*args, **(kwargs or {}))
-        self._calls.append((func, args, kwargs or {}, result))
+        self._calls.append((func, given, _aliases(result)))
         return result
 
     @torch.no_grad()
     def repeat(self) -> None:
-        for func, args, kwargs, result in self._calls:
+        for func, arguments, result in self._calls:
+            args, kwargs = _aliases(arguments)
             again = func(*args, **kwargs)
-            given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)}
+            given = {_storage(leaf) for leaf in tree_leaves(arguments) if _is_tensor(leaf)}
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                 if _is_tensor(old) and _storage(old) not in given:
                     old.detach().copy_(new)
+
+
+def _aliases(value: Any) -> Any:
+    return tree_map(lambda leaf: leaf.detach() if _is_tensor(leaf) else leaf, value)
 
 
 def _is_tensor(leaf: Any) -> bool:
