@@ -129,13 +129,15 @@ class PhaseSteps:
         self._name, self._trainer, self._graphs = name, trainer, graphs
         self._graph: StepGraph | None = None
         self._num_warm = 0
+        self._failure: str | None = None
         self._told: set[str] = set()
 
     def begin_pass(self, loss_func: LossFunction) -> None:
         """Begin a pass; drop a graph that reads other addresses or settings than now."""
         self.losses.restart()
         self._step = TrainingStep(self._trainer, loss_func, self.losses)
-        self._obstacle = obstacle(self._trainer)
+        self._obstacle = self._failure or obstacle(self._trainer)
+        self._full_size: int | None = None
         if self._graph and (self._obstacle or not self._graph.is_current(_state(self._trainer))):
             self._graph, self._num_warm = None, 0
 
@@ -145,7 +147,9 @@ class PhaseSteps:
         Raises:
             DivergenceError: One of the last steps' losses was NaN.
         """
-        if self._graph is None and not self._obstacle and self._num_warm >= WARM_UP_STEPS:
+        self._full_size = self._full_size or len(batch)
+        is_warm = self._num_warm >= WARM_UP_STEPS and len(batch) == self._full_size
+        if self._graph is None and not self._obstacle and is_warm:
             self._capture(batch)
         if self._graph is not None and self._graph.fits(batch):
             self._graph.replay(batch)
@@ -174,7 +178,7 @@ class PhaseSteps:
             with capturable(optimizer):
                 replay = self._graphs.capture(lambda: self._step(inputs))
         except RuntimeError as error:
-            self._obstacle = f"capturing failed ({str(error).splitlines()[0]})"
+            self._obstacle = self._failure = f"capturing failed ({str(error).splitlines()[0]})"
             return
         finally:
             optimizer.zero_grad()
