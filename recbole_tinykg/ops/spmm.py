@@ -31,8 +31,8 @@ def spmm(
             are left out; if None, column k takes row k. So `dense` may hold a few rows of a large
             matrix.
 
-    crow, rows and places may have any stride, and crow need not cover all entries. On a CPU the sums
-    are in the order of the entries; on a GPU that depends on shapes and crow. So neither depends on
+    crow, rows and places may have any stride, and crow need not cover all entries. On a CPU sums
+    are in the order of the entries, on a GPU in one that shapes and crow decide: neither depends on
     the threads, and runs repeat bit for bit. 16-bit types are summed in float32.
 
     Raises:

@@ -21,8 +21,8 @@ def spmm_backward_(
     """Add the gradient of `dense` to `out`, in place, and return that of the values.
 
     Entry (i, j) adds `value * grad[i]` to `out[j]`, and its gradient is `grad[i] @ dense[j]`:
-    no transpose of A is needed and no (E, D) matrix built, and runs repeat bit for bit. On a CPU the
-    sums are in the order of the entries, each rounded to `out`'s type. On a GPU, where each block
+    no transpose of A is needed and no (E, D) matrix built, and runs repeat bit for bit. On a CPU
+    sums are in the order of the entries, each rounded to `out`'s type. On a GPU, where a block
     reads all column numbers and adds up its own, up to some 300,000 entries are best (csrc/cuda).
 
     Raises:
