@@ -7,6 +7,7 @@ product is in `test_cuda_emulation_spmm.py`.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from fractions import Fraction
 
@@ -211,6 +212,29 @@ def nearest_float(x):
 def test_counters_may_cross_a_word(emulated, first_row):
     """8 calls a row: rows 2^29 - 1 and 2^29 have counters below and above 2^32."""
     assert_quantizers_agree(emulated, torch.randn(3, 64), first_row=first_row)
+
+
+def num_walks():
+    """Count the launches of kernels for dense rows so far."""
+    path = next(path for path in torch.ops.loaded_libraries if path.endswith("emulated.so"))
+    return ctypes.c_int64.in_dll(ctypes.CDLL(path), "num_walks").value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("num_columns", [16, 24, 64, 176, 600])
+@pytest.mark.parametrize("bits", BITS)
+def test_dense_rows_take_the_kernels_made_for_them(emulated, bits, num_columns, dtype):
+    x, before = torch.randn(5, num_columns, dtype=dtype), num_walks()
+    kept = emulated.quantize(x, NOISE, bits=bits)
+    emulated.dequantize(*kept, num_columns=num_columns, bits=bits, dtype=dtype)
+    emulated.dequantize_(x, *kept, bits=bits)
+    emulated.dequantize_add_(x, *kept, bits=bits)
+    emulated.dequantize_add_(x, *kept, torch.arange(5), bits=bits)
+    assert num_walks() == before + 5
+    emulated.quantize(x, NOISE, bits=bits, stochastic=False)
+    emulated.quantize(x.double(), NOISE, bits=bits)
+    emulated.quantize(x[:, 1:], NOISE, bits=bits)
+    assert num_walks() == before + 5
 
 
 @settings(max_examples=100, deadline=None)
