@@ -1,6 +1,7 @@
-"""The sparse product: our CPU kernel against the library's (MKL through PyTorch's sparse CSR).
+"""The sparse product: our kernels against the library's (MKL or cuSPARSE, by PyTorch's sparse CSR).
 
     python -m benchmarks.spmm
+    python -m benchmarks.spmm --device cuda
 
 Two matrices: ml-100k's collaborative graph as TinyKGAT stores it, and a seeded power-law graph of
 184,000 nodes and 6.5 million entries (Amazon-Book's size). Four products, each added to a matrix
@@ -9,22 +10,24 @@ rows). The library has neither of the last two: the smaller matrix is built, or 
 first. Ours checks every index, the library none.
 
 Both run in turn in one process, after one call each that is not counted; the table has medians of
-`--repeats` calls and the ratio library / ours. The last line is JSON.
+`--repeats` calls and the ratio library / ours. On a GPU times are of events, and threads do not
+count. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.kernels import seconds_on_cpu, seconds_on_gpu
 from recbole_tinykg import ops
 from recbole_tinykg.graph.adjacency import Adjacency
 from recbole_tinykg.ops.reference.spmm import select_rows
@@ -44,21 +47,23 @@ def main() -> None:
     parser.add_argument("--widths", default="16,32,64,256", help="columns of dense")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
-    require_native()
+    require_native(args.device)
+    counts = [0] if args.device == "cuda" else list(map(int, args.threads.split(",")))
     makers = {"ml-100k": collaborative_graph, "power-law": power_law_graph}
     rows = []
     for graph in args.graphs.split(","):
         adjacency = makers[graph]()
         for width in map(int, args.widths.split(",")):
             for form, product in products(adjacency, width).items():
-                for threads in map(int, args.threads.split(",")):
-                    torch.set_num_threads(threads)
-                    seconds = compare(product, args.repeats)
+                for threads in counts:
+                    torch.set_num_threads(max(1, threads))
+                    seconds = compare(moved(product, args.device), args.repeats)
                     key = {"graph": graph, "width": width, "form": form, "threads": threads}
                     rows.append({**key, **seconds})
     print(table(rows))
-    machine = {"torch": torch.__version__, "machine": platform.machine()}
+    machine = {"torch": torch.__version__, "machine": platform.machine(), "device": args.device}
     print(json.dumps({**machine, "repeats": args.repeats, "rows": rows}))
 
 
@@ -109,16 +114,22 @@ def products(adjacency: Adjacency, width: int) -> dict[str, Product]:
     }
 
 
+def moved(product: Product, device: str) -> Product:
+    """Return the arguments on a device."""
+    out, operands, form = product
+    lists = {name: tensor.to(device) for name, tensor in form.items()}
+    return out.to(device), tuple(tensor.to(device) for tensor in operands), lists
+
+
 def compare(product: Product, repeats: int) -> dict[str, float]:
     """Median seconds of both, called in turn."""
     out, operands, form = product
     calls: dict[str, Callable[..., Any]] = {"ours": ops.spmm_add_, "library": library_add_}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    time_of = seconds_on_gpu if out.is_cuda else seconds_on_cpu
     for _ in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call(out, *operands, **form)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time_of(functools.partial(call, out, *operands, **form)))
     return {f"{name}_seconds": statistics.median(kept[1:]) for name, kept in seconds.items()}
 
 

@@ -66,8 +66,9 @@ void launch(const torch::stable::Tensor& on, const Work& work, const Job& job) {
 
 template <typename Job>
 void launch(const torch::stable::Tensor& on, const Blocks& blocks, const Job& job) {
-  STD_TORCH_CHECK(blocks.fit(), "a matrix must not have more rows or columns than a GPU counts; got ",
-                  blocks.x, " x ", blocks.y, " blocks");
+  STD_TORCH_CHECK(blocks.fit(),
+                  "a matrix must not have more rows or columns than a GPU counts; got ", blocks.x,
+                  " x ", blocks.y, " blocks");
   const dim3 grid(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y));
   launch_on(on, [&](cudaStream_t stream) { perform<<<grid, Job::kThreads, 0, stream>>>(job); });
 }

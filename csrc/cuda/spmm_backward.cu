@@ -1,7 +1,7 @@
-// spmm_backward_ on a GPU; the kernels are in spmm_backward.cuh.
+// spmm_backward_ on a GPU; the kernels are in spmm_backward.cuh and spmm_scatter.cuh.
 #include "arguments.h"
 #include "cuda/launch.h"
-#include "spmm_backward.cuh"
+#include "spmm_scatter.cuh"
 
 namespace tinykg {
 namespace {

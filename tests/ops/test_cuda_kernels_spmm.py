@@ -156,7 +156,7 @@ def test_no_product_waits_and_nothing_but_results_is_allocated():
         torch.cuda.set_sync_debug_mode("default")
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     kept = every_product(*operands)
-    # Five results, and the clones that two of the calls write to.
+    # Four results, and the clones that two of the calls write to.
     assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == 6
     del kept
 

@@ -13,6 +13,7 @@ import torch
 from helpers.operators import DEVICES
 from recbole_tinykg import ops
 from recbole_tinykg.errors import NativeLibraryError
+from recbole_tinykg.ops import registration
 from recbole_tinykg.quantization import stream
 
 PACKAGE = Path(ops.__file__).parent.parent
@@ -132,6 +133,20 @@ print(ops.native_status()[0])
     assert done.stdout == "False\n"
     assert done.stderr.count("RuntimeWarning") == 1
     assert "_native_cpu.so does not exist; build it with `pip install" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["quantize", "spmm", "spmm_add_", "spmm_backward_"])
+def test_a_missing_cuda_library_is_said_once_and_the_reference_stands_in(name, monkeypatch):
+    class OnGpu:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(registration, "native_status", lambda _: (False, "it is not there"))
+    registration._warn_not_native.cache_clear()
+    run = registration._stand_in(name, lambda _: "the reference's result")
+    with pytest.warns(RuntimeWarning, match="native CUDA kernels are missing.*it is not there"):
+        assert run(OnGpu()) == "the reference's result"
+    assert run(OnGpu()) == "the reference's result"  # a second warning would be an error
+    registration._warn_not_native.cache_clear()
 
 
 @pytest.mark.parametrize("library", [None, b"not a library"])
