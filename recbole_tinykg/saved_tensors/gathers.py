@@ -32,7 +32,6 @@ class Recomputed:
     def __init__(self, func: OpOverload, args: list[Any], kwargs: Any) -> None:
         self._func, self._args, self._kwargs = func, args, kwargs
         self._rows: Reference | None = None
-        self._last: Callable[[], Tensor | None] = lambda: None
 
     def replace(self, rows: Tensor, outer: OuterHooks) -> None:
         """Keep the rows themselves from now on."""
@@ -42,11 +41,7 @@ class Recomputed:
         """Return the numbers of the storage of the rows."""
         if self._rows is not None:
             return self._rows.unpack()
-        if (tensor := self._last()) is None:
-            with torch.no_grad():
-                tensor = self._func(*map(_unpack, self._args), **self._kwargs)
-            self._last = weakref.ref(tensor)
-        return tensor
+        return self._func(*map(_unpack, self._args), **self._kwargs)
 
 
 class Origin:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recbole_tinykg.saved_tensors.block import FUNCTION_APPLY, Block
 from recbole_tinykg.saved_tensors.needs import Need
+from recbole_tinykg.saved_tensors.packed import Reference
 from recbole_tinykg.saved_tensors.recording import Cursor, Plan, Save
 from recbole_tinykg.saved_tensors.storage import PackedTensor
 
@@ -40,13 +41,12 @@ class Replay:
         self._block, self._cursor = block, Cursor(plan)
         plan.hit()
 
-    def pack(self, tensor: Tensor) -> PackedTensor:
+    def pack(self, tensor: Tensor) -> PackedTensor | Reference:
         """Return what autograd owns in place of a tensor that is being saved: the pack hook."""
-        packed = PackedTensor()
         detached = tensor.detach()  # an output must not hold its own graph
         if not self._block.may_be_codes(tensor):
-            self._block.refer(packed, detached)
-            return packed
+            return self._block.refer(detached)
+        packed = PackedTensor()
         frame = sys._getframe(1)
         save = self._cursor.find(frame)
         if save is not None and save.need is Need.NOTHING:
@@ -54,8 +54,8 @@ class Replay:
                 return packed
             save = None
             self._cursor.miss()
-        is_function = frame.f_code is FUNCTION_APPLY
-        need = Need.EXACT if save is None or save.need is None or is_function else save.need
+        is_exact = save is None or frame.f_code is FUNCTION_APPLY
+        need = Need.EXACT if is_exact or save is None or save.need is None else save.need
         self._block.pack(packed, detached, need, anew=save is not None and save.is_new)
         if save is not None and save.reader is not None:
             packed.check = save.reader.check
