@@ -26,8 +26,6 @@ from torch._ops import OpOverload
 from recbole_tinykg.embedding.shared_table import table_of_lookup
 from recbole_tinykg.saved_tensors.gathers import (
     Origin,
-    Recomputed,
-    RecomputedView,
     View,
     leaves_of,
     map_leaves,
@@ -35,6 +33,7 @@ from recbole_tinykg.saved_tensors.gathers import (
 )
 from recbole_tinykg.saved_tensors.needs import base_name
 from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
+from recbole_tinykg.saved_tensors.recomputed import Recomputed, RecomputedView
 
 _NUMBERS: dict[str, tuple[str, ...]] = {  # by type of node: what it says besides its tensors
     "EmbeddingBackward0": (),

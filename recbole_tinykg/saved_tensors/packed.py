@@ -102,8 +102,8 @@ class Reference:
             raise RuntimeError(
                 f"a tensor of shape {tuple(self.shape)} that backward needs (a parameter, rows "
                 "gathered from it, or an activation that compressed_saves keeps as it is) has been "
-                f"modified in place since forward: it is at version {tensor._version}, expected version "
-                f"{self._version}. Call backward before the optimizer steps"
+                f"modified in place since forward: it is at version {tensor._version}, expected "
+                f"version {self._version}. Call backward before the optimizer steps"
             )
         return tensor
 
