@@ -182,7 +182,7 @@ class Derivation:
 
     def __init__(self, rows: _Rows, tensor: Tensor) -> None:
         self._rows, self._dtype, self._version = rows, tensor.dtype, tensor._version
-        self.key = None if rows.is_of_any_shape else tuple(tensor.shape)
+        self.key = None if rows.is_of_any_shape else tensor.shape
         """The shape that it is for; None: any."""
 
     def match(self, tensor: Tensor, sources: Sources) -> Recomputed | None:

@@ -63,7 +63,8 @@ class Replay:
 
     def _recompute(self, packed: PackedTensor, tensor: Tensor, save: Save) -> bool:
         """Pack rows as their derivation; False if the graph does not show it."""
-        derivation = save.derivations.get(None) or save.derivations.get(tuple(tensor.shape))
+        base = tensor if tensor._base is None else tensor._base
+        derivation = save.derivations.get(None) or save.derivations.get(base.shape)
         rows = derivation and derivation.match(tensor, self._block.sources)
         if not rows:
             return False
