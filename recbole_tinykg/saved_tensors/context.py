@@ -13,6 +13,8 @@ something else saved the tensor (an operation in place on a view, a C++ `autogra
 it is kept exactly. A Python `autograd.Function` saves without an operation and is recognised by the
 frame that calls the hook.
 
+The mode is slow. A block whose loss has been recorded by an earlier one does without (`replay`).
+
 All state belongs to one block, and hooks and mode to the thread that opened it.
 """
 

@@ -12,8 +12,8 @@ records again. Three checks make sure that no gradient is wrong where it leaves 
   changed since the block began; a later change is an error, as for any table;
 * what is shared is shared by storage and version.
 
-One thing cannot be seen: a change under `torch.no_grad` of gathered rows, or through `.data` of an
-activation, in this step but not in the recorded one.
+One thing cannot be seen: a change through `.data` of gathered rows or of an activation, in this
+step but not in the recorded one.
 """
 
 from __future__ import annotations
