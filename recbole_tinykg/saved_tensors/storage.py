@@ -36,13 +36,13 @@ class Packing:
     min_saved_bytes: int
 
     def __post_init__(self) -> None:
-        self._sites = self._first_sites(_SITES_AT_ONCE)
+        self._sites: tuple[Tensor, ...] = ()
         self._site = 0
 
     def quantize(self, x: Tensor) -> Codes:
         """Quantize a matrix with the noise of the next site."""
         if self._site == len(self._sites):
-            self._sites = self._first_sites(2 * self._site)
+            self._sites = self._first_sites(max(_SITES_AT_ONCE, 2 * self._site))
         stream = self._sites[self._site]
         self._site += 1
         stream = stream if stream.device == x.device else stream.to(x.device)
