@@ -7,8 +7,9 @@ state belongs to one block.
 from __future__ import annotations
 
 import itertools
+import weakref
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from recbole_tinykg.saved_tensors.derivation import Sources
 from recbole_tinykg.saved_tensors.needs import Need
-from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
+from recbole_tinykg.saved_tensors.packed import Reference
 from recbole_tinykg.saved_tensors.storage import PackedStorage, PackedTensor, Packing
 
 _PACKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,20 +35,15 @@ class Block:
     """The storages of a block: those that stay in memory anyway, and what others are packed as."""
 
     def __init__(self, resident: list[Tensor], packing: Packing) -> None:
-        self.packing = packing
+        self.packing, self.outer = packing, packing.outer
         lazy = nn.parameter.is_lazy
         dense = [t for t in resident if t.layout is torch.strided and not lazy(t)]
         storages = [tensor.untyped_storage() for tensor in dense]
         self.resident = {s._cdata: StorageWeakRef(s) for s in storages}  # no number is reused
-        self._storages: WeakValueDictionary[Any, PackedStorage] = WeakValueDictionary()
+        self._storages: dict[Any, Callable[[], PackedStorage | None]] = {}  # weak references
         tables = [t for t in resident if t.requires_grad]
         self.sources = Sources(tables, packing.outer)
         self._task = torch._C._current_graph_task_id()  # -1, or the backward that opened the block
-
-    @property
-    def outer(self) -> OuterHooks:
-        """The hooks around the block."""
-        return self.packing.outer
 
     def in_backward(self) -> bool:
         """Whether a backward runs that began in the block; checkpoint may open it in another."""
@@ -67,11 +63,12 @@ class Block:
             and not _is_parameter(tensor if tensor._base is None else tensor._base)
         )
 
-    def refer(self, packed: PackedTensor, detached: Tensor) -> None:
+    def refer(self, detached: Tensor) -> Reference:
         """Keep a tensor by reference."""
-        packed.packed = Reference(detached, self.outer)
+        reference = Reference(detached, self.outer)
         if detached.dtype in _INDEX_DTYPES:
-            self.sources.note_index(count_nodes(), packed)
+            self.sources.note_index(count_nodes(), reference)
+        return reference
 
     def pack(
         self, packed: PackedTensor, detached: Tensor, need: Need, *, anew: bool = False
@@ -81,14 +78,14 @@ class Block:
         Returns:
             Whether the storage had not been packed yet, or had changed since.
         """
-        storage = detached.untyped_storage()
-        key = storage._cdata, detached.dtype
-        shared = None if anew else self._storages.get(key)
+        key = detached.untyped_storage()._cdata, detached.dtype
+        shared = None if anew or key not in self._storages else self._storages[key]()
         is_new = shared is None or not shared.is_of(detached)
         if shared is None or is_new:
-            self._storages[key] = shared = PackedStorage(detached)
-        packed.geometry = detached.shape, detached.stride(), detached.storage_offset()
+            shared = PackedStorage(detached)
+            self._storages[key] = weakref.ref(shared)
         packed.storage, packed.need = shared, shared.pack(detached, need, self.packing)
+        packed.geometry = detached.shape, detached.stride(), detached.storage_offset()
         return is_new
 
     def forget(self, storage: int) -> None:

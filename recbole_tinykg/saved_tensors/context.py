@@ -13,14 +13,16 @@ something else saved the tensor (an operation in place on a view, a C++ `autogra
 it is kept exactly. A Python `autograd.Function` saves without an operation and is recognised by the
 frame that calls the hook.
 
+The mode is slow. A block whose loss has been recorded by an earlier one does without (`replay`).
+
 All state belongs to one block, and hooks and mode to the thread that opened it.
 """
 
 from __future__ import annotations
 
-import itertools
+import operator
 import sys
-from collections.abc import Iterable, Iterator, ValuesView
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -42,10 +44,13 @@ from recbole_tinykg.saved_tensors.needs import (
     need_of_output,
     written_tensors,
 )
-from recbole_tinykg.saved_tensors.packed import OuterHooks
+from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
 from recbole_tinykg.saved_tensors.recording import Cursor, Plan, Recording, Save
 from recbole_tinykg.saved_tensors.replay import Replay
 from recbole_tinykg.saved_tensors.storage import PackedTensor, Packing
+
+_CONTAINERS = (list, tuple, dict)
+_unpack = operator.methodcaller("unpack")
 
 
 @contextmanager
@@ -89,13 +94,11 @@ def compressed_saves(
     packing = Packing(quantizer, stream, OuterHooks.current(), min_saved_bytes)
     block = Block([*given, *_tensors_of(model)], packing)
     if plan is not None and plan.is_complete:
-        with torch.autograd.graph.saved_tensors_hooks(
-            Replay(block, plan).pack, PackedTensor.unpack
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(Replay(block, plan).pack, _unpack):
             yield
         return
     mode = _PackingMode(block, plan)
-    with torch.autograd.graph.saved_tensors_hooks(mode.pack, PackedTensor.unpack), mode:
+    with torch.autograd.graph.saved_tensors_hooks(mode.pack, _unpack), mode:
         try:
             yield
         finally:
@@ -131,14 +134,13 @@ class _PackingMode(TorchDispatchMode):
         self._last_func: OpOverload | None = None
         self._last_outputs: set[int] = set()  # storages that it may still save
 
-    def pack(self, tensor: Tensor) -> PackedTensor:
+    def pack(self, tensor: Tensor) -> PackedTensor | Reference:
         """Return what autograd owns in place of a tensor that is being saved: the pack hook."""
         packed = PackedTensor()
         with torch._C._DisableTorchDispatch():
             detached = tensor.detach()  # an output must not hold its own graph
             if not self._block.may_be_codes(tensor):
-                self._block.refer(packed, detached)
-                return packed
+                return self._block.refer(detached)
         packed.waiting = detached
         frame = sys._getframe(1)
         save = None if self._cursor is None else self._cursor.record(frame)
@@ -239,21 +241,24 @@ def _autograd_keys() -> Iterator[None]:
         yield
 
 
-def _tensors_of(model: nn.Module | None) -> Iterator[Tensor]:
-    """Yield the tensors that modules hold, also as elements of a list, a tuple or a dictionary.
+def _tensors_of(model: nn.Module | None) -> list[Tensor]:
+    """Return the tensors that modules hold, also as elements of a list, a tuple or a dictionary.
 
     It does not look deeper: RippleNet holds 5,661 for ml-100k, which would take 0.3 s a step.
     """
-    if model is None:
-        return
-    yield from model.parameters()
-    yield from model.buffers()
-    for value in itertools.chain.from_iterable(vars(m).values() for m in model.modules()):
-        held = value.values() if isinstance(value, dict) else value
-        parts = held if isinstance(held, list | tuple | ValuesView) else (held,)
-        if isinstance(next(iter(parts), None), Tensor):
-            yield from (part for part in parts if isinstance(part, Tensor))
+    tensors: list[Tensor] = []
+    for module in () if model is None else model.modules():
+        for value in vars(module).values():
+            if isinstance(value, _CONTAINERS):
+                tensors.extend(_elements(value))
+            elif isinstance(value, Tensor):
+                tensors.append(value)
+    return tensors
 
 
-def _is_parameter(tensor: Tensor) -> bool:
-    return tensor.is_leaf and tensor.requires_grad
+def _elements(held: Any) -> Iterable[Tensor]:
+    """Return the tensors in a container of tensors, maybe with None among them."""
+    parts = held.values() if isinstance(held, dict) else held
+    first = next((part for part in parts if part is not None), None)
+    is_of_tensors = isinstance(first, Tensor)
+    return [part for part in parts if isinstance(part, Tensor)] if is_of_tensors else ()

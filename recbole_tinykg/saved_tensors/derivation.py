@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -25,8 +26,6 @@ from torch._ops import OpOverload
 from recbole_tinykg.embedding.shared_table import table_of_lookup
 from recbole_tinykg.saved_tensors.gathers import (
     Origin,
-    Recomputed,
-    RecomputedView,
     View,
     leaves_of,
     map_leaves,
@@ -34,7 +33,7 @@ from recbole_tinykg.saved_tensors.gathers import (
 )
 from recbole_tinykg.saved_tensors.needs import base_name
 from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
-from recbole_tinykg.saved_tensors.storage import PackedTensor
+from recbole_tinykg.saved_tensors.recomputed import Recomputed, RecomputedView
 
 _NUMBERS: dict[str, tuple[str, ...]] = {  # by type of node: what it says besides its tensors
     "EmbeddingBackward0": (),
@@ -54,6 +53,10 @@ _VIEWS = ("ExpandBackward0", "SelectBackward0", "UnsqueezeBackward0")
 _WHOLE_ONLY = ("index", "_to_copy")  # no part of a sum: their nodes do not tell places or types
 
 
+def _nothing() -> None:
+    """Stand for an index that is not known, or not the only one."""
+
+
 class Sources:
     """What a block's graph can be read against: the indices that were saved, and the tables.
 
@@ -66,21 +69,17 @@ class Sources:
         self._outer = outer
         self._versions = {id(table): table._version for table in tables}
         self._references: dict[int, Reference] = {}
-        self._indices: weakref.WeakValueDictionary[int, PackedTensor] = (
-            weakref.WeakValueDictionary()
-        )
+        self._indices: dict[int, Callable[[], Reference | None]] = {}  # by node: weak references
         self.rows: weakref.WeakValueDictionary[int, Recomputed] = weakref.WeakValueDictionary()
 
-    def note_index(self, num_nodes: int, packed: PackedTensor) -> None:
+    def note_index(self, num_nodes: int, index: Reference) -> None:
         """Note integers kept by reference, saved by the last of so many nodes; one each."""
         number = num_nodes - 1
-        self._indices[number] = PackedTensor() if number in self._indices else packed
+        self._indices[number] = _nothing if number in self._indices else weakref.ref(index)
 
     def index_of(self, node: Any) -> Reference | None:
         """Return the integers that a node saved, kept by reference."""
-        packed = self._indices.get(node._sequence_nr())
-        reference = None if packed is None else packed.packed
-        return reference if isinstance(reference, Reference) else None
+        return self._indices.get(node._sequence_nr(), _nothing)()
 
     def is_unchanged(self, table: Tensor) -> bool:
         """Whether a table is one of the block's, and as it was when the block began."""
@@ -102,7 +101,7 @@ class Sources:
 class _Table(NamedTuple):
     """A parameter, or a view of it."""
 
-    parameter: weakref.ref[Any]
+    parameter: Callable[[], Any]  # a weak reference
     views: tuple[tuple[type, tuple[Any, ...]], ...]  # the nodes from the view to the parameter
     geometry: tuple[Any, ...]
 
@@ -117,14 +116,10 @@ class _Table(NamedTuple):
             if not _is_node(node, kind, numbers):
                 return None
             node = node.next_functions[0][0]
-        parameter: Any = self.parameter()
-        if parameter is None or getattr(node, "variable", None) is not parameter:
+        parameter: Any = getattr(node, "variable", _nothing)
+        if parameter is not self.parameter() or not sources.is_unchanged(parameter):
             return None
-        if not sources.is_unchanged(parameter):
-            return None
-        if not self.views:
-            return sources.table(parameter)
-        return sources.view(parameter, self.geometry)
+        return sources.view(parameter, self.geometry) if self.views else sources.table(parameter)
 
 
 class _Slot(NamedTuple):
@@ -187,7 +182,7 @@ class Derivation:
 
     def __init__(self, rows: _Rows, tensor: Tensor) -> None:
         self._rows, self._dtype, self._version = rows, tensor.dtype, tensor._version
-        self.key = None if rows.is_of_any_shape else tuple(tensor.shape)
+        self.key = None if rows.is_of_any_shape else tensor.shape
         """The shape that it is for; None: any."""
 
     def match(self, tensor: Tensor, sources: Sources) -> Recomputed | None:

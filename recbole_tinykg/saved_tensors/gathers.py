@@ -22,31 +22,9 @@ from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
+from recbole_tinykg.saved_tensors.recomputed import Recomputed, RecomputedView
 
 _MOST_GATHERS = 8
-
-
-class Recomputed:
-    """Rows that are recomputed from packed arguments: references and `RecomputedView`s; exact."""
-
-    def __init__(self, func: OpOverload, args: list[Any], kwargs: Any) -> None:
-        self._func, self._args, self._kwargs = func, args, kwargs
-        self._rows: Reference | None = None
-        self._last: Callable[[], Tensor | None] = lambda: None
-
-    def replace(self, rows: Tensor, outer: OuterHooks) -> None:
-        """Keep the rows themselves from now on."""
-        self._rows, self._args = Reference(rows, outer), []
-
-    def unpack(self) -> Tensor:
-        """Return the numbers of the storage of the rows."""
-        if self._rows is not None:
-            return self._rows.unpack()
-        if (tensor := self._last()) is None:
-            with torch.no_grad():
-                tensor = self._func(*map(_unpack, self._args), **self._kwargs)
-            self._last = weakref.ref(tensor)
-        return tensor
 
 
 class Origin:
@@ -80,13 +58,6 @@ class View(NamedTuple):
     def resolve(leaf: Any) -> Any:
         """Compute a view; return anything else as it is."""
         return leaf.origin.run().as_strided(*leaf.geometry) if isinstance(leaf, View) else leaf
-
-
-class RecomputedView(NamedTuple):
-    """A view of rows that will be recomputed."""
-
-    rows: Recomputed
-    geometry: tuple[Any, ...] | None = None  # None: the rows themselves
 
 
 class Gathers:
@@ -204,12 +175,3 @@ def leaves_of(args: Iterable[Any]) -> Iterator[Any]:
     """Yield the arguments of an operation, of lists their elements."""
     for arg in args:
         yield from arg if type(arg) in (list, tuple) else (arg,)
-
-
-def _unpack(arg: Any) -> Any:
-    if isinstance(arg, Reference):
-        return arg.unpack()
-    if isinstance(arg, RecomputedView):
-        rows = arg.rows.unpack()
-        return rows if arg.geometry is None else rows.as_strided(*arg.geometry)
-    return [_unpack(a) for a in arg] if isinstance(arg, list) else arg

@@ -17,7 +17,6 @@ Of the tree nothing is kept but code objects, names and weak references to param
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any
@@ -52,9 +51,11 @@ class Reader:
 
     Args:
         operation: Base name of the operation, such as `addmm`, whose node is `AddmmBackward0`.
+        plan: Of which it is part.
     """
 
-    def __init__(self, operation: str) -> None:
+    def __init__(self, operation: str, plan: Plan) -> None:
+        self._plan = plan
         camel = "".join(part.capitalize() for part in operation.split("_"))
         self._beginning = f"{camel}Backward"
         self._number = _READ_ONLY_WITH.get(self._beginning)
@@ -68,13 +69,19 @@ class Reader:
             return False
         return self._number is None or getattr(node, self._number[0], None) == self._number[1]
 
+    def check_recording(self) -> None:
+        """Give the plan up if another node reads, as where C++ code runs the node by itself."""
+        if not self.is_running():
+            self._plan.give_up()
+
     def check(self) -> None:
         """Raise RuntimeError unless it is this node that is reading."""
         if not self.is_running():
+            self._plan.give_up()
             raise RuntimeError(
                 "a recording of compressed_saves must be replayed with the operations that were "
                 f"recorded; codes made for {self._beginning} are read by another operation at the "
-                "same place, or with another exponent. Give the block no recording"
+                "same place, or with another exponent. The next block decides anew"
             )
 
 
@@ -98,7 +105,7 @@ class Plan:
         self.first, self._size = Save(), 1
         self.is_complete = False  # the last block ran to its end along the tree
         self.is_given_up = False
-        self._misses = self._replays = 0
+        self.num_misses = self.num_replays = 0  # blocks that left the tree, that began in it
 
     def give_up(self) -> None:
         """Neither record nor replay any more, as something cannot be known without the mode."""
@@ -107,13 +114,13 @@ class Plan:
     def miss(self) -> None:
         """Note that a block met what is not in the tree: the next one records it."""
         self.is_complete = False
-        self._misses += 1
-        if self._misses > max(_MISSES_ALLOWED, self._replays // 2):
+        self.num_misses += 1
+        if self.num_misses > max(_MISSES_ALLOWED, self.num_replays // 2):
             self.give_up()
 
     def hit(self) -> None:
         """Note that a block was replayed."""
-        self._replays += 1
+        self.num_replays += 1
 
     def follow(self, save: Save, place: Place) -> Save:
         """Return the save at a place after another one, a new one if it was not met before."""
@@ -140,8 +147,8 @@ class Plan:
         save.is_new |= is_new
         if need is Need.EXACT or saver is None:
             return None
-        save.reader = reader = Reader(base_name(saver))
-        return functools.partial(self._check, reader)
+        save.reader = reader = Reader(base_name(saver), self)
+        return reader.check_recording
 
     def decide_rows(self, save: Save, derivation: Derivation | None) -> None:
         """Note that a save's tensor is rows that are recomputed, and how the graph shows it."""
@@ -150,10 +157,6 @@ class Plan:
             return
         save.need = Need.NOTHING
         save.derivations[derivation.key] = derivation
-
-    def _check(self, reader: Reader) -> None:
-        if not reader.is_running():  # as where a C++ function runs the operation's node itself
-            self.give_up()
 
 
 class Cursor:

@@ -12,8 +12,8 @@ records again. Three checks make sure that no gradient is wrong where it leaves 
   changed since the block began; a later change is an error, as for any table;
 * what is shared is shared by storage and version.
 
-One thing cannot be seen: a change under `torch.no_grad` of gathered rows, or through `.data` of an
-activation, in this step but not in the recorded one.
+One thing cannot be seen: a change through `.data` of gathered rows or of an activation, in this
+step but not in the recorded one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recbole_tinykg.saved_tensors.block import FUNCTION_APPLY, Block
 from recbole_tinykg.saved_tensors.needs import Need
+from recbole_tinykg.saved_tensors.packed import Reference
 from recbole_tinykg.saved_tensors.recording import Cursor, Plan, Save
 from recbole_tinykg.saved_tensors.storage import PackedTensor
 
@@ -40,13 +41,12 @@ class Replay:
         self._block, self._cursor = block, Cursor(plan)
         plan.hit()
 
-    def pack(self, tensor: Tensor) -> PackedTensor:
+    def pack(self, tensor: Tensor) -> PackedTensor | Reference:
         """Return what autograd owns in place of a tensor that is being saved: the pack hook."""
-        packed = PackedTensor()
         detached = tensor.detach()  # an output must not hold its own graph
         if not self._block.may_be_codes(tensor):
-            self._block.refer(packed, detached)
-            return packed
+            return self._block.refer(detached)
+        packed = PackedTensor()
         frame = sys._getframe(1)
         save = self._cursor.find(frame)
         if save is not None and save.need is Need.NOTHING:
@@ -54,8 +54,8 @@ class Replay:
                 return packed
             save = None
             self._cursor.miss()
-        is_function = frame.f_code is FUNCTION_APPLY
-        need = Need.EXACT if save is None or save.need is None or is_function else save.need
+        is_exact = save is None or frame.f_code is FUNCTION_APPLY
+        need = Need.EXACT if is_exact or save is None or save.need is None else save.need
         self._block.pack(packed, detached, need, anew=save is not None and save.is_new)
         if save is not None and save.reader is not None:
             packed.check = save.reader.check
@@ -63,7 +63,8 @@ class Replay:
 
     def _recompute(self, packed: PackedTensor, tensor: Tensor, save: Save) -> bool:
         """Pack rows as their derivation; False if the graph does not show it."""
-        derivation = save.derivations.get(None) or save.derivations.get(tuple(tensor.shape))
+        base = tensor if tensor._base is None else tensor._base
+        derivation = save.derivations.get(None) or save.derivations.get(base.shape)
         rows = derivation and derivation.match(tensor, self._block.sources)
         if not rows:
             return False
