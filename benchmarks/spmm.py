@@ -1,12 +1,14 @@
-"""The sparse product: our CPU kernel against the library's (MKL through PyTorch's sparse CSR).
+"""The sparse product: ours against the library's (MKL or cuSPARSE, by PyTorch's sparse CSR).
 
     python -m benchmarks.spmm
+    python -m benchmarks.spmm --device cuda --graphs power-law --widths 64 --threads 1
 
 Two matrices: ml-100k's collaborative graph as TinyKGAT stores it, and a seeded power-law graph of
 184,000 nodes and 6.5 million entries (Amazon-Book's size). Four products, each added to a matrix
 that is there: forward, transposed, rows (2,048 rows of A) and places (the transpose times 2,048
 rows). The library has neither of the last two: the smaller matrix is built, or the rows are spread,
-first. Ours checks every index, the library none.
+first. Ours checks every index, the library none. On a GPU times are of events (`kernels`), and the
+pointers of both have the type of the columns, as cuSPARSE wants it.
 
 Both run in turn in one process, after one call each that is not counted; the table has medians of
 `--repeats` calls and the ratio library / ours. The last line is JSON.
@@ -18,13 +20,14 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.kernels import seconds_on_cpu, seconds_on_gpu
 from recbole_tinykg import ops
 from recbole_tinykg.graph.adjacency import Adjacency
 from recbole_tinykg.ops.reference.spmm import select_rows
@@ -43,19 +46,22 @@ def main() -> None:
     parser.add_argument("--graphs", default="ml-100k,power-law", help="separated by commas")
     parser.add_argument("--widths", default="16,32,64,256", help="columns of dense")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=11)
     args = parser.parse_args()
-    require_native()
+    require_native(args.device)
     makers = {"ml-100k": collaborative_graph, "power-law": power_law_graph}
     rows = []
     for graph in args.graphs.split(","):
         adjacency = makers[graph]()
         for width in map(int, args.widths.split(",")):
             for form, product in products(adjacency, width).items():
+                product = on_device(product, args.device)
                 for threads in map(int, args.threads.split(",")):
                     torch.set_num_threads(threads)
                     seconds = compare(product, args.repeats)
                     key = {"graph": graph, "width": width, "form": form, "threads": threads}
+                    key |= {"device": args.device}
                     rows.append({**key, **seconds})
     print(table(rows))
     machine = {"torch": torch.__version__, "machine": platform.machine()}
@@ -109,16 +115,24 @@ def products(adjacency: Adjacency, width: int) -> dict[str, Product]:
     }
 
 
+def on_device(product: Product, device: str) -> Product:
+    """Return the arguments on a device."""
+    if device == "cpu":
+        return product
+    out, (crow, col, values, dense), form = product
+    operands = (crow.to(device, col.dtype), *(x.to(device) for x in (col, values, dense)))
+    return out.to(device), operands, {name: x.to(device) for name, x in form.items()}
+
+
 def compare(product: Product, repeats: int) -> dict[str, float]:
     """Median seconds of both, called in turn."""
     out, operands, form = product
     calls: dict[str, Callable[..., Any]] = {"ours": ops.spmm_add_, "library": library_add_}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    clock = seconds_on_gpu if out.is_cuda else seconds_on_cpu
     for _ in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call(out, *operands, **form)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock(partial(call, out, *operands, **form)))
     return {f"{name}_seconds": statistics.median(kept[1:]) for name, kept in seconds.items()}
 
 
