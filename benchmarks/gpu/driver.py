@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: in small")
     parser.add_argument("--dry-run", dest="device", action="store_const", const="cpu")
     parser.add_argument("--steps", default="", help="names, with commas; default: all")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of the whole run")
+    parser.add_argument("--limit", type=float, default=None, help=f"seconds; default: {LIMIT}")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "gpu", help="to work in")
     args = parser.parse_args(argv)
     wheels = args.wheels.resolve() if args.wheels else None
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(wanted) - {step.name for step in every}:
         parser.error(f"--steps must be of {', '.join(s.name for s in every)}; got {unknown}")
     chosen = [step for step in every if step.name in wanted]
-    ended = run_all(chosen, plan, args.output.resolve(), args.limit)
+    limit = args.limit or (LIMIT if args.device == "cuda" else sum(s.seconds for s in chosen))
+    ended = run_all(chosen, plan, args.output.resolve(), limit)
     print((args.output / "gpu.md").read_text(encoding="utf-8"))
     return 0 if all(step["status"] == 0 for step in ended) else 1
 

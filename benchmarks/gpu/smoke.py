@@ -7,7 +7,7 @@ differ by the order of sums and, where a stock model's own dropout is in the los
 epochs let such differences grow. They count as alike
 
 * if every epoch's loss differs by at most `LOSS_SHARE`: between CPU runs with other seeds of noise
-  and dropout it was 0.5 % at most; an epoch's loss falls by 10 % and more where a model trains at all;
+  and dropout it was 0.5 % at most, and from the first epoch to the second it falls by 3 to 36 %;
 * and every metric by at most `SIGMAS` standard errors of the difference of two means over users. A
   metric lies between 0 and 1, so a user's variance is at most m(1 - m) at the mean m, and
   the difference of two rankings of n users has at most sqrt(2 m(1 - m) / n).

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SMALL = "small"  # name of the synthetic data set
+SLOWER = 4  # times, that a trial on a few cores may take
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,29 @@ class Plan:
 def steps(plan: Plan) -> list[Step]:
     """Return the steps of a run."""
     small = plan.device == "cpu"
-    data = ("--dataset", SMALL, "--data_path", str(plan.folder / "data")) if small else ()
-
-    def module(name: str, *arguments: object, results: str) -> tuple[str, ...]:
-        command = (sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}")
-        return (*command, "--results", str(plan.part(results)), *map(str, arguments))
-
-    install = ["--site", plan.site, "--device", plan.device]
-    install += ["--wheels", plan.wheels] if plan.wheels else []
-    device = ("--device", plan.device)
-    few = ("--twins", "TinyKGAT,TinyKGCN") if small else ()
-    files = ("--files", "test_spmm") if small else ()
-    cases = ("--cases", "TinyKGAT,TinyKGCN") if small else ()
-    write = module(
-        "gpu.small_data", "--folder", plan.folder / "data", "--name", SMALL, results="data"
-    )
-    return [
-        Step("install", 170, module("gpu.install", *install, results="install")),
-        *([Step("data", 60, write)] if small else []),
-        Step("smoke", 110, module("gpu.smoke", *device, *few, *data, results="smoke")),
-        Step("tests", 120, module("gpu.cuda_tests", *files, results="tests")),
-        Step("suite", 150, module("gpu.suite_cases", *device, *cases, *data, results="suite")),
-        Step("kernels", 40, module("gpu.kernel_rates", *device, results="kernels")),
-        Step("launches", 70, module("gpu.launches", *device, *cases, *data, results="launches")),
-        Step("sanitizer", 60, module("gpu.sanitizer", *device, results="sanitizer")),
+    device = ["--device", plan.device]
+    install = [*device, "--site", plan.site, *(["--wheels", plan.wheels] if plan.wheels else [])]
+    folder, names = plan.folder / "data", "TinyKGAT,TinyKGCN"
+    data = ["--dataset", SMALL, "--data_path", folder] if small else []
+    cases = ["--cases", names, *data] if small else []
+    table: list[tuple[str, int, str, list[object]]] = [
+        ("install", 170, "install", install),
+        ("data", 30, "small_data", ["--folder", folder, "--name", SMALL]),
+        ("smoke", 110, "smoke", [*device, *(["--twins", names, *data] if small else [])]),
+        ("tests", 120, "cuda_tests", ["--files", "test_spmm"] if small else []),
+        ("suite", 150, "suite_cases", [*device, *cases, *(["--rounds", 1] if small else [])]),
+        ("kernels", 40, "kernel_rates", device),
+        ("launches", 70, "launches", [*device, *cases]),
+        ("sanitizer", 60, "sanitizer", device),
     ]
+    return [
+        Step(name, seconds * (SLOWER if small else 1), command(plan, name, module, arguments))
+        for name, seconds, module, arguments in table
+        if small or name != "data"
+    ]
+
+
+def command(plan: Plan, name: str, module: str, arguments: list[object]) -> tuple[str, ...]:
+    """Return the command of a step."""
+    python = (sys.executable, "-W", "ignore", "-m", f"benchmarks.gpu.{module}")
+    return (*python, "--results", str(plan.part(name)), *map(str, arguments))

@@ -110,7 +110,7 @@ def name_and_version(wheel: Path) -> tuple[str, str]:
 
 
 def make_small(path: Path) -> None:
-    """Pack a large wheel anew, without what no run reads; one that was packed so is left as it is."""
+    """Pack a large wheel anew, without what no run reads, unless it was before."""
     with zipfile.ZipFile(path) as wheel:
         entries = wheel.infolist()
         if path.stat().st_size < LARGE or entries[0].compress_type == zipfile.ZIP_LZMA:
