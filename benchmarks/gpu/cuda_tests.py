@@ -28,6 +28,7 @@ ASKS_FOR_A_GPU = ("torch.cuda.is_available()", "DEVICES", "cuda_graphs")
 ALSO = ("test_cuda", "test_spmm", "test_meter", "test_loop", "test_plan", "test_convolution")
 LEFT_OUT = ("test_cuda_emulation", "test_suite", "test_gpu")  # the same without and with a GPU
 FIRST = ("test_cuda_kernels", "test_plan")  # the slowest
+NO_PLUGINS = [f"-pno:{name}" for name in ("xdist", "xdist.looponfail", "cacheprovider")]
 NUM_PROCESSES = 6
 TAIL = 3000
 
@@ -71,7 +72,7 @@ def run_file(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", *NO_PLUGINS]
         command += [f"--junitxml={report}", f"--basetemp={folder}/tmp", str(path), *options]
         done = subprocess.run(
             command,
