@@ -3,7 +3,7 @@
 
 #include "arguments.h"
 #include "cuda/launch.h"
-#include "dequantize.cuh"
+#include "dequantize_dense.cuh"
 
 namespace tinykg {
 namespace {
@@ -22,13 +22,24 @@ Quantized read_quantized(const Tensor& out, const Tensor& codes, const Tensor& m
   return {as_contiguous(codes), as_contiguous(minimum), as_contiguous(step)};
 }
 
+// Starts the kernel for dense rows where it fits, and otherwise the one for any matrix.
+template <typename T, int kBits, bool kAdd>
+void start(const Tensor& on, const Work& any_rows, const DequantizeJob<T, kBits, kAdd>& job) {
+  if constexpr (!std::is_same_v<T, double>) {
+    using Dense = DenseDequantizeJob<T, kBits, kAdd>;
+    const Work work(any_rows.num_rows, any_rows.num_columns, Dense::kOctets);
+    if (Dense::fits(work, job)) return launch(on, work, Dense(job));
+  }
+  launch(on, any_rows, job);
+}
+
 template <bool kAdd>
 void run(const Tensor& out, const Quantized& x, const std::optional<Tensor>& index, int64_t bits) {
   const int64_t num_rows = x.codes.size(0), num_columns = out.size(1);
   dispatch_float(out.scalar_type(), [&](auto example) {
     dispatch_bits(bits, [&](auto kBits) {
       using T = decltype(example);
-      launch(
+      start(
           out, Work(num_rows, num_columns),
           DequantizeJob<T, kBits, kAdd>{{x.codes.const_data_ptr<uint8_t>(), num_columns},
                                         static_cast<const Compute<T>*>(x.minimum.const_data_ptr()),

@@ -32,7 +32,6 @@ struct DequantizeJob {
     out.store(target, octet.count, eight);
   }
 
- private:
   // A number that is not a row stops the kernel, as in PyTorch's own index operators.
   __device__ __forceinline__ int64_t row_of_out(int64_t row) const {
     if (!kAdd || index == nullptr) return row;
@@ -41,6 +40,7 @@ struct DequantizeJob {
     return row;
   }
 
+ private:
   __device__ __forceinline__ void decode(const Octet& octet, const T* target,
                                          Eight<T>& eight) const {
     const C largest = static_cast<C>(std::numeric_limits<T>::max());

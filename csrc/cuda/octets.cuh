@@ -6,7 +6,8 @@
 // both start strided loops over int64, so that no shape is too large.
 //
 // A kernel is a job: a struct of pointers whose operator() handles one octet. All lanes of a
-// warp call it together, even those without columns, because they take part in shuffles.
+// warp call it together, even those without columns, because they take part in shuffles. A job may
+// instead walk its rows itself, in `walk`, to keep in registers what they share.
 #pragma once
 
 #include "quantize_core.h"
@@ -15,7 +16,7 @@ namespace tinykg {
 
 constexpr int kWarpLanes = 32;
 constexpr int kBlockThreads = 256;
-constexpr int64_t kMaxBlocksOfRows = 4096;     // fills any GPU several times; more rows are a loop
+constexpr int64_t kMaxBlocksOfRows = 16384;    // fills any GPU many times; more rows are a loop
 constexpr int64_t kMaxBlocksOfGroups = 65535;  // the hardware's limit on y
 
 // The matrix of a launch. A group has 2^lane_bits lanes.
@@ -23,8 +24,11 @@ struct Work {
   int64_t num_rows, num_columns;
   int lane_bits;
 
-  Work(int64_t rows, int64_t columns) : num_rows(rows), num_columns(columns), lane_bits(0) {
-    while ((1 << lane_bits) < kWarpLanes && (kBlockColumns << lane_bits) < columns) ++lane_bits;
+  Work(int64_t rows, int64_t columns, int octets_per_lane = 1)
+      : num_rows(rows), num_columns(columns), lane_bits(0) {
+    while ((octets_per_lane << lane_bits) < kWarpLanes &&
+           (octets_per_lane * kBlockColumns << lane_bits) < columns)
+      ++lane_bits;
   }
 
   TINYKG_INLINE int64_t rows_per_block() const { return kBlockThreads >> lane_bits; }
@@ -50,7 +54,7 @@ struct Octet {
 };
 
 template <typename Job>
-__global__ void __launch_bounds__(kBlockThreads) treat(const Work work, const Job job) {
+__device__ __forceinline__ void treat_octets(const Work& work, const Job& job) {
   const int lanes = 1 << work.lane_bits;
   const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
   const int64_t row_in_block = threadIdx.x >> work.lane_bits;
@@ -65,6 +69,14 @@ __global__ void __launch_bounds__(kBlockThreads) treat(const Work work, const Jo
       job(Octet{row, column, row < work.num_rows && columns > 0 ? columns : 0, lane, lanes});
     }
   }
+}
+
+template <typename Job>
+__global__ void __launch_bounds__(kBlockThreads) treat(const Work work, const Job job) {
+  if constexpr (requires { job.walk(work); })
+    job.walk(work);
+  else
+    treat_octets(work, job);
 }
 
 // The partner is the lane whose number differs in the bits of distance.
@@ -83,7 +95,11 @@ struct Noise {
   // 16 bits for each of the eight columns: element i has the half i % 2 of words[i / 2].
   __device__ __forceinline__ void draw(const Octet& octet, uint32_t* words) const {
     const int64_t block = (first_row + octet.row) * row_blocks + octet.column / kBlockColumns;
-    philox(make_stream(stream[0], stream[stream_stride]), static_cast<uint64_t>(block), words);
+    philox(read(), static_cast<uint64_t>(block), words);
+  }
+
+  __device__ __forceinline__ Stream read() const {
+    return make_stream(stream[0], stream[stream_stride]);
   }
 };
 

@@ -3,9 +3,21 @@
 
 #include "arguments.h"
 #include "cuda/launch.h"
-#include "quantize.cuh"
+#include "quantize_dense.cuh"
 
 namespace tinykg {
+
+// Starts the kernel for dense rows where it fits, and otherwise the one for any matrix.
+template <typename T, int kBits>
+void start(const Tensor& x, const QuantizeJob<T, kBits>& job) {
+  if constexpr (!std::is_same_v<T, double>) {
+    using Dense = DenseQuantizeJob<T, kBits>;
+    const Work work(x.size(0), x.size(1), kOctetsPerLane);
+    if (job.stochastic && Dense::fits(work, job.x, job.noise, job.codes))
+      return launch(x, work, Dense(job));
+  }
+  launch(x, Work(x.size(0), x.size(1)), job);
+}
 
 std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, const Tensor& stream, int64_t bits,
                                             bool stochastic, int64_t first_row) {
@@ -18,15 +30,14 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, const Tensor& strea
   Tensor step = new_matrix(x, num_groups, step_type(x.scalar_type()));
   dispatch_float(x.scalar_type(), [&](auto example) {
     dispatch_bits(bits, [&](auto kBits) {
-      using T = decltype(example);
-      launch(x, Work(num_rows, num_columns),
-             QuantizeJob<T, kBits>{read_matrix<T>(x),
-                                   noise,
-                                   stochastic,
-                                   num_groups,
-                                   {codes.mutable_data_ptr<uint8_t>(), num_columns},
-                                   static_cast<Compute<T>*>(minimum.mutable_data_ptr()),
-                                   static_cast<Step<T>*>(step.mutable_data_ptr())});
+      start(x, QuantizeJob<decltype(example), kBits>{
+                   read_matrix<decltype(example)>(x),
+                   noise,
+                   stochastic,
+                   num_groups,
+                   {codes.mutable_data_ptr<uint8_t>(), num_columns},
+                   static_cast<Compute<decltype(example)>*>(minimum.mutable_data_ptr()),
+                   static_cast<Step<decltype(example)>*>(step.mutable_data_ptr())});
     });
   });
   return {codes, minimum, step};

@@ -38,7 +38,7 @@ _CACHE = "restore_"  # how RecBole's models name what they cache between evaluat
 _FREE_KEYS = frozenset(
     "epochs stopping_step show_progress state checkpoint_dir data_path run_name device gpu_id "
     "use_gpu log_wandb wandb_project save_dataset dataset_save_path save_dataloaders "
-    "dataloaders_save_path detect_anomaly compress_require_native".split()
+    "dataloaders_save_path detect_anomaly compress_require_native cuda_graphs".split()
 )
 """Keys that may change on resume: none of them changes what an epoch computes."""
 

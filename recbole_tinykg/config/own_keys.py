@@ -33,6 +33,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "compress_bits": BITS,
     "compress_rounding": ("stochastic", "nearest"),
     "compress_require_native": (False, True),
+    "cuda_graphs": (False, True),
     "compressed_saves": (False, True),
     "detect_anomaly": (False, True),
     "skip_unread_kg_batches": (False, True),

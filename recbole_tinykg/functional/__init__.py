@@ -8,7 +8,8 @@ Those that are not one model's message passing are exported here:
 * `transr`: the TransR loss of a batch of triples;
 * `relation_matmul`: rows times the matrix of their relation.
 
-All share `autograd`, the decorators of every function, and `rows`, sums of rows into a map.
+All share `autograd`, the decorators of every function, `rows`, sums of rows into a map, and
+`relation_rows`, products of rows with the matrix of each relation.
 
 How each model passes messages is a folder of its own, which exports what the model uses: `kgat`,
 `kgcn` (also KGNN-LS), `kgin`, `ripplenet`.

@@ -61,12 +61,13 @@ class _PointwiseLoss(torch.autograd.Function):
         num_groups: int,
         unique: Tensor,
         place: Tensor,
+        static_shapes: bool,
         labels: Tensor,
         user_weight: Tensor,
         y: Tensor,
     ) -> Tensor:
         num_rows, size = len(y), len(y) // num_groups
-        user = user_weight.index_select(0, unique)
+        user = BatchUsers(unique, place, static_shapes).rows_of(user_weight)
         rows = place.repeat(num_rows // len(place))
         u = user.index_select(0, rows)
         user_norm = u[:size].norm()
@@ -79,10 +80,11 @@ class _PointwiseLoss(torch.autograd.Function):
             return loss
         slope = (torch.sigmoid(score) - labels) / num_rows
         grad_user = add_rows_(torch.zeros_like(user), rows, torch.mul(y, slope[:, None], out=u))
-        count = torch.bincount(rows[:size], minlength=len(user)).to(y.dtype)
+        ones = torch.ones(1, dtype=torch.int64, device=rows.device).expand(size)
+        count = ones.new_zeros(len(user)).scatter_add_(0, rows[:size].long(), ones).to(y.dtype)
         grad_user.addcmul_(user, (count * _shrink(reg_weight / size, user_norm))[:, None])
         codes = sites["user_gradient"].quantize(grad_user), sites["items"].quantize(y)
-        ctx.layouts = [code.layout for code in codes]
+        ctx.layouts, ctx.static_shapes = [code.layout for code in codes], static_shapes
         shrink = _shrink(reg_weight / size, item_norms)
         flat = (tensor for code in codes for tensor in code.tensors())
         ctx.save_for_backward(user_weight, unique, place, slope, shrink, *flat)
@@ -94,14 +96,15 @@ class _PointwiseLoss(torch.autograd.Function):
         user_weight, unique, place, slope, shrink, *saved = ctx.saved_tensors
         tensors = iter(saved)
         user_code, item_code = (Quantized.unflatten(tensors, layout) for layout in ctx.layouts)
-        users = torch.zeros_like(user_weight)
-        users.index_copy_(0, unique.long(), user_code.dequantize() * grad_loss)
+        users = BatchUsers(unique, place, ctx.static_shapes).write_rows_(
+            torch.zeros_like(user_weight), user_code.dequantize() * grad_loss
+        )
         rows = unique.index_select(0, place).repeat(len(slope) // len(place))
         grad = user_weight.index_select(0, rows).mul_((slope * grad_loss)[:, None])
         grad_groups = grad.view(len(shrink), -1)
         y = item_code.dequantize().view_as(grad_groups)
         grad_groups.addcmul_(y, (shrink * grad_loss)[:, None])
-        return *(None,) * 6, users, grad
+        return *(None,) * 7, users, grad
 
 
 def _shrink(weight: float, norm: Tensor) -> Tensor:

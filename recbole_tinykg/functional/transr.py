@@ -5,7 +5,7 @@ For a triple (h, r, t) and a corrupted tail t', with :math:`W_r` the relation's 
 .. math:: \mathrm{softplus}(\|W_r h + r - W_r t\|^2 - \|W_r h + r - W_r t'\|^2)
 
 RecBole multiplies each row by its own copy of :math:`W_r`: B x D x D' floats, saved for backward.
-Here triples are sorted by relation and each relation's rows meet its matrix in one product.
+Here triples are sorted by relation, and `relation_rows` multiplies all rows of a relation by one.
 
 Saves: the triples (the caller's tensors) and the parameters, by reference: 0 bytes. Backward
 projects again, which costs less than saving the projections. No noise: the gradient is exact.
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
-from recbole_tinykg.functional.relation_matmul import relation_spans
+from recbole_tinykg.functional.relation_rows import Segments, Tiles, relation_rows
 from recbole_tinykg.functional.rows import add_rows_
 
 SOFTPLUS_THRESHOLD = 20.0
@@ -32,8 +32,8 @@ class _Projected(NamedTuple):
 
     relation: Tensor  # (B,) sorted
     entity: Tensor  # (3 B,)
-    segments: list[int]  # rows per relation
     rows: Tensor  # (3 B, D)
+    division: Segments | Tiles  # of the rows among relations
     projected: Tensor  # (B, 3, D')
     translation: Tensor  # (B, D')
 
@@ -46,17 +46,20 @@ def transr_loss(
     # (B,) each: head, relation, tail, corrupted tail
     triples: tuple[Tensor, Tensor, Tensor, Tensor],
     reg_weight: float,
+    *,
+    static_shapes: bool = False,
 ) -> Tensor:
     """Return the TransR loss plus `reg_weight` times RecBole's `EmbLoss` of the projections."""
-    return _TransRLoss.apply(reg_weight, *triples, entities, relations, projections)
+    parameters = entities, relations, projections
+    return _TransRLoss.apply(reg_weight, static_shapes, *triples, *parameters)
 
 
 class _TransRLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, reg_weight: float, *tensors: Tensor) -> Tensor:
-        ctx.reg_weight = reg_weight
+    def forward(ctx: Any, reg_weight: float, static_shapes: bool, *tensors: Tensor) -> Tensor:
+        ctx.reg_weight, ctx.static_shapes = reg_weight, static_shapes
         ctx.save_for_backward(*tensors)
-        batch = _project(*tensors)
+        batch = _project(static_shapes, *tensors)
         difference = _squared_norms(batch)[0]
         norms = _norms(batch)
         return F.softplus(difference).mean() + reg_weight * norms.sum() / len(difference)
@@ -64,18 +67,16 @@ class _TransRLoss(torch.autograd.Function):
     @staticmethod
     @refuse_double_backward
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
-        head, relation, tail, corrupted, entities, relations, projections = ctx.saved_tensors
-        batch = _project(head, relation, tail, corrupted, entities, relations, projections)
+        *triples, entities, relations, projections = ctx.saved_tensors
+        batch = _project(ctx.static_shapes, *ctx.saved_tensors)
         grad_projected, grad_translation = _batch_gradient(batch, ctx.reg_weight, grad_loss)
-        grad_rows = torch.empty_like(batch.rows)
+        grad_projected = grad_projected.view(len(batch.rows), -1)
         grad_projections = torch.zeros_like(projections)
-        shape = (entities.shape[1], relations.shape[1])
-        flat = grad_projected.view(-1, shape[1])
-        for r, span in relation_spans(batch.segments):
-            torch.mm(flat[span], projections[r].view(shape).t(), out=grad_rows[span])
-            torch.mm(batch.rows[span].t(), flat[span], out=grad_projections[r].view(shape))
+        matrices, grad_matrices = (_matrices(p, entities) for p in (projections, grad_projections))
+        batch.division.add_outer_products_(grad_matrices, batch.rows, grad_projected)
+        grad_rows = batch.division.products(grad_projected, matrices.transpose(1, 2))
         return (
-            *(None,) * 5,
+            *(None,) * (2 + len(triples)),
             add_rows_(torch.zeros_like(entities), batch.entity, grad_rows),
             add_rows_(torch.zeros_like(relations), batch.relation, grad_translation),
             grad_projections,
@@ -83,6 +84,7 @@ class _TransRLoss(torch.autograd.Function):
 
 
 def _project(
+    static_shapes: bool,
     head: Tensor,
     relation: Tensor,
     tail: Tensor,
@@ -95,16 +97,18 @@ def _project(
     order = torch.argsort(relation)
     sorted_relation = relation.index_select(0, order)
     entity = torch.stack([head, tail, corrupted], dim=1).index_select(0, order).view(-1)
-    segments = (3 * torch.bincount(relation, minlength=len(relations))).tolist()
     rows = entities.index_select(0, entity)
-    width = relations.shape[1]
-    projected = rows.new_empty(len(rows), width)
-    for r, span in relation_spans(segments):
-        torch.mm(rows[span], projections[r].view(-1, width), out=projected[span])
+    division = relation_rows(sorted_relation, projections, len(rows), static_shapes=static_shapes)
+    projected = division.products(rows, _matrices(projections, entities))
     translation = relations.index_select(0, sorted_relation)
     return _Projected(
-        sorted_relation, entity, segments, rows, projected.view(-1, 3, width), translation
+        sorted_relation, entity, rows, division, projected.view(len(head), 3, -1), translation
     )
+
+
+def _matrices(projections: Tensor, entities: Tensor) -> Tensor:
+    """Return the projections as matrices (n_relations, D, D')."""
+    return projections.view(len(projections), entities.shape[1], -1)
 
 
 def _squared_norms(batch: _Projected) -> tuple[Tensor, Tensor, Tensor]:

@@ -224,10 +224,9 @@ class Adjacency(nn.Module):
         """Yield every row block with the messages (k, D) of its message rows."""
         values = [self.values.to(part.dtype) for part in parts]
         for block in self.row_blocks:
-            crow = self.pointers(block)
             first, second = (
-                (crow[p] - (own.start - self.slots[p].start), self.col[own], values[p][own])
-                for p, own in enumerate(block.entries)
+                (crow, self.col[slots], value[slots])
+                for crow, slots, value in zip(self.pointers(block), self.slots, values, strict=True)
             )
             messages = ops.spmm(*first, parts[0])
             ops.spmm_add_(messages, *second, parts[1])
@@ -242,21 +241,25 @@ class Adjacency(nn.Module):
         nodes: Tensor,  # (R,)
         parts: tuple[Tensor, Tensor],  # (sizes[p], D)
     ) -> Tensor:
-        """Return the messages (R, D) of the nodes `nodes`, zero where a node has no entry."""
-        rows = self.message_position.index_select(0, nodes).long()
+        """Return the messages (R, D) of nodes, zero where one has no entry or is -1."""
+        rows = self._message_rows_of(nodes)
         messages = ops.spmm(*self.csr(0, parts[0].dtype), parts[0], rows)
         ops.spmm_add_(messages, *self.csr(1, parts[1].dtype), parts[1], rows)
         return messages
 
+    def _message_rows_of(self, nodes: Tensor) -> Tensor:
+        """Return the place (R,) int64 of each node (R,) among the message rows, -1 without."""
+        rows = self.message_position.index_select(0, nodes.clamp(min=0)).long()
+        return torch.where(nodes < 0, -1, rows)
+
     def add_transposed_rows_(
         self,
         out: Tensor,  # (num_nodes, D)
-        nodes: Tensor,  # (R,) unique
+        nodes: Tensor,  # (R,) unique, -1 for none
         messages: Tensor,  # (R, D)
     ) -> None:
         """Add the transpose of the rows `nodes` times messages to `out` in place."""
-        position = self.message_position.index_select(0, nodes).long()
-        places = row_places(position, self.num_messages)
+        places = row_places(self._message_rows_of(nodes), self.num_messages)
         values = self.values_t.to(out.dtype)
         ops.spmm_add_(out, self.crow_t, self.col_t, values, messages, places=places)
 

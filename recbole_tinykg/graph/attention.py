@@ -30,7 +30,10 @@ from recbole_tinykg.graph.node_rows import NodeRows
 from recbole_tinykg.graph.triples import Triples
 
 EDGE_BLOCK = 8192
-"""Edges that a refresh scores at a time: three temporaries of 8192 x 64 floats."""
+"""Edges that a refresh on a CPU scores at a time: three temporaries of 8192 x 64 floats."""
+
+DEVICE_EDGE_BLOCK = 8 * EDGE_BLOCK
+"""The same on a GPU, which a block has to keep busy."""
 
 
 class _Relation(NamedTuple):
@@ -115,6 +118,7 @@ class AttentionGraph(nn.Module):
         """Compute the attention matrix from the embeddings (KGAT, equations 4 and 5)."""
         scores = torch.zeros_like(self.adjacency.values)
         rows = self.adjacency.rows()
+        step = EDGE_BLOCK if rows.device.type == "cpu" else DEVICE_EDGE_BLOCK
         place = torch.empty(self.adjacency.num_nodes, dtype=torch.int64, device=rows.device)
         for item in self.relations:
             nodes = self.node[item.nodes].long()
@@ -123,8 +127,8 @@ class AttentionGraph(nn.Module):
             matrix = projections[item.relation].view(-1, relations.shape[1])
             projected = own.gather(parts) @ matrix
             query = (projected + relations[item.relation]).tanh_()
-            for start in range(item.edges.start, item.edges.stop, EDGE_BLOCK):
-                block = slice(start, min(start + EDGE_BLOCK, item.edges.stop))
+            for start in range(item.edges.start, item.edges.stop, step):
+                block = slice(start, min(start + step, item.edges.stop))
                 slot = self.edge_slot[block].long()
                 head, tail = (place.index_select(0, end) for end in self._ends(slot, rows))
                 key = projected.index_select(0, tail).mul_(query.index_select(0, head))

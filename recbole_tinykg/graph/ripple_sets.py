@@ -43,6 +43,9 @@ class RippleSets(nn.Module):
         triples: (n_users, n_hop, n_memory) each, int64.
         num_entities: Heads and tails are below it.
         num_relations: Relations are below it.
+
+    Attributes:
+        num_pairs: How many distinct pairs of a head and a relation the facts have.
     """
 
     memory: Tensor  # (n_users, n_hop, n_memory) int32 rows of the table
@@ -79,6 +82,8 @@ class RippleSets(nn.Module):
                 )
         head, relation, tail = (column.to(self.memory.device).long() for column in triples)
         keys, memory = torch.unique((relation * n + head) * n + tail, return_inverse=True)
+        pair_keys = keys // n
+        self.num_pairs = int((pair_keys[1:] != pair_keys[:-1]).sum()) + min(1, len(keys))
         self.memory = memory.int()
         self.relation = (keys // (n * n)).int()
         self.head = (keys // n % n).int()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -29,7 +30,7 @@ class StepMeter:
 
     Args:
         model, optimizer, device: Those of the training loop.
-        loss_func: What the loop calls; the meter's `loss_func` takes its place.
+        loss_func: What the loop calls; the meter's `loss_func`, of the same name, takes its place.
         compression: A block in which the model compresses to some bits; None: the model's method
             of that name, if it has one.
     """
@@ -45,6 +46,7 @@ class StepMeter:
         self._compression = compression or getattr(model, "compression", None)
         self._model, self._optimizer, self._device = model, optimizer, device
         self._loss_func = loss_func
+        self.loss_func = self._watching(loss_func)
         self._region = ExitStack()
         self._saved: SavedTensors | None = None
         self._float32_saved: SavedTensors | None = None
@@ -73,7 +75,14 @@ class StepMeter:
             "peak_bytes": self._peak.num_bytes,
         }
 
-    def loss_func(self, interaction: Any) -> Any:
+    def _watching(self, loss_func: LossFunction) -> LossFunction:
+        @functools.wraps(loss_func)
+        def watched(interaction: Any) -> Any:
+            return self._call(interaction)
+
+        return watched
+
+    def _call(self, interaction: Any) -> Any:
         """Call the wrapped loss function, and measure the first call."""
         self._region.close()  # open only if a gradient scaler skipped the optimizer's first step
         if self._saved is not None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from recbole_tinykg.errors import CheckpointError, ConfigurationError
 from recbole_tinykg.functional import add_bpr_sites, bpr_loss, kgat, normalized_rows, transr_loss
 from recbole_tinykg.graph.attention import AttentionGraph
+from recbole_tinykg.graph.distinct import distinct
 from recbole_tinykg.graph.from_recbole import collaborative_edges
 from recbole_tinykg.graph.node_rows import NodeRows
 from recbole_tinykg.model.checks import (
@@ -65,6 +66,7 @@ class TinyKGAT(Twin):
     """KGAT's twin; trains with RecBole's `KGATTrainer`."""
 
     stock_name = "KGAT"
+    has_static_step = True
     input_type = InputType.PAIRWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -131,10 +133,12 @@ class TinyKGAT(Twin):
 
     def _rows(self, users: Tensor, items: Tensor) -> tuple[NodeRows, Tensor, Tensor]:
         """Return the unique nodes of a batch, and the row of each user and of each item in them."""
-        unique_users, user_rows = torch.unique(users, return_inverse=True)
-        unique_items, item_rows = torch.unique(items, return_inverse=True)
-        rows = NodeRows.from_parts(unique_users, unique_items, self.n_users)
-        return rows, user_rows, item_rows + len(unique_users)
+        user_rows, item_rows = (
+            distinct(index, below, static_shapes=self.static_shapes)
+            for index, below in ((users, self.n_users), (items, self.n_items))
+        )
+        rows = NodeRows.from_parts(user_rows.numbers, item_rows.numbers, self.n_users)
+        return rows, user_rows.places, item_rows.places + len(user_rows.numbers)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Return the BPR loss of (user, item, negative item), with the regulariser; a scalar."""
@@ -163,6 +167,7 @@ class TinyKGAT(Twin):
             self.trans_w.weight,
             triples,
             self.reg_weight,
+            static_shapes=self.static_shapes,
         )
 
     def update_attentive_A(self) -> None:  # noqa: N802 - called by RecBole's KGATTrainer

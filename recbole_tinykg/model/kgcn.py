@@ -35,6 +35,7 @@ class TinyKGCN(Twin):
 
     stock_name = "KGCN"
     input_type = InputType.PAIRWISE
+    has_static_step = True
     num_norms = 2  # RecBole's EmbLoss takes positive and negative items apart
     adj_entity: Tensor  # (n_entities, K) int32
     adj_relation: Tensor  # (n_entities, K) int32
@@ -106,7 +107,9 @@ class TinyKGCN(Twin):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Return the cross entropy of (user, item, negative item), with the regulariser."""
         self._forget()
-        users = kgcn.BatchUsers.of(interaction[self.USER_ID])
+        users = kgcn.BatchUsers.of(
+            interaction[self.USER_ID], self.n_users, static_shapes=self.static_shapes
+        )
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]]).int()
         labels = (torch.arange(len(items), device=items.device) < len(items) // 2).float()
         attention = self.attention(users, items)
@@ -132,7 +135,7 @@ class TinyKGCN(Twin):
     def predict(self, interaction: Any) -> Tensor:
         """Return the scores (B,) of pairs of a user and an item."""
         user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        attention = self.attention(kgcn.BatchUsers.of(user), item)
+        attention = self.attention(kgcn.BatchUsers.of(user, self.n_users), item)
         vectors = self.forward(item, attention, self.current_sites())
         return (self.user_embedding.weight.index_select(0, user) * vectors).sum(1)
 

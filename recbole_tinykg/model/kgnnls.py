@@ -77,14 +77,22 @@ class TinyKGNNLS(TinyKGCN):
         for entities in self.field.entities(items):
             repeats = len(entities) // len(items)
             user, item = (t.repeat_interleave(repeats) for t in (users, items))
-            labels = torch.full_like(entities, kgcn.UNKNOWN, dtype=torch.uint8)
-            asked = ((entities < self.n_items) & (entities != item)).nonzero().squeeze(1)
-            keys = user[asked].long() * self.n_entities + entities[asked]
-            place = torch.searchsorted(self.label_keys, keys).clamp_(max=len(self.label_keys) - 1)
-            found = self.label_keys[place] == keys
-            labels[asked] = torch.where(found, self.label_values[place], kgcn.UNKNOWN)
+            asked = (entities < self.n_items) & (entities != item)
+            if self.static_shapes:
+                labels = torch.where(asked, self._labels_of(user, entities), kgcn.UNKNOWN)
+            else:  # mostly a small part, which a CPU looks up in less time
+                rows = asked.nonzero().squeeze(1)
+                labels = torch.full_like(entities, kgcn.UNKNOWN, dtype=torch.uint8)
+                labels[rows] = self._labels_of(user[rows], entities[rows])
             known.append(labels)
         return tuple(known)
+
+    def _labels_of(self, users: Tensor, items: Tensor) -> Tensor:  # (N,) each
+        """Return twice the labels (N,) uint8, `UNKNOWN` for pairs without one."""
+        keys = users.long() * self.n_entities + items
+        place = torch.searchsorted(self.label_keys, keys).clamp_(max=len(self.label_keys) - 1)
+        found = self.label_keys[place] == keys
+        return torch.where(found, self.label_values[place], kgcn.UNKNOWN)
 
     def _with_label_loss(
         self, loss: Tensor, users: Tensor, items: Tensor, attention: Any, labels: Tensor

@@ -34,6 +34,7 @@ class TinyRippleNet(Twin):
     """RippleNet's twin; trains with RecBole's `KGTrainer`."""
 
     stock_name = "RippleNet"
+    has_static_step = True
     input_type = InputType.POINTWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -86,6 +87,7 @@ class TinyRippleNet(Twin):
             self.ripple_sets.table,
             self._weights(),
             self.penalty,
+            most_pairs=self.ripple_sets.num_pairs if self.static_shapes else None,
         )
 
     def predict(self, interaction: Any) -> Tensor:

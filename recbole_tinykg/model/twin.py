@@ -37,6 +37,7 @@ class Twin(KnowledgeRecommender):
 
     stock_name: ClassVar[str]
     chooses_bits: ClassVar[bool] = True  # whether `name_sites` names the maps that a step stores
+    has_static_step: ClassVar[bool] = False  # whether `static_shapes` is more than a wish
 
     def __init__(self, config: Any, dataset: Any) -> None:
         """Check the configuration, then prepare sites and noise; no parameter yet."""
@@ -50,6 +51,7 @@ class Twin(KnowledgeRecommender):
         seed = config["compress_seed"]
         self.streams = NoiseStreams(config["seed"] if seed is None else seed, len(self._sites))
         self._cache: Any = None  # of evaluation
+        self._static_shapes: bool | None = None
         self.register_load_state_dict_post_hook(_forget)
 
     @classmethod
@@ -61,6 +63,20 @@ class Twin(KnowledgeRecommender):
     def name_sites(cls, config: Any) -> Sites:
         """Return the sites of a step, in an order that checkpoints rely on; here none."""
         return Sites()
+
+    @property
+    def static_shapes(self) -> bool:
+        """Whether shapes in a step follow from the batch's alone; unless set: on a GPU.
+
+        Then a step reads nothing back from the device and can be replayed as a CUDA graph.
+        """
+        if self._static_shapes is None:
+            return self.has_static_step and self.streams.position.is_cuda
+        return self._static_shapes
+
+    @static_shapes.setter
+    def static_shapes(self, value: bool) -> None:
+        self._static_shapes = value
 
     def current_sites(self) -> StepSites:
         """Return the sites of the current step."""

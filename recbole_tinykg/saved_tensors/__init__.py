@@ -25,5 +25,6 @@ reports by how much. Second derivatives that would read codes are refused.
 
 from recbole_tinykg.saved_tensors.bias import Bias, measure_bias
 from recbole_tinykg.saved_tensors.context import compressed_saves
+from recbole_tinykg.saved_tensors.recording import Recording
 
-__all__ = ["Bias", "compressed_saves", "measure_bias"]
+__all__ = ["Bias", "Recording", "compressed_saves", "measure_bias"]

@@ -65,9 +65,9 @@ class Reference:
     """A tensor as it is, without autograd history; changing it is an error, as in autograd."""
 
     def __init__(self, tensor: Tensor, outer: OuterHooks) -> None:
-        self._version, self._shape = tensor._version, tuple(tensor.shape)
+        self._version, self.shape = tensor._version, tuple(tensor.shape)
         self._is_strided = tensor.layout is torch.strided
-        self._storage = tensor.untyped_storage()._cdata if self._is_strided else 0
+        self.storage = tensor.untyped_storage()._cdata if self._is_strided else 0
         self._packed = OuterPacked(tensor, outer)
 
     def unpack(self) -> Tensor:
@@ -77,10 +77,10 @@ class Reference:
             RuntimeError: It has been changed in place.
         """
         tensor = self._packed.unpack()
-        is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
+        is_copy = self._is_strided and tensor.untyped_storage()._cdata != self.storage
         if not is_copy and tensor._version != self._version:
             raise RuntimeError(
-                f"a tensor of shape {self._shape} that backward needs (a parameter, rows gathered "
+                f"a tensor of shape {self.shape} that backward needs (a parameter, rows gathered "
                 "from it, or an activation that compressed_saves keeps as it is) has been modified "
                 f"in place since forward: it is at version {tensor._version}, expected version "
                 f"{self._version}. Call backward before the optimizer steps"

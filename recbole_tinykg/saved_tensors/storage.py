@@ -6,6 +6,7 @@ the storage is packed once. Codes of an expanded row are the codes of one row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,7 @@ class PackedTensor:
         self.packed: Packed | None = None  # stands for its storage or, without geometry, for it
         self.storage: PackedStorage | None = None  # or its storage, shared with other tensors, and
         self.need = Need.NOTHING  # what to unpack that for
+        self.check: Callable[[], None] | None = None  # of who reads codes
         self.geometry: tuple[Any, ...] | None = None  # size, strides and offset in the storage
 
     def unpack(self) -> Tensor:
@@ -138,6 +140,8 @@ class PackedTensor:
                     "activations cannot give second derivatives. Leave the block out, or use 32 "
                     "bits"
                 )
+            if self.check is not None:
+                self.check()
         with torch.no_grad():
             if self.storage is not None:
                 tensor = self.storage.unpack(self.need)

@@ -2,82 +2,31 @@
 
 RecBole's loop reads each step's loss as a Python number and checks it for NaN. On a GPU either one
 waits until the step is done, and only then is the next step prepared. Here the losses are summed on
-the device, in float64 as Python does, which gives the same number, and a GPU is checked for NaN
-once in `CHECK_INTERVAL` steps and when the pass ends. On a CPU, where the check is free, every loss
-is checked before its gradients are computed, as in RecBole's loop.
+the device, in float64 as Python does, which gives the same number, and a GPU is checked for NaN now
+and then (`step`). On a GPU batches are drawn ahead (`data.prefetch`), and most steps are replays of
+a CUDA graph (`cuda_graphs`).
 
-Batches, order of operations, mixed precision and gradient clipping are those of RecBole's loop.
+Batches are those of RecBole's loop, and so is what a step does.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.utils import KGDataLoaderState, get_gpu_usage, set_color
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch import nn
 
-from recbole_tinykg.errors import DivergenceError
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import stock_name_of
 from recbole_tinykg.trainer.progress import Progress
-
-CHECK_INTERVAL = 64  # steps that a GPU may take before a NaN is noticed
+from recbole_tinykg.trainer.step import LossSum, TrainingStep
 
 _READS_NO_TRIPLES = frozenset("KGCN KGNNLS KGIN RippleNet MCCLK".split())
 """Stock models whose loss reads interactions only."""
-
-
-class LossSum:
-    """Sums the losses of a pass, or each of their parts, and watches for NaN."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._interval = 1 if device.type == "cpu" else CHECK_INTERVAL
-        self._sums: list[Tensor] = []
-        self._is_tuple = False
-        self._is_nan: Tensor | None = None
-        self._steps = 0
-
-    def add(self, losses: Tensor | tuple[Tensor, ...]) -> Tensor:  # (), or (1,) for some models
-        """Add a step's loss, or its parts, and return the loss to differentiate.
-
-        Raises:
-            DivergenceError: The loss, or on a GPU one of the last steps' losses, was NaN.
-        """
-        self._is_tuple = isinstance(losses, tuple)
-        parts = losses if isinstance(losses, tuple) else (losses,)
-        numbers = [part.detach().double().reshape(()) for part in parts]
-        if self._sums:
-            numbers = [a + b for a, b in zip(self._sums, numbers, strict=True)]
-        self._sums = numbers
-        loss = functools.reduce(operator.add, parts)
-        is_nan = torch.isnan(loss.detach()).reshape(())
-        self._is_nan = is_nan if self._is_nan is None else self._is_nan | is_nan
-        self._steps += 1
-        if self._steps % self._interval == 0:
-            self._check()
-        return loss
-
-    def total(self) -> float | tuple[float, ...] | None:
-        """Return the sum over the pass, a tuple if the losses were; None without a step.
-
-        Raises:
-            DivergenceError: A loss was NaN.
-        """
-        self._check()
-        sums = tuple(part.item() for part in self._sums)
-        return sums if self._is_tuple else sums[0] if sums else None
-
-    def _check(self) -> None:
-        if self._is_nan is not None and self._is_nan:
-            raise DivergenceError
 
 
 def train_pass(
@@ -96,21 +45,25 @@ def train_pass(
     Raises:
         DivergenceError: A loss was NaN.
     """
-    model, optimizer, device = trainer.model, trainer.optimizer, trainer.device
-    model.train()
-    losses = LossSum(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=trainer.enable_scaler)
-    for interaction in _with_progress_bar(train_data, trainer) if show_progress else train_data:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, enabled=trainer.enable_amp):
-            parts = loss_func(interaction.to(device))
-        loss = losses.add(parts)
-        scaler.scale(loss).backward()
-        if trainer.clip_grad_norm:
-            clip_grad_norm_(model.parameters(), **trainer.clip_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-    return losses.total()
+    trainer.model.train()
+    graphs = getattr(trainer, "step_graphs", None)
+    steps = graphs.begin_pass(loss_func) if graphs else _Steps(trainer, loss_func)
+    for batch in _with_progress_bar(train_data, trainer) if show_progress else train_data:
+        steps.take(batch)
+    return steps.losses.total()
+
+
+class _Steps:
+    """Takes the steps of a pass, one by one."""
+
+    def __init__(self, trainer: Any, loss_func: LossFunction) -> None:
+        self._device = trainer.device
+        self.losses = LossSum(checks_every_loss=self._device.type == "cpu")
+        self._step = TrainingStep(trainer, loss_func, self.losses)
+
+    def take(self, batch: Interaction) -> None:
+        self._step(batch.to(self._device))
+        self.losses.end_step()
 
 
 def _with_progress_bar(train_data: Any, trainer: Any) -> Iterator[Interaction]:

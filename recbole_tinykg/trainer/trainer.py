@@ -9,8 +9,8 @@ slips in between by inheritance, for twins and for stock models alike::
 
 So what an epoch is stays RecBole's decision, and what `TinyTrainer` adds is done by objects that it
 owns. Autograd's anomaly mode is on only while `fit` runs. Twins train without it, with Adam in one
-fused kernel, in a pass that does not wait for the device (`loop`), and their best items are
-collected without a matrix of all (`collector`).
+fused kernel, in a pass that does not wait for the device (`loop`) and replays steps as CUDA graphs
+(`cuda_graphs`); their best items are collected without a matrix of all (`collector`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from recbole_tinykg.model import is_tiny, stock_name_of
 from recbole_tinykg.trainer.bit_budget import BitBudget
 from recbole_tinykg.trainer.collector import TopKCollector
 from recbole_tinykg.trainer.compressed_loss import CompressedLoss
+from recbole_tinykg.trainer.cuda_graphs import StepGraphs
 from recbole_tinykg.trainer.loop import train_pass, without_unread_triples
 from recbole_tinykg.trainer.optimizers import fuse
 from recbole_tinykg.trainer.phases import PHASES, Measurements, WholeEpoch, phase_of
@@ -82,6 +83,7 @@ class TinyTrainer(Trainer):
         doing: What a progress bar calls the current pass.
         epoch_seconds: Per epoch trained by this object: `rs`, `kg`, `refresh`, `total`.
         evaluation_seconds: Of every evaluation by this object.
+        step_graphs: A twin's steps as CUDA graphs, on a GPU.
     """
 
     doing = EVALUATION
@@ -103,6 +105,7 @@ class TinyTrainer(Trainer):
         self._epoch = 0  # the current one, or the last one
         self._resumed: dict[str, Any] | None = None
         self._latest_valid_result: dict[str, float] | None = None
+        self.step_graphs = StepGraphs.of(self) if self._is_twin else None
         if self._is_twin:
             self.eval_collector = TopKCollector(config)
 

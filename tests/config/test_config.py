@@ -36,6 +36,7 @@ def test_twin_has_its_stock_models_parameters_and_ours():
         "compress_require_native": False,
         "compress_budget": None,
         "compressed_saves": False,
+        "cuda_graphs": True,
         "skip_unread_kg_batches": False,
     }
 

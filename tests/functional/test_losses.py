@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from recbole_tinykg.functional import add_bpr_sites, bpr_loss, transr_loss
 from recbole_tinykg.functional.bpr import EPS
@@ -57,8 +58,9 @@ def test_bpr_equals_autograd(ranking, reg_weight):
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize("reg_weight", [0.0, 0.7])
-def test_transr_equals_autograd(reg_weight):
+def test_transr_equals_autograd(reg_weight, static_shapes):
     entities, relations = draw(11, 5), draw(4, 3, seed=1)
     projections = draw(4, 15, seed=2)
     generator = torch.Generator().manual_seed(3)
@@ -75,13 +77,25 @@ def test_transr_equals_autograd(reg_weight):
     inputs = [entities, relations, projections]
     expected_grads = torch.autograd.grad(3 * expected, inputs)
 
-    loss = transr_loss(*inputs, (h, r, t, n), reg_weight)
+    loss = transr_loss(*inputs, (h, r, t, n), reg_weight, static_shapes=static_shapes)
     torch.testing.assert_close(loss, expected)
     for grad, other in zip(torch.autograd.grad(3 * loss, inputs), expected_grads, strict=True):
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-13)
 
 
-def test_transr_keeps_nothing_of_its_own():
+def test_transr_with_static_shapes_reads_no_number():
+    """Fake tensors have shapes and no numbers."""
+    mode = FakeTensorMode()
+    inputs = [mode.from_tensor(x.detach()) for x in (draw(11, 5), draw(4, 3), draw(4, 15))]
+    triples = tuple(mode.from_tensor(torch.tensor([1, 2, 3])) for _ in range(4))
+    with mode:
+        inputs = [x.requires_grad_() for x in inputs]
+        transr_loss(*inputs, triples, 0.1, static_shapes=True).backward()
+    assert all(x.grad.shape == x.shape for x in inputs)
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_transr_keeps_nothing_of_its_own(static_shapes):
     inputs = draw(11, 5), draw(4, 3), draw(4, 15)
     triples = tuple(torch.tensor([1, 2, 3]) for _ in range(4))
     saved = []
@@ -91,6 +105,6 @@ def test_transr_keeps_nothing_of_its_own():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        transr_loss(*inputs, triples, 0.1)
+        transr_loss(*inputs, triples, 0.1, static_shapes=static_shapes)
     owned = {tensor.untyped_storage().data_ptr() for tensor in (*inputs, *triples)}
     assert saved and set(saved) <= owned

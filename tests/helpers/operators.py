@@ -55,6 +55,23 @@ def difficult_rows(dtype, num_columns):
     return x.to(dtype)
 
 
+def rows_between_steps(bits):  # (8960, 8) float32
+    """Return a row per step and error: its range is levels · step and up to 3 units more or less.
+
+    The steps are all 128 mantissas of a bfloat16, from the smallest normal number up to where a
+    range is computed at a quarter of its size. The error decides how the quotient is rounded, and
+    whether the last position lies beyond the last code.
+    """
+    levels = 2**bits - 1
+    mantissas = (128 + torch.arange(128)) / 128
+    exponents = torch.tensor([-126, -110, -1, 0, 1, 60, 115, 117, 123 - bits, 124 - bits])
+    steps = torch.ldexp(mantissas.repeat(len(exponents)), exponents.repeat_interleave(128))
+    ranges = (steps * levels).view(torch.int32)
+    ranges = (ranges + torch.arange(-3, 4)[:, None].int()).view(-1).view(torch.float32)
+    places = torch.tensor([0, 1, 0.5, 0.25, 1, 1 / levels, 0.999, 0])
+    return ranges[:, None] * places  # (70 · 128, 8)
+
+
 def layouts(x):
     """Yield the numbers contiguous, transposed, with a stride, misaligned; one column repeated."""
     yield x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import ClassVar
 
@@ -12,7 +13,9 @@ from recbole.utils import KGDataLoaderState, init_seed
 
 from helpers.conformance import TwinConformance
 from helpers.twin_case import distance, total
+from recbole_tinykg.functional import relation_matmul
 from recbole_tinykg.memory.meter import peak_bytes
+from recbole_tinykg.model import generic
 from recbole_tinykg.saved_tensors import measure_bias
 
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
@@ -136,6 +139,18 @@ class TestTinyCKE(GenericConformance):
     checkerboard_hits = 0.8  # six seeds: 0.97 to 1.0; stock 0.94 to 1.0
     refused = [("kg_embedding_size", 1.5), ("reg_weights", 0.1), ("reg_weights", [0.1, -1])]
     fewer_bytes = 40
+
+    @pytest.fixture
+    def static_shapes(self, monkeypatch):
+        """Multiply by relations as on a GPU."""
+        product = functools.partial(relation_matmul, static_shapes=True)
+        monkeypatch.setattr(generic, "relation_matmul", lambda *args, **_: product(*args))
+
+    def test_equals_stock_with_static_shapes(self, dataset, variant, static_shapes):
+        self.test_equals_stock(dataset, variant)
+
+    def test_keeps_fewer_bytes_with_static_shapes(self, static_shapes):
+        self.test_keeps_fewer_bytes()
 
 
 class TestTinyKTUP(GenericConformance):

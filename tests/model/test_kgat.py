@@ -6,13 +6,13 @@ import pytest
 import torch
 from recbole.utils import KGDataLoaderState
 
-from helpers.conformance import TwinConformance
+from helpers.static_conformance import StaticConformance
 from helpers.twin_case import distance
 from recbole_tinykg.graph import row_blocks
 
 
 @pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning")  # stock KGAT's call
-class TestTinyKGAT(TwinConformance):
+class TestTinyKGAT(StaticConformance):
     twin = "TinyKGAT"
     variants = [
         {"aggregator_type": aggregator, "layers": layers, "mess_dropout": 0.0}

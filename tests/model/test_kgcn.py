@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.conformance import TwinConformance
+from helpers.static_conformance import StaticConformance
 from helpers.twin_case import total
 from recbole_tinykg.errors import CheckpointError
 from recbole_tinykg.functional.kgcn import convolution
@@ -27,7 +27,7 @@ class CrossEntropy(torch.nn.Module):
         return F.binary_cross_entropy_with_logits(score, label.to(score.dtype))
 
 
-class TestTinyKGCN(TwinConformance):
+class TestTinyKGCN(StaticConformance):
     twin = "TinyKGCN"
     variants = [
         {"aggregator": aggregator, "n_iter": n_iter}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_kgcn import CrossEntropy, share_neighbors
 
-from helpers.conformance import TwinConformance
+from helpers.static_conformance import StaticConformance
 from recbole_tinykg.functional.kgcn import UNKNOWN
 
 
@@ -17,7 +17,7 @@ def set_labels(twin, users, items, labels):
     twin.label_values = (2 * labels[order]).to(twin.label_values)
 
 
-class TestTinyKGNNLS(TwinConformance):
+class TestTinyKGNNLS(StaticConformance):
     twin = "TinyKGNNLS"
     variants = [
         {"aggregator": "sum", "ls_weight": 0.5},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from helpers.conformance import TwinConformance
+from helpers.static_conformance import StaticConformance
 from helpers.twin_case import default_dtype
 from recbole_tinykg.config import Config
 from recbole_tinykg.errors import CheckpointError
@@ -17,7 +17,7 @@ from recbole_tinykg.memory.meter import peak_bytes, resident_bytes, saved_tensor
 from recbole_tinykg.model import get_model
 
 
-class TestTinyRippleNet(TwinConformance):
+class TestTinyRippleNet(StaticConformance):
     twin = "TinyRippleNet"
     variants = [{"n_hop": hops} for hops in (1, 2, 3)]
     large = {"embedding_size": 16, "n_memory": 8, "train_batch_size": 512}

@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,14 @@ from hypothesis import strategies as st
 from test_normalize import EPS
 from test_normalize import rows as rows_to_normalize
 
-from helpers.operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
+from helpers.operators import (
+    BITS,
+    DTYPES,
+    assert_same_bits,
+    difficult_rows,
+    layouts,
+    rows_between_steps,
+)
 from recbole_tinykg.ops import reference, registration
 from recbole_tinykg.quantization import stream
 
@@ -193,6 +201,42 @@ def test_a_million_draws_round_as_the_reference(emulated, bits):
     x = torch.rand(4000, 256, generator=torch.Generator().manual_seed(bits))
     expected = reference.quantize(x, NOISE, bits=bits)
     assert_same_bits(emulated.quantize(x, NOISE, bits=bits), expected)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_ranges_next_to_a_multiple_of_a_step_equal_the_reference(emulated, bits):
+    """Division, reciprocal, and the last code are decided by the last bit there."""
+    x = rows_between_steps(bits)
+    assert_quantizers_agree(emulated, torch.cat((x, 1 - x)), bits=[bits])
+
+
+def test_one_newton_step_rounds_the_reciprocal_of_every_step():
+    """From within two units in the last place, more than a GPU's approximation is off."""
+    for mantissa in range(128, 256):
+        step = Fraction(mantissa, 128)
+        expected = nearest_float(1 / step)
+        for error in range(-2, 3):
+            start = expected + error * Fraction(1, 2**24 if mantissa > 128 else 2**23)
+            rest = nearest_float(1 - step * start)
+            assert nearest_float(start + rest * start) == expected
+
+
+def nearest_float(x):
+    """Round a fraction to float32, ties to even; far from the limits of the range."""
+    if x == 0:
+        return x
+    exponent = 24
+    while abs(x) * 2**exponent < 2**23:
+        exponent += 1
+    while abs(x) * 2**exponent >= 2**24:
+        exponent -= 1
+    return Fraction(round(x * 2**exponent), 1) / 2**exponent
+
+
+@pytest.mark.parametrize("first_row", [2**29 - 3, 2**29 - 2, 2**32 - 1, 2**33 - 2])
+def test_counters_may_cross_a_word(emulated, first_row):
+    """8 calls a row: rows 2^29 - 1 and 2^29 have counters below and above 2^32."""
+    assert_quantizers_agree(emulated, torch.randn(3, 64), first_row=first_row)
 
 
 @settings(max_examples=100, deadline=None)

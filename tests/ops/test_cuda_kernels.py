@@ -16,7 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.operators import BITS, DTYPES, assert_same_bits, difficult_rows, layouts
+from helpers.operators import (
+    BITS,
+    DTYPES,
+    assert_same_bits,
+    difficult_rows,
+    layouts,
+    rows_between_steps,
+)
 from helpers.processes import run
 from recbole_tinykg import ops
 from recbole_tinykg.quantization import stream
@@ -76,10 +83,20 @@ def test_every_operator_gives_the_bits_of_the_cpu(dtype, num_columns):
             assert_same_results(results, every_operator(view, noise, bits))
 
 
-@pytest.mark.parametrize(("num_rows", "num_columns"), [(1_100_000, 1), (600_000, 9), (200_000, 64)])
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns"), [(4_300_000, 1), (2_200_000, 9), (1_100_000, 40)]
+)
 def test_more_rows_than_a_launch_has_blocks(num_rows, num_columns):
     x, noise = torch.randn(num_rows, num_columns), stream(1, 2)
     assert_same_results(every_operator(x.cuda(), noise.cuda()), every_operator(x, noise))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_ranges_next_to_a_multiple_of_a_step_give_the_bits_of_the_cpu(bits):
+    """The device's reciprocals, for every step that there is."""
+    x = rows_between_steps(bits)
+    on_gpu = ops.quantize(x.cuda(), stream(3, 4, "cuda"), bits=bits)
+    assert_same_bits(on_gpu, ops.quantize(x, stream(3, 4), bits=bits))
 
 
 def test_more_elements_than_32_bits_count():

@@ -8,8 +8,8 @@ from recbole.trainer import Trainer
 
 from helpers.identical import assert_identical
 from recbole_tinykg.quick_start import prepare
-from recbole_tinykg.trainer import loop, trainer
-from recbole_tinykg.trainer.loop import LossSum
+from recbole_tinykg.trainer import step, trainer
+from recbole_tinykg.trainer.step import LossSum
 
 
 def fit(model, parameters):
@@ -41,20 +41,34 @@ def test_nan_stops_training_before_its_gradients_on_a_cpu(tiny):
 
 
 def on_a_gpu(interval, monkeypatch):
-    monkeypatch.setattr(loop, "CHECK_INTERVAL", interval)
-    return LossSum(torch.device("cuda"))  # where the losses are does not matter to it
+    monkeypatch.setattr(step, "CHECK_INTERVAL", interval)
+    return LossSum(checks_every_loss=False)
+
+
+def take(losses, *values):
+    for value in values:
+        losses.add(value)
+        losses.end_step()
 
 
 def test_nan_on_a_gpu_is_noticed_within_the_interval_and_at_the_end(monkeypatch):
     losses = on_a_gpu(3, monkeypatch)
-    losses.add(torch.tensor(torch.nan))
-    losses.add(torch.tensor(1.0))
+    take(losses, torch.tensor(torch.nan), torch.tensor(1.0))
     with pytest.raises(ValueError, match="Training loss is nan"):
-        losses.add(torch.tensor(1.0))
+        take(losses, torch.tensor(1.0))
     losses = on_a_gpu(3, monkeypatch)
-    losses.add((torch.tensor(1.0), torch.tensor(torch.nan)))
+    take(losses, (torch.tensor(1.0), torch.tensor(torch.nan)))
     with pytest.raises(ValueError, match="Training loss is nan"):
         losses.total()
+
+
+def test_a_pass_after_one_with_nan_begins_anew(monkeypatch):
+    losses = on_a_gpu(3, monkeypatch)
+    take(losses, torch.tensor(torch.nan))
+    losses.restart()
+    assert losses.total() is None
+    take(losses, torch.tensor(2.0))
+    assert losses.total() == 2.0
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
@@ -66,9 +80,11 @@ def test_sum_is_that_of_python_numbers(shape, monkeypatch):
         expected += value.item()
         assert torch.equal(alone.add(value.view(shape)), value.view(shape))
         assert torch.equal(parts.add((value.view(shape), value.view(shape))), 2 * value.view(shape))
+        alone.end_step()
+        parts.end_step()
     assert alone.total() == expected
     assert parts.total() == (expected, expected)
 
 
 def test_pass_without_batches_has_no_loss():
-    assert LossSum(torch.device("cpu")).total() is None
+    assert LossSum(checks_every_loss=True).total() is None

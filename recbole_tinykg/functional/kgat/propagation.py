@@ -41,7 +41,9 @@ from recbole_tinykg.functional.kgat.aggregators import (
 )
 from recbole_tinykg.functional.kgat.saved_layer import LayerSaver, SavedLayer
 from recbole_tinykg.functional.kgat.targets import AllNodes, BatchNodes, Targets
+from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.graph.adjacency import Adjacency
+from recbole_tinykg.graph.distinct import table_rows
 from recbole_tinykg.graph.node_rows import NodeRows, Parts
 from recbole_tinykg.graph.row_blocks import RowBlock
 from recbole_tinykg.quantization import Sites, StepSites
@@ -135,7 +137,7 @@ class _Propagate(torch.autograd.Function):
                 plan, targets, ego, layer, sites.group(f"layer{i + 1}"), keep
             )
             saved.append(layer_saved)
-            outputs.append(ego if is_last else ego.index_select(0, nodes))
+            outputs.append(ego if is_last else table_rows(ego, nodes))
         if keep:
             ctx.plan, ctx.table, ctx.num_first = plan, sites.table, num_first
             ctx.num_tensors, ctx.layouts = len(tensors), [layer.layouts() for layer in saved]
@@ -163,7 +165,7 @@ class _Propagate(torch.autograd.Function):
             gradient = _backward_layer(
                 plan, targets, gradient, ego, saved.pop(), weights[i], weight_grads[i], stream
             ).to(grads[i].dtype)
-            gradient.index_add_(0, rows.nodes, grads[i])
+            add_rows_(gradient, rows.nodes.clamp(min=0), grads[i])
         flat_grads = [grad for layer in weight_grads for grad in layer]
         return *(None,) * 5, *plan.parts(gradient), *flat_grads
 

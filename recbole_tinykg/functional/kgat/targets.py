@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from recbole_tinykg.functional.rows import add_rows_
 from recbole_tinykg.graph.adjacency import Adjacency
+from recbole_tinykg.graph.distinct import table_rows
 from recbole_tinykg.graph.node_rows import NodeRows, Parts
 from recbole_tinykg.graph.row_blocks import RowBlock, row_bounds
 
@@ -68,7 +70,10 @@ class AllNodes:
 
 
 class BatchNodes:
-    """Targets of the last layer: the rows of a batch; blocks are slices of their list."""
+    """Targets of the last layer: the rows of a batch; blocks are slices of their list.
+
+    A row that stands for no node has no messages, and the gradient that reaches it is zero.
+    """
 
     def __init__(self, adjacency: Adjacency, rows: NodeRows) -> None:
         self.adjacency = adjacency
@@ -90,7 +95,7 @@ class BatchNodes:
     def ego(self, parts: Parts, block: RowBlock) -> Tensor:
         """Return the rows (n, D) of the block, gathered."""
         shift = block.part * self.rows.offset
-        return parts[block.part].index_select(0, self.rows.nodes[block.start : block.stop] - shift)
+        return table_rows(parts[block.part], self.rows.nodes[block.start : block.stop] - shift)
 
     def new_gradient(self, like: Tensor, dim: int) -> Tensor:
         """Return a gradient (num_nodes, dim) of zeros of the ego embeddings."""
@@ -106,7 +111,7 @@ class BatchNodes:
 
     def write(self, gradient: Tensor, block: RowBlock, rows: Tensor) -> None:
         """Move what was written into `gradient_rows` to its rows."""
-        gradient.index_copy_(0, self.rows.nodes[block.start : block.stop], rows)
+        add_rows_(gradient, self.rows.nodes[block.start : block.stop].clamp(min=0), rows)
 
     def return_messages_(self, gradient: Tensor, messages: Tensor) -> None:
         """Send the gradient of the messages back to their senders."""

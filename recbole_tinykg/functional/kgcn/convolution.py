@@ -41,6 +41,9 @@ AGGREGATORS = ("sum", "neighbor", "concat")
 EDGE_BLOCK = 16384
 """Neighbours at a time in the first layer's backward: at K = 4, inputs of 1 MiB at 64 floats."""
 
+DEVICE_EDGE_BLOCK = 16 * EDGE_BLOCK
+"""The same on a GPU, which a block has to keep busy: inputs of 16 MiB."""
+
 
 def add_neighborhood_sites(sites: Sites, num_hops: int, aggregator: str) -> None:
     """Name the output of each layer at each hop that it has."""
@@ -175,12 +178,13 @@ class _Walk(NamedTuple):
     def backward_table(self, grads: _Tensors, ends: _Ends, dz: Tensor, hop: int) -> None:
         """Go back through the first layer, whose ends are rows of the table; add all gradients."""
         size = self.plan.field.sample_size
-        step = max(1, EDGE_BLOCK // size)
+        block = EDGE_BLOCK if dz.device.type == "cpu" else DEVICE_EDGE_BLOCK
+        step = max(1, block // size)
         for start in range(0, len(dz), step):
             rows, edges = slice(start, start + step), slice(start * size, (start + step) * size)
-            block = ends.block(rows, edges)
-            d_ego, d_side = self._backward_linear(grads, block, dz[rows], 0)
-            d_share = ops.spmm_backward_(grads.entities, *block.matrix(), block.table, d_side)
+            own = ends.block(rows, edges)
+            d_ego, d_side = self._backward_linear(grads, own, dz[rows], 0)
+            d_share = ops.spmm_backward_(grads.entities, *own.matrix(), own.table, d_side)
             grads.attention[hop][rows].add_(d_share.view(-1, size), alpha=1 / size)
             if d_ego is not None:
                 add_rows_(grads.entities, self.hops[hop][rows], d_ego)
@@ -234,9 +238,12 @@ class _Ends(NamedTuple):
     def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the CSR matrix that mixes the neighbours: row pointers, columns and values."""
         num_rows, size = self.attention.shape
-        count = torch.arange(num_rows * size + 1, dtype=torch.int32, device=self.table.device)
-        rows = count[:-1] if self.rows is None else self.rows
-        return count[::size], rows, self.attention.reshape(-1) / size
+        num_edges, device = num_rows * size, self.table.device
+        crow = torch.arange(0, num_edges + 1, size, dtype=torch.int32, device=device)
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(num_edges, dtype=torch.int32, device=device)
+        return crow, rows, self.attention.reshape(-1) / size
 
 
 class _SavedOutput(NamedTuple):

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.rows import write_distinct_rows_
+from recbole_tinykg.graph.distinct import distinct, table_rows
 from recbole_tinykg.graph.receptive_field import ReceptiveField
 
 
@@ -26,14 +28,24 @@ class BatchUsers(NamedTuple):
     and negative items have the same users.
     """
 
-    unique: Tensor  # (U,) int32
+    unique: Tensor  # (U,) int32; with static shapes -1 in places that are left
     place: Tensor  # (B,) int32, N a multiple of B
+    static_shapes: bool
 
     @classmethod
-    def of(cls, users: Tensor) -> BatchUsers:
+    def of(cls, users: Tensor, num_users: int, *, static_shapes: bool = False) -> BatchUsers:
         """Find the distinct ones of a batch's users (B,)."""
-        unique, place = torch.unique(users, return_inverse=True)
-        return cls(unique.int(), place.int())
+        unique, place = distinct(users, num_users, static_shapes=static_shapes)
+        return cls(unique.int(), place.int(), static_shapes)
+
+    def rows_of(self, table: Tensor) -> Tensor:  # (num_users, d) -> (U, d)
+        """Return the rows of the distinct users."""
+        numbers = self.unique
+        return table_rows(table, numbers) if self.static_shapes else table.index_select(0, numbers)
+
+    def write_rows_(self, table: Tensor, rows: Tensor) -> Tensor:  # (num_users, d), (U, d)
+        """Write the rows of the distinct users to a table of zeros."""
+        return write_distinct_rows_(table, self.unique, rows, static_shapes=self.static_shapes)
 
 
 @without_autocast
@@ -55,17 +67,19 @@ class _RelationAttention(torch.autograd.Function):
         field: ReceptiveField,
         unique: Tensor,
         place: Tensor,
+        static_shapes: bool,
         items: Tensor,
         user_weight: Tensor,
         relation_weight: Tensor,
     ) -> tuple[Tensor, ...]:
-        table = user_weight.index_select(0, unique) @ relation_weight.t()
+        users = BatchUsers(unique, place, static_shapes)
+        table = users.rows_of(user_weight) @ relation_weight.t()
         table = table.div_(user_weight.shape[1]).view(-1)
         hops = _table_index(field, place, items, len(relation_weight))
         scores = (table.index_select(0, index.view(-1)).view_as(index) for index in hops)
         # Of rows, but computed over columns: vectorised, 5 times faster.
         weights = tuple(torch.softmax(score.t(), dim=0).t().contiguous() for score in scores)
-        ctx.field = field
+        ctx.field, ctx.static_shapes = field, static_shapes
         ctx.save_for_backward(unique, place, items, user_weight, relation_weight, *weights)
         return weights
 
@@ -73,17 +87,16 @@ class _RelationAttention(torch.autograd.Function):
     @refuse_double_backward
     def backward(ctx: Any, *grads: Tensor) -> Any:
         unique, place, items, user_weight, relation_weight, *weights = ctx.saved_tensors
-        num_relations = len(relation_weight)
+        users, num_relations = BatchUsers(unique, place, ctx.static_shapes), len(relation_weight)
         grad_table = relation_weight.new_zeros(len(unique) * num_relations)
         hops = _table_index(ctx.field, place, items, num_relations)
         for index, weight, grad in zip(hops, weights, grads, strict=True):
             grad_score = weight * (grad - (weight * grad).sum(1, keepdim=True))
             grad_table.scatter_add_(0, index.view(-1).long(), grad_score.view(-1))
         grad_table = grad_table.view(-1, num_relations).div_(user_weight.shape[1])
-        grad_users = torch.zeros_like(user_weight)
-        grad_users.index_copy_(0, unique.long(), grad_table @ relation_weight)
-        grad_relations = grad_table.t() @ user_weight.index_select(0, unique)
-        return None, None, None, None, grad_users, grad_relations
+        grad_users = users.write_rows_(torch.zeros_like(user_weight), grad_table @ relation_weight)
+        grad_relations = grad_table.t() @ users.rows_of(user_weight)
+        return *(None,) * 5, grad_users, grad_relations
 
 
 def _table_index(

@@ -22,6 +22,9 @@ from recbole_tinykg.graph.ripple_memories import Memories
 FACT_BLOCK = 4096
 """Facts whose embeddings are gathered at a time: 4096 x 64 floats stay in a core's cache."""
 
+DEVICE_FACT_BLOCK = 32 * FACT_BLOCK
+"""The same on a GPU, which a block has to keep busy: 131072 x 64 floats are 34 MB."""
+
 
 class FactTerms(NamedTuple):
     """The terms, and what their gradients are computed from."""
@@ -97,8 +100,9 @@ def add_tail_gradient_(
 
 
 def _blocks(memories: Memories) -> Iterator[slice]:
-    for start in range(0, len(memories.tail), FACT_BLOCK):
-        yield slice(start, start + FACT_BLOCK)
+    size = FACT_BLOCK if memories.tail.device.type == "cpu" else DEVICE_FACT_BLOCK
+    for start in range(0, len(memories.tail), size):
+        yield slice(start, start + size)
 
 
 def _sums(counts: Tensor, group: Tensor, num_groups: int) -> Tensor:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from recbole_tinykg import ops
 from recbole_tinykg.functional.autograd import refuse_double_backward, without_autocast
+from recbole_tinykg.functional.relation_rows import Segments, Tiles, relation_rows
 from recbole_tinykg.functional.ripplenet.fact_terms import add_tail_gradient_, fact_terms
 from recbole_tinykg.functional.ripplenet.memory_reading import (
     Read,
@@ -62,18 +63,31 @@ def ripple_loss(
     table: FactTable,
     weights: RippleWeights,
     penalty: Penalty,
+    *,
+    most_pairs: int | None = None,
 ) -> Tensor:
-    """Return the loss, of shape (1,) like RecBole's."""
-    return _RippleLoss.apply(penalty, users, items, labels, *table, *weights)
+    """Return the loss, of shape (1,) like RecBole's.
+
+    Args:
+        users: Of each row of the batch.
+        items: Of each row.
+        labels: Of each row.
+        table: The ripple sets of all users.
+        weights: The parameters.
+        penalty: Weights of the terms besides the prediction's.
+        most_pairs: How many distinct pairs of a head and a relation the table has; shapes then
+            depend on no number. None: they depend on the batch's facts.
+    """
+    return _RippleLoss.apply(penalty, most_pairs, users, items, labels, *table, *weights)
 
 
 class _RippleLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, penalty: Penalty, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, penalty: Penalty, most_pairs: int | None, *tensors: Tensor) -> Tensor:
         users, items, labels = tensors[:3]
         table, weights = FactTable(*tensors[3:7]), RippleWeights(*tensors[7:])
-        memories = Memories.from_users(table, users)
-        heads, keys, queries = _products(memories, weights)
+        memories = Memories.from_users(table, users, most_pairs)
+        heads, keys, queries, _ = _products(memories, weights, most_pairs is not None)
         rows = weights.entities.index_select(0, items.index_select(0, memories.order))
         read = read_memories(memories, rows, keys, weights)
         scores = read.scores()
@@ -85,7 +99,7 @@ class _RippleLoss(torch.autograd.Function):
         loss = loss - penalty.kg_weight * terms.mean_belief() + penalty.reg_weight * norms
         if any(ctx.needs_input_grad):
             slope = (torch.sigmoid(scores) - labels) / len(labels)
-            ctx.penalty = penalty
+            ctx.penalty, ctx.most_pairs = penalty, most_pairs
             ctx.save_for_backward(users, items, *table, *weights, read.probabilities, slope)
         return loss.view(1)
 
@@ -94,11 +108,11 @@ class _RippleLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
         users, items, *saved, probabilities, slope = ctx.saved_tensors
         table, weights = FactTable(*saved[:4]), RippleWeights(*saved[4:])
-        memories = Memories.from_users(table, users)
-        products = _products(memories, weights)
+        memories = Memories.from_users(table, users, ctx.most_pairs)
+        products = _products(memories, weights, ctx.most_pairs is not None)
         item = items.index_select(0, memories.order)
         rows = weights.entities.index_select(0, item)
-        read = read_memories(memories, rows, products[1], weights, probabilities)
+        read = read_memories(memories, rows, products.keys, weights, probabilities)
         grads = RippleWeights(*(torch.zeros_like(weight) for weight in weights))
         slope = (slope * grad_loss)[:, None]
         read_grads = read_memories_backward(
@@ -107,7 +121,7 @@ class _RippleLoss(torch.autograd.Function):
             slope * read.inputs[-1],
             read,
             memories,
-            products[1],
+            products.keys,
             weights,
         )
         add_rows_(grads.entities, item, read_grads.items)
@@ -117,16 +131,25 @@ class _RippleLoss(torch.autograd.Function):
         norm = weights.transform.norm()
         shrink = torch.where(norm > 0, reg_grad / (norm * len(weights.transform)), 0)
         grads.transform.addcmul_(weights.transform, shrink)
-        needed = ctx.needs_input_grad[8:]
-        return *(None,) * 8, *(g if need else None for g, need in zip(grads, needed, strict=True))
+        needed = ctx.needs_input_grad[9:]
+        return *(None,) * 9, *(g if need else None for g, need in zip(grads, needed, strict=True))
 
 
-def _products(memories: Memories, weights: RippleWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """Return heads, keys and queries (P, d) of the batch's pairs."""
-    heads = weights.entities.index_select(0, memories.head)
-    keys = relation_products(heads, weights.matrices, memories.segments)
-    queries = relation_products(heads, weights.matrices, memories.segments, transposed=True)
-    return heads, keys, queries
+class _Products(NamedTuple):
+    """Heads of the batch's pairs and their products with relation matrices."""
+
+    heads: Tensor  # (P, d)
+    keys: Tensor  # (P, d)
+    queries: Tensor  # (P, d)
+    pairs: Segments | Tiles  # divided among relations
+
+
+def _products(memories: Memories, weights: RippleWeights, static_shapes: bool) -> _Products:
+    heads, matrices = weights.entities.index_select(0, memories.head), weights.matrices
+    pairs = relation_rows(memories.relation, matrices, len(heads), static_shapes=static_shapes)
+    keys = relation_products(heads, matrices, pairs)
+    queries = relation_products(heads, matrices, pairs, transposed=True)
+    return _Products(heads, keys, queries, pairs)
 
 
 def _fact_gradients(
@@ -134,12 +157,12 @@ def _fact_gradients(
     read: Read,
     read_grads: ReadGradients,
     memories: Memories,
-    products: tuple[Tensor, Tensor, Tensor],
+    products: _Products,
     weights: RippleWeights,
     scale: tuple[Tensor, Tensor],  # gradients of the belief and of the sum of norms
 ) -> None:
     """Add to `grads` the gradients through keys, heads, tails and relation matrices."""
-    heads, _, queries = products
+    heads, queries = products.heads, products.queries
     terms = fact_terms(memories, heads, queries, weights.entities, weights.matrices)
     slope = terms.belief_slope() * scale[0]
     head_shrink, matrix_shrink, tail_shrink = (factor * scale[1] for factor in terms.shrinkage())
@@ -164,10 +187,10 @@ def _fact_gradients(
         grads.matrices,
         grad_keys,
         # The queries' gradient: a pair's sum over its facts of slope * tail.
-        ops.spmm(memories.fact_bounds(), memories.tail, slope, weights.entities),
+        ops.spmm(memories.fact_bounds, memories.tail, slope, weights.entities),
         heads,
         weights.matrices,
-        memories.segments,
+        products.pairs,
     )
     head_rows.addcmul_(heads, head_shrink[:, None])
     add_rows_(grads.entities, memories.head, head_rows)

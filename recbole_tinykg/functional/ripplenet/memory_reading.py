@@ -25,6 +25,9 @@ from recbole_tinykg.graph.ripple_memories import Memories
 ROW_BLOCK = 256
 """Rows of a batch whose memory is gathered at a time: 256 x 16 x 64 floats fit in a cache."""
 
+DEVICE_ROW_BLOCK = 16 * ROW_BLOCK
+"""The same on a GPU, which a block has to keep busy: 4096 x 16 x 64 floats are 17 MB."""
+
 
 class RippleWeights(NamedTuple):
     """RippleNet's parameters."""
@@ -113,8 +116,9 @@ def slot_products(
 ) -> Tensor:
     """Return inner products (B, n_memory) of a table's rows `index` and a vector per batch row."""
     out = vectors.new_empty(index.shape)
-    for start in range(0, len(index), ROW_BLOCK):
-        block = slice(start, start + ROW_BLOCK)
+    size = ROW_BLOCK if index.device.type == "cpu" else DEVICE_ROW_BLOCK
+    for start in range(0, len(index), size):
+        block = slice(start, start + size)
         rows = table.index_select(0, index[block].reshape(-1)).view(*index[block].shape, -1)
         torch.sum(rows.mul_(vectors[block, None]), dim=2, out=out[block])  # bmm is slower
     return out

@@ -1,4 +1,4 @@
-r"""Products of entities with relation matrices, one product per relation (RippleNet).
+r"""Products of entities with relation matrices (RippleNet).
 
 For a distinct pair of a head h and a relation r,
 
@@ -6,32 +6,28 @@ For a distinct pair of a head h and a relation r,
 
 RippleNet addresses memories with k and compares q with the tail of a fact, :math:`h^\top R t`.
 RecBole copies the d x d matrix for every memory slot of every row, 97 % of all that its step keeps.
-Here pairs are sorted by relation, and each relation's heads meet its matrix in one product.
+Here pairs are sorted by relation, and `relation_rows` multiplies all heads of a relation by one.
 
 This is the arithmetic of `loss`, forward and backward; nothing is saved, and there is no noise.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from recbole_tinykg.graph.ripple_memories import Segment
+from recbole_tinykg.functional.relation_rows import Segments, Tiles
 
 
 def relation_products(
     heads: Tensor,  # (P, d)
     matrices: Tensor,  # (n_relations, d * d)
-    segments: list[Segment],
+    pairs: Segments | Tiles,
     *,
     transposed: bool = False,
 ) -> Tensor:  # (P, d)
     """Return the key R h of each pair; the query R^T h if `transposed`."""
-    out = torch.empty_like(heads)
-    for relation, pairs in segments:
-        matrix = _matrix(matrices, relation, heads.shape[1])
-        torch.mm(heads[pairs], matrix if transposed else matrix.t(), out=out[pairs])
-    return out
+    weight = _square(matrices, heads.shape[1])
+    return pairs.products(heads, weight if transposed else weight.transpose(1, 2))
 
 
 def relation_products_backward(
@@ -40,20 +36,16 @@ def relation_products_backward(
     grad_queries: Tensor,  # (P, d)
     heads: Tensor,  # (P, d)
     matrices: Tensor,  # (n_relations, d * d)
-    segments: list[Segment],
+    pairs: Segments | Tiles,
 ) -> Tensor:
     """Return the gradient (P, d) of the heads; add to that of the matrices."""
-    dim = heads.shape[1]
-    grad_heads = torch.empty_like(heads)
-    for relation, pairs in segments:
-        matrix, grad_matrix = (_matrix(m, relation, dim) for m in (matrices, grad_matrices))
-        key, query, head = grad_keys[pairs], grad_queries[pairs], heads[pairs]
-        torch.mm(key, matrix, out=grad_heads[pairs])
-        grad_heads[pairs].addmm_(query, matrix.t())
-        grad_matrix.addmm_(key.t(), head)
-        grad_matrix.addmm_(head.t(), query)
+    weight, grad_weight = (_square(m, heads.shape[1]) for m in (matrices, grad_matrices))
+    grad_heads = pairs.products(grad_keys, weight)
+    pairs.add_products_(grad_heads, grad_queries, weight.transpose(1, 2))
+    pairs.add_outer_products_(grad_weight, grad_keys, heads)
+    pairs.add_outer_products_(grad_weight, heads, grad_queries)
     return grad_heads
 
 
-def _matrix(matrices: Tensor, relation: int, dim: int) -> Tensor:
-    return matrices[relation].view(dim, dim)
+def _square(matrices: Tensor, dim: int) -> Tensor:
+    return matrices.view(-1, dim, dim)

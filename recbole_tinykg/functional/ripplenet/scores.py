@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.functional.autograd import without_autocast
+from recbole_tinykg.functional.relation_rows import relation_rows
 from recbole_tinykg.functional.ripplenet.memory_reading import RippleWeights, read_memories
 from recbole_tinykg.functional.ripplenet.relation_products import relation_products
-from recbole_tinykg.graph.ripple_memories import FactTable, Memories, distinct_pairs, segments_of
+from recbole_tinykg.graph.ripple_memories import FactTable, Memories, distinct_pairs
 
 PAIR_BLOCK = 8192
 """Pairs of a user and an item that are scored at a time."""
@@ -46,9 +47,9 @@ def pair_scores(
 def _pair_scores(users: Tensor, items: Tensor, table: FactTable, weights: RippleWeights) -> Tensor:
     memories = Memories.from_users(table, users)
     rows = weights.entities.index_select(0, items.index_select(0, memories.order))
-    keys = relation_products(
-        weights.entities.index_select(0, memories.head), weights.matrices, memories.segments
-    )
+    heads = weights.entities.index_select(0, memories.head)
+    pairs = relation_rows(memories.relation, weights.matrices, len(heads))
+    keys = relation_products(heads, weights.matrices, pairs)
     scores = read_memories(memories, rows, keys, weights).scores()
     return torch.empty_like(scores).index_copy_(0, memories.order, scores)
 
@@ -84,11 +85,13 @@ class ItemScores:
         """Multiply the table's heads by their relations, and the items by the map of each hop."""
         memory, entities = table.memory, weights.entities.detach()
         repeats = torch.equal(memory, memory[:, :1].expand_as(memory))
-        pair, head, relation = distinct_pairs(table.head, table.relation)
+        pair, _, first = distinct_pairs(table.head, table.relation)
+        head, relation = (column.index_select(0, first) for column in table[1:3])
         bases, linear = [entities[:num_items]], weights.transform.detach().t()
         with torch.autocast(entities.device.type, enabled=False):
             heads = entities.index_select(0, head)
-            keys = relation_products(heads, weights.matrices, segments_of(relation))
+            pairs = relation_rows(relation, weights.matrices, len(heads))
+            keys = relation_products(heads, weights.matrices, pairs)
             for _ in range(memory.shape[1]):
                 bases.append(bases[-1] @ linear)
         memory = memory[:, :1] if repeats else memory

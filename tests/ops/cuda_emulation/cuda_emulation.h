@@ -8,6 +8,7 @@
 
 #include <ucontext.h>
 
+#include <cfenv>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -121,6 +122,24 @@ inline float add_rounded_up(float a, float b) {
   return error > 0 ? std::nextafter(sum, std::numeric_limits<float>::infinity()) : sum;
 }
 
+// a b + c rounded up.
+inline float fma_rounded_up(float a, float b, float c) {
+  const volatile float x = a, y = b, z = c;
+  std::fesetround(FE_UPWARD);
+  const volatile float result = std::fma(x, y, z);
+  std::fesetround(FE_TONEAREST);
+  return result;
+}
+
+// Four bytes of the eight of x and y, from x's lowest on, as the digits of selector say.
+inline uint32_t byte_permutation(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i)
+    result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
+  return result;
+}
+
 }  // namespace emulation
 
 #define threadIdx (emulation::current->thread)
@@ -133,10 +152,20 @@ Value __shfl_xor_sync(unsigned mask, Value value, int distance) {
 }
 
 inline float __fadd_ru(float a, float b) { return emulation::add_rounded_up(a, b); }
+inline float __fmaf_ru(float a, float b, float c) { return emulation::fma_rounded_up(a, b, c); }
 inline int __float2int_ru(float x) { return static_cast<int>(std::ceil(x)); }
 inline int __double2int_ru(double x) { return static_cast<int>(std::ceil(x)); }
 inline int __float_as_int(float x) {
   int bits;
   std::memcpy(&bits, &x, sizeof(bits));
   return bits;
+}
+inline uint32_t __float_as_uint(float x) { return static_cast<uint32_t>(__float_as_int(x)); }
+inline float __uint_as_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+  return emulation::byte_permutation(x, y, selector);
 }
