@@ -4,7 +4,8 @@
 
 A file is among them if it asks for a CUDA device, or its name says that its subject behaves
 otherwise there (`ALSO`). Files are the unit because an error in a kernel ends all use of CUDA in
-its process. pytest-xdist is neither needed nor used.
+its process. Of pytest's plugins only the timeout is loaded: those of the machine, such as xdist or
+benchmarks, warn about each other, and warnings are errors here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ASKS_FOR_A_GPU = ("torch.cuda.is_available()", "DEVICES", "cuda_graphs")
 ALSO = ("test_cuda", "test_spmm", "test_meter", "test_loop", "test_plan", "test_convolution")
 LEFT_OUT = ("test_cuda_emulation", "test_suite", "test_gpu")  # the same without and with a GPU
 FIRST = ("test_cuda_kernels", "test_plan")  # the slowest
-NO_PLUGINS = [f"-pno:{name}" for name in ("xdist", "xdist.looponfail", "cacheprovider")]
+PLUGINS = ["-p", "pytest_timeout", "-p", "no:cacheprovider"]
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "2"}
 NUM_PROCESSES = 6
 TAIL = 3000
 
@@ -72,12 +74,12 @@ def run_file(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", *NO_PLUGINS]
+        command = [sys.executable, "-m", "pytest", "-q", *PLUGINS]
         command += [f"--junitxml={report}", f"--basetemp={folder}/tmp", str(path), *options]
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env={**environment(), "OMP_NUM_THREADS": "2"},
+            env={**environment(), **ALONE},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -38,8 +38,9 @@ def main() -> None:
     count = 0
     for rows, columns in SHAPES:
         draw = torch.Generator().manual_seed(columns)
-        for x in views(torch.randn(rows, columns, generator=draw)):
-            mine, expected = results(x.to(device), device), results(x, "cpu")
+        base = torch.randn(rows, columns, generator=draw)
+        for x, on_device in zip(views(base), views(base.to(device)), strict=True):
+            mine, expected = results(on_device, device), results(x, "cpu")
             for name, value in expected.items():
                 for got, known in zip(flat(mine[name]), flat(value), strict=True):
                     check(name, got.cpu(), known)
