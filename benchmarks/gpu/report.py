@@ -34,7 +34,8 @@ def write(
 def page(content: Mapping[str, Any]) -> str:
     """Return the Markdown page."""
     found, ended = content["found"], content["steps"]
-    parts = ["# On a GPU", machine(content), bars_table(found), "## Steps", steps_table(ended)]
+    parts = ["# On a GPU", machine(content)]
+    parts += [bars_table(found, content["device"]), "## Steps", steps_table(ended)]
     for title, table in (
         ("Training on both devices", smoke_table),
         ("Tests", tests_table),
@@ -73,9 +74,13 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if cells else ""
 
 
-def bars_table(found: Mapping[str, Any]) -> str:
-    """Lay out what was asked for."""
-    rows = [[b.label, b.today, b.asked, b.measured(found), b.holds(found)] for b in BARS]
+def bars_table(found: Mapping[str, Any], device: str) -> str:
+    """Lay out what was asked for; a trial on the CPU keeps and breaks no promise."""
+    rows = [
+        [b.label, b.today, b.asked, b.measured(found)]
+        + [b.holds(found) if device == "cuda" else "a trial"]
+        for b in BARS
+    ]
     return markdown(["", "before", "asked", "measured", "holds"], rows)
 
 

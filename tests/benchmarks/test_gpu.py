@@ -161,6 +161,8 @@ def test_the_table_is_the_one_that_was_asked_for_and_needs_no_result():
     assert len(rows) == len(bars.BARS) == len(TABLE)
     for row, label in zip(rows, TABLE, strict=True):
         assert row.startswith(f"| {label}")
+    trial = report.page({"date": "today", "device": "cpu", "found": {}, "steps": []})
+    assert trial.count("| a trial |") == len(rows)
 
 
 def suite_of(seconds: dict[str, float]) -> dict:
