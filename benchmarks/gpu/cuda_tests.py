@@ -31,6 +31,7 @@ LEFT_OUT = ("test_cuda_emulation", "test_suite", "test_gpu")  # the same without
 FIRST = ("test_cuda_kernels", "test_plan")  # the slowest
 PLUGINS = ["-p", "pytest_timeout", "-p", "no:cacheprovider"]
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "2"}
+ALONE |= {"OPERATOR_EXAMPLES": "25"}  # of 150 that the properties take elsewhere
 NUM_PROCESSES = 6
 TAIL = 3000
 
