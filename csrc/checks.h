@@ -4,6 +4,8 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
+
 #include "quantize_core.h"
 #include "tensors.h"
 
@@ -59,6 +61,48 @@ inline void check_quantized(const Tensor& codes, const Tensor& minimum, const Te
                       minimum.scalar_type() == compute_type(out.scalar_type()) &&
                       step.scalar_type() == step_type(out.scalar_type()),
                   "codes must be uint8, and metadata double if and only if the result is");
+}
+
+// Checks a CSR matrix and its right-hand side.
+inline void check_csr(const Tensor& crow, const Tensor& col, const Tensor& values,
+                      const Tensor& dense) {
+  STD_TORCH_CHECK(crow.dim() == 1 && crow.size(0) > 0, "crow must have shape (M + 1,)");
+  STD_TORCH_CHECK(dense.dim() == 2 && col.dim() == 1 && values.dim() == 1,
+                  "dense must be a matrix");
+  STD_TORCH_CHECK(col.scalar_type() == crow.scalar_type() && col.size(0) == values.size(0) &&
+                      values.scalar_type() == dense.scalar_type(),
+                  "col must have crow's type and values' length, and values dense's type");
+  STD_TORCH_CHECK(crow.scalar_type() == ScalarType::Int || crow.scalar_type() == ScalarType::Long,
+                  "crow must be int32 or int64");
+}
+
+inline void check_product(const Tensor& crow, const Tensor& col, const Tensor& values,
+                          const Tensor& dense, const std::optional<Tensor>& rows,
+                          const std::optional<Tensor>& places) {
+  check_csr(crow, col, values, dense);
+  STD_TORCH_CHECK(!rows || (rows->dim() == 1 && rows->scalar_type() == ScalarType::Long),
+                  "rows must be a list of int64");
+  STD_TORCH_CHECK(!places || (places->dim() == 1 && places->scalar_type() == ScalarType::Int),
+                  "places must be a list of int32");
+}
+
+// Checks what a product is added to.
+inline void check_out(const Tensor& out, const Tensor& dense, int64_t num_rows) {
+  STD_TORCH_CHECK(out.scalar_type() == dense.scalar_type() && out.dim() == 2 &&
+                      out.size(0) == num_rows && out.size(1) == dense.size(1),
+                  "out must have dense's type and the shape of the product");
+}
+
+inline void check_product_backward(const Tensor& out, const Tensor& crow, const Tensor& col,
+                                   const Tensor& values, const Tensor& dense, const Tensor& grad) {
+  check_csr(crow, col, values, dense);
+  const ScalarType dtype = dense.scalar_type();
+  STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == dense.size(0) && out.size(1) == dense.size(1) &&
+                      out.scalar_type() == dtype,
+                  "out must have dense's shape and type");
+  STD_TORCH_CHECK(grad.dim() == 2 && grad.size(0) == crow.size(0) - 1 &&
+                      grad.size(1) == dense.size(1) && grad.scalar_type() == dtype,
+                  "grad must have a row for each of crow's, and dense's columns and type");
 }
 
 inline void check_normalize(const Tensor& grad, const Tensor& x, const Tensor& shrink) {

@@ -53,16 +53,7 @@ std::optional<Tensor> contiguous_list(const std::optional<Tensor>& list) {
 Operands read_operands(const Tensor& crow, const Tensor& col, const Tensor& values,
                        const Tensor& dense, const std::optional<Tensor>& rows,
                        const std::optional<Tensor>& places) {
-  STD_TORCH_CHECK(crow.dim() == 1 && crow.size(0) > 0, "crow must have shape (M + 1,)");
-  STD_TORCH_CHECK(dense.dim() == 2 && col.dim() == 1 && values.dim() == 1,
-                  "dense must be a matrix");
-  STD_TORCH_CHECK(col.scalar_type() == crow.scalar_type() && col.size(0) == values.size(0) &&
-                      values.scalar_type() == dense.scalar_type(),
-                  "col must have crow's type and values' length, and values dense's type");
-  STD_TORCH_CHECK(!rows || (rows->dim() == 1 && rows->scalar_type() == ScalarType::Long),
-                  "rows must be a list of int64");
-  STD_TORCH_CHECK(!places || (places->dim() == 1 && places->scalar_type() == ScalarType::Int),
-                  "places must be a list of int32");
+  check_product(crow, col, values, dense, rows, places);
   const bool by_rows = dense.stride(1) == 1 || dense.size(1) == 1;
   return {as_contiguous(crow),   as_contiguous(col),
           as_contiguous(values), by_rows ? dense : torch::stable::contiguous(dense),
@@ -181,11 +172,8 @@ void run_typed(const Tensor& out, const Operands& in) {
 
 template <bool kAdd>
 void run_product(const Tensor& out, const Operands& in) {
-  STD_TORCH_CHECK(out.scalar_type() == in.dense.scalar_type() && out.dim() == 2 &&
-                      out.size(0) == in.num_rows() && out.size(1) == in.dense.size(1),
-                  "out must have dense's type and the shape of the product");
+  check_out(out, in.dense, in.num_rows());
   if (in.crow.scalar_type() == ScalarType::Int) return run_typed<kAdd, int32_t>(out, in);
-  STD_TORCH_CHECK(in.crow.scalar_type() == ScalarType::Long, "crow must be int32 or int64");
   run_typed<kAdd, int64_t>(out, in);
 }
 

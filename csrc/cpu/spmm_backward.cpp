@@ -72,21 +72,10 @@ void run_typed(const Tensor& out, const Tensor& crow, const Tensor& col, const T
 
 Tensor spmm_backward_(Tensor out, const Tensor& crow, const Tensor& col, const Tensor& values,
                       const Tensor& dense, const Tensor& grad) {
-  const ScalarType dtype = dense.scalar_type(), index = crow.scalar_type();
-  STD_TORCH_CHECK(dense.dim() == 2 && out.dim() == 2 && out.size(0) == dense.size(0) &&
-                      out.size(1) == dense.size(1) && out.scalar_type() == dtype,
-                  "out must have dense's shape and type");
-  STD_TORCH_CHECK(crow.dim() == 1 && crow.size(0) > 0 && grad.dim() == 2 &&
-                      grad.size(0) == crow.size(0) - 1 && grad.size(1) == dense.size(1) &&
-                      grad.scalar_type() == dtype,
-                  "grad must have a row for each of crow's, and dense's columns and type");
-  STD_TORCH_CHECK(col.dim() == 1 && col.scalar_type() == index && values.dim() == 1 &&
-                      values.size(0) == col.size(0) && values.scalar_type() == dtype,
-                  "col must have crow's type and values' length, and values dense's type");
-  STD_TORCH_CHECK(index == ScalarType::Int || index == ScalarType::Long,
-                  "crow must be int32 or int64");
-  Tensor grad_values = torch::stable::new_empty(values, {values.size(0)}, dtype);
-  const auto run_index = index == ScalarType::Int ? run_typed<int32_t> : run_typed<int64_t>;
+  check_product_backward(out, crow, col, values, dense, grad);
+  Tensor grad_values = torch::stable::new_empty(values, {values.size(0)}, values.scalar_type());
+  const auto run_index =
+      crow.scalar_type() == ScalarType::Int ? run_typed<int32_t> : run_typed<int64_t>;
   run_index(out, as_contiguous(crow), as_contiguous(col), as_contiguous(values), dense, grad,
             grad_values);
   return grad_values;

@@ -5,8 +5,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <vector>
 
+#include "blocks.cuh"
 #include "checks.h"
 #include "codes.cuh"
 #include "memory.cuh"
@@ -29,6 +31,24 @@ inline Noise read_noise(const Tensor& stream, const Tensor& x, int64_t first_row
   check_stream(stream);
   check_device("stream", stream, x);
   return {stream.const_data_ptr<int64_t>(), stream.stride(0), first_row, blocks_of(x.size(1))};
+}
+
+template <typename T>
+List<T> read_list(const Tensor& tensor) {
+  return {tensor.const_data_ptr<T>(), tensor.stride(0)};
+}
+
+template <typename T>
+List<T> read_list(const std::optional<Tensor>& tensor) {
+  return tensor ? read_list<T>(*tensor) : List<T>{};
+}
+
+// Calls function(int32_t{}) or function(int64_t{}).
+template <typename Function>
+void dispatch_index(ScalarType dtype, const Function& function) {
+  if (dtype == ScalarType::Int) return function(int32_t{});
+  STD_TORCH_CHECK(dtype == ScalarType::Long, "crow must be int32 or int64");
+  function(int64_t{});
 }
 
 // Calls function(std::integral_constant<int, bits>{}).

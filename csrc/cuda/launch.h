@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "octets.cuh"
+#include "blocks.cuh"
 
 namespace tinykg {
 
@@ -45,16 +45,31 @@ inline void check_launch(int32_t device) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-template <typename Job>
-void launch(const torch::stable::Tensor& on, const Work& work, const Job& job) {
-  if (work.num_rows == 0 || work.num_columns == 0) return;
+// Calls start(stream) with the current stream of a tensor's device.
+template <typename Start>
+void launch_on(const torch::stable::Tensor& on, const Start& start) {
   const int32_t device = on.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  const dim3 blocks(work.blocks_of_rows(), work.blocks_of_groups());
-  treat<<<blocks, kBlockThreads, 0, static_cast<cudaStream_t>(stream)>>>(work, job);
+  start(static_cast<cudaStream_t>(stream));
   check_launch(device);
+}
+
+template <typename Job>
+void launch(const torch::stable::Tensor& on, const Work& work, const Job& job) {
+  if (work.num_rows == 0 || work.num_columns == 0) return;
+  const dim3 blocks(work.blocks_of_rows(), work.blocks_of_groups());
+  launch_on(on,
+            [&](cudaStream_t stream) { treat<<<blocks, kBlockThreads, 0, stream>>>(work, job); });
+}
+
+template <typename Job>
+void launch(const torch::stable::Tensor& on, const Blocks& blocks, const Job& job) {
+  STD_TORCH_CHECK(blocks.fit(), "a matrix must not have more rows or columns than a GPU counts; got ",
+                  blocks.x, " x ", blocks.y, " blocks");
+  const dim3 grid(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y));
+  launch_on(on, [&](cudaStream_t stream) { perform<<<grid, Job::kThreads, 0, stream>>>(job); });
 }
 
 }  // namespace tinykg

@@ -4,9 +4,10 @@ RecBole draws a value for each key from NumPy's global generator, looks each one
 of the key's known values, and draws again for those that are known. Here the known pairs are one
 sorted array of integers, key · num_values + value, and one binary search looks up all values of a
 batch. Before it, a table of bits at hashed places rules out most unknown pairs by one access to
-memory, where a search in millions of pairs takes twenty. The draws, their number and their order
-are RecBole's, for every distribution: batches and the random state after them are the same to the
-bit. A pair takes 9 to 10 bytes; a Python set takes some 60 per value, and RecBole copies the sets
+memory, where a search in millions of pairs takes twenty; where keys and values are few, a table of
+all pairs answers alone. The draws, their number and their order are RecBole's, for every
+distribution: batches and the random state after them are the same to the bit. A pair takes 9 to 10
+bytes, and a table at most 4 MiB; a Python set takes some 60 per value, and RecBole copies the sets
 of training for each later phase.
 """
 
@@ -25,6 +26,7 @@ _BEYOND = np.iinfo(np.int64).max
 _BITS_PER_PAIR = 8  # at least, and at most twice as many
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbours far apart
 _CHUNK = 2**18
+_TABLE_PAIRS = 2**22  # at most, known or not, for a table of a byte each
 
 
 class Pairs:
@@ -46,8 +48,13 @@ class Pairs:
         self._store(codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes)
 
     def _store(self, codes: np.ndarray) -> None:
-        """Store sorted codes, a sentinel after them so that searches end inside, and marks."""
+        """Store sorted codes, a sentinel after them so that searches end inside, and a table."""
         self._codes = np.append(codes, _BEYOND)
+        self._table: np.ndarray | None = None
+        if self.num_keys * self.num_values <= _TABLE_PAIRS:
+            self._table = np.zeros(self.num_keys * self.num_values, dtype=bool)
+            self._table[codes] = True
+            return
         num_bits = (_BITS_PER_PAIR * len(codes) + 7).bit_length()
         self._shift = np.uint64(64 - num_bits)
         self._marks = np.zeros(2**num_bits // 8, dtype=np.uint8)
@@ -72,10 +79,12 @@ class Pairs:
     def contains(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:  # (M,) -> (M,) bool
         """Tell which of the pairs `(keys[i], values[i])` are in the set."""
         codes = keys * self.num_values + values
+        if self._table is not None:
+            return self._table[codes]
         byte, bit = self._places(codes)
-        marked = np.flatnonzero(self._marks[byte] & bit)
+        (marked,) = (self._marks[byte] & bit).nonzero()
         candidates, found = codes[marked], np.zeros(len(codes), dtype=bool)
-        found[marked] = self._codes[np.searchsorted(self._codes, candidates)] == candidates
+        found[marked] = self._codes[self._codes.searchsorted(candidates)] == candidates
         return found
 
     def counts(self) -> np.ndarray:  # (num_keys,)
@@ -111,11 +120,12 @@ class _Vectorised:
         Raises:
             IndexError: There is no such key.
         """
-        keys = np.tile(np.asarray(key_ids, dtype=np.int64), num)
-        if keys.min() < 0 or keys.max() >= self.used_ids.num_keys:
+        keys = np.asarray(key_ids, dtype=np.int64)
+        keys = keys if num == 1 else np.tile(keys, num)
+        if keys.view(np.uint64).max() >= self.used_ids.num_keys:  # a negative one is huge there
             raise IndexError(f"keys must lie in [0, {self.used_ids.num_keys})")
         values = self._draw(len(keys))
-        rejected = np.flatnonzero(self.used_ids.contains(keys, values))
+        (rejected,) = self.used_ids.contains(keys, values).nonzero()
         while len(rejected):
             values[rejected] = drawn = self._draw(len(rejected))
             rejected = rejected[self.used_ids.contains(keys[rejected], drawn)]

@@ -36,7 +36,6 @@ _NATIVE = {  # by device type: its usual name, the library, how to get it
 }
 
 _LOADING = threading.RLock()  # loading a library changes a flag of the whole process for a moment
-_FAST_REFERENCE = {"cuda": ("spmm", "spmm_add_", "spmm_backward_")}  # it calls cuSPARSE there
 
 
 def native_status(device_type: str = "cpu") -> tuple[bool, str]:
@@ -107,7 +106,7 @@ def _stand_in(name: str, implementation: Callable[..., Any]) -> Callable[..., An
             loaded = native_status(device_type)[0]
             if loaded and operator.has_kernel_for_dispatch_key(key):
                 return operator(first, *others, **options)
-            if not loaded and name not in _FAST_REFERENCE.get(device_type, ()):
+            if not loaded:
                 _warn_not_native(device_type)
         return implementation(first, *others, **options)
 

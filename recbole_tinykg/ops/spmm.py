@@ -31,12 +31,13 @@ def spmm(
             are left out; if None, column k takes row k. So `dense` may hold a few rows of a large
             matrix.
 
-    On a CPU the sums are in the order of the entries, so they do not depend on the threads, and
-    16-bit types are summed in float32. On a GPU the numbers in crow, col, rows and places are not
-    checked, as that would wait for the device. There only `rows` waits, for the number of entries.
+    crow, rows and places may have any stride, and crow need not cover all entries. On a CPU sums
+    are in the order of the entries, on a GPU in one that shapes and crow decide: neither depends on
+    the threads, and runs repeat bit for bit. 16-bit types are summed in float32.
 
     Raises:
-        RuntimeError: On a CPU, an index is out of range.
+        RuntimeError: An index is out of range: on a CPU before anything is read there, on a GPU,
+            for which nobody waits, when the device's assertion is noticed, as in PyTorch.
         TypeError: Index types differ or are not integers, or value types differ.
         ValueError: A shape or a device is wrong.
     """
@@ -56,7 +57,7 @@ def spmm_add_(
     """Add the product that `spmm` returns to `out`, in place.
 
     Raises:
-        RuntimeError: On a CPU, an index is out of range (rows of `out` may have been added to);
+        RuntimeError: An index is out of range, as in `spmm` (rows of `out` may have been added to);
             or `out` requires a gradient and autograd is on.
         TypeError: Index types differ or are not integers, or value types differ.
         ValueError: A shape or a device is wrong.

@@ -21,13 +21,14 @@ def spmm_backward_(
     """Add the gradient of `dense` to `out`, in place, and return that of the values.
 
     Entry (i, j) adds `value * grad[i]` to `out[j]`, and its gradient is `grad[i] @ dense[j]`:
-    one sweep over the entries that needs no transpose of A. On a CPU no (E, D) matrix is built, and
-    the sums are in the order of the entries, each rounded to `out`'s type. On a GPU, where the
-    numbers are not checked, PyTorch gathers rows and adds them atomically.
+    no transpose of A is needed and no (E, D) matrix built, and runs repeat bit for bit. On a CPU
+    sums are in the order of the entries, each rounded to `out`'s type. On a GPU, where a block
+    reads all column numbers and adds up its own, up to some 300,000 entries are best (csrc/cuda).
 
     Raises:
-        RuntimeError: On a CPU, an index is out of range, or crow does not cover the entries; or
-            `out` requires a gradient and autograd is on.
+        RuntimeError: An index is out of range, or crow does not cover the entries: on a CPU before
+            anything is written, on a GPU, for which nobody waits, when the device's assertion is
+            noticed; or `out` requires a gradient and autograd is on.
         TypeError: Index types differ or are not integers, or value types differ.
         ValueError: A shape or a device is wrong.
     """

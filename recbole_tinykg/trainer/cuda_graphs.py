@@ -30,6 +30,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_tinykg.data.prefetch import on_device
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.trainer.optimizers import capturable, is_capturable
 from recbole_tinykg.trainer.phases import PHASES, phase_of
@@ -162,16 +163,17 @@ class PhaseSteps:
             self._tell(f"steps are no CUDA graph: {self._obstacle}")
         elif self._graph is not None:
             self._tell("a batch of another size than most is no part of the CUDA graph")
-        on_device = _moved(batch, self._graphs.device)
+        batch = on_device(batch, self._graphs.device)
         if self._num_warm == 0 or self._obstacle or self._graph is not None:
-            self._step(on_device)
+            self._step(batch)
         else:
             with self._graphs.warm_up():
-                self._step(on_device)
+                self._step(batch)
         self._num_warm += 1
 
     def _capture(self, batch: Interaction) -> None:
-        inputs = _ReadColumns(_moved(batch, self._graphs.device).interaction)
+        columns = on_device(batch, self._graphs.device).interaction.items()
+        inputs = _ReadColumns({name: column.clone() for name, column in columns})
         optimizer = self._trainer.optimizer
         optimizer.zero_grad()  # so that gradients are allocated in the graph's memory
         try:
@@ -281,8 +283,3 @@ def _state(trainer: Any) -> tuple[dict[Any, int], Any]:
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     return addresses, (settings, model.site_table)
-
-
-def _moved(batch: Interaction, device: torch.device) -> Interaction:
-    columns = batch.interaction.items()
-    return Interaction({name: column.to(device, non_blocking=True) for name, column in columns})

@@ -11,8 +11,8 @@ Batches are those of RecBole's loop, and so is what a step does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from recbole.config import Config
@@ -20,6 +20,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import KGDataLoaderState, get_gpu_usage, set_color
 from torch import nn
 
+from recbole_tinykg.data.prefetch import drawn_ahead, on_device
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.model import stock_name_of
 from recbole_tinykg.trainer.progress import Progress
@@ -48,9 +49,17 @@ def train_pass(
     trainer.model.train()
     graphs = getattr(trainer, "step_graphs", None)
     steps = graphs.begin_pass(loss_func) if graphs else _Steps(trainer, loss_func)
-    for batch in _with_progress_bar(train_data, trainer) if show_progress else train_data:
-        steps.take(batch)
+    with _batches(train_data, trainer) as batches:
+        for batch in _with_progress_bar(batches, trainer, train_data) if show_progress else batches:
+            steps.take(batch)
     return steps.losses.total()
+
+
+def _batches(train_data: Any, trainer: Any) -> AbstractContextManager[Iterable[Interaction]]:
+    """Return the batches of a pass: on a GPU drawn ahead, into pinned memory."""
+    if trainer.device.type != "cuda":
+        return nullcontext(train_data)
+    return drawn_ahead(train_data, trainer.model, pin=True)
 
 
 class _Steps:
@@ -62,12 +71,14 @@ class _Steps:
         self._step = TrainingStep(trainer, loss_func, self.losses)
 
     def take(self, batch: Interaction) -> None:
-        self._step(batch.to(self._device))
+        self._step(on_device(batch, self._device))
         self.losses.end_step()
 
 
-def _with_progress_bar(train_data: Any, trainer: Any) -> Iterator[Interaction]:
-    bar = Progress(train_data, trainer.doing, len(train_data))
+def _with_progress_bar(
+    batches: Iterable[Interaction], trainer: Any, train_data: Any
+) -> Iterator[Interaction]:
+    bar = Progress(batches, trainer.doing, len(train_data))
     for interaction in bar:
         yield interaction
         if trainer.gpu_available and bar.on_terminal:  # the bar redraws at its own pace

@@ -1,19 +1,15 @@
 """The CUDA kernels without a GPU: their source, run on the CPU, gives the bits of the reference.
 
-`cuda_emulation` runs the 32 lanes of a warp as coroutines. Kernels, launch shapes and argument
-checks are those of `csrc/cuda`; streams and devices need a GPU (`test_cuda_kernels.py`). With
-`CXXFLAGS="-fsanitize=address,undefined"` and the sanitizers preloaded, memory is checked too.
+`cuda_emulation` runs the threads of a block as coroutines. Kernels, launch shapes and argument
+checks are those of `csrc/cuda`; streams and devices need a GPU (`test_cuda_kernels.py`). The sparse
+product is in `test_cuda_emulation_spmm.py`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-import os
-import shlex
-import shutil
-import subprocess
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +18,7 @@ from hypothesis import strategies as st
 from test_normalize import EPS
 from test_normalize import rows as rows_to_normalize
 
+from helpers.cuda_emulation import build, loaded, needs_compiler
 from helpers.operators import (
     BITS,
     DTYPES,
@@ -30,45 +27,23 @@ from helpers.operators import (
     layouts,
     rows_between_steps,
 )
-from recbole_tinykg.ops import reference, registration
+from recbole_tinykg.ops import reference
 from recbole_tinykg.quantization import stream
 
-ROOT = Path(__file__).parents[2]
-TORCH = Path(torch.__file__).parent
-CXX = shlex.split(os.environ.get("CXX", "g++"))
-FLAGS = [
-    *("-x", "c++", "-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
-    *("-include", "cuda_emulation.h", f"-I{ROOT}/tests/ops/cuda_emulation", f"-I{ROOT}/csrc"),
-    *("-isystem", f"{TORCH}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
-]
-NAMESPACE = "recbole_tinykg_emulated"
+STEMS = ["activation", "dequantize", "normalize", "quantize"]
 COLUMNS = [1, 7, 8, 12, 16, 24, 33, 64, 100, 176, 255, 256, 257, 520, 600]
 SLOPE = 0.2
 NOISE = stream(-7, 2**35)
 
-pytestmark = pytest.mark.skipif(shutil.which(CXX[0]) is None, reason="no C++ compiler")
+pytestmark = needs_compiler
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
     """Return the operators of `csrc/cuda`, running on CPU tensors."""
-    folder = tmp_path_factory.mktemp("cuda_emulation")
-    extra = shlex.split(os.environ.get("CXXFLAGS", ""))
-    compilers = [
-        subprocess.Popen([*CXX, *FLAGS, *extra, "-c", source, "-o", folder / f"{source.stem}.o"])
-        for source in sorted((ROOT / "csrc/cuda").glob("*.cu"))
-    ]
-    assert [compiler.wait() for compiler in compilers] == [0] * len(compilers)
-    libraries = [f"-L{TORCH}/lib", "-ltorch_cpu", "-lc10"]
-    objects = sorted(folder.glob("*.o"))
-    library = folder / "emulated.so"
-    subprocess.run([*CXX, *extra, "-shared", *objects, "-o", library, *libraries], check=True)
-    definitions = torch.library.Library(NAMESPACE, "DEF")
-    for schema in registration._SHAPE_RULES:
-        definitions.define(schema)
-    torch.ops.load_library(str(library))
-    yield getattr(torch.ops, NAMESPACE)
-    definitions._destroy()
+    library = build(tmp_path_factory.mktemp("cuda_emulation"), *STEMS)
+    with loaded(library) as operators:
+        yield operators
 
 
 def inside(x, margin=3):
@@ -237,6 +212,29 @@ def nearest_float(x):
 def test_counters_may_cross_a_word(emulated, first_row):
     """8 calls a row: rows 2^29 - 1 and 2^29 have counters below and above 2^32."""
     assert_quantizers_agree(emulated, torch.randn(3, 64), first_row=first_row)
+
+
+def num_walks():
+    """Count the launches of kernels for dense rows so far."""
+    path = next(path for path in torch.ops.loaded_libraries if path.endswith("emulated.so"))
+    return ctypes.c_int64.in_dll(ctypes.CDLL(path), "num_walks").value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("num_columns", [16, 24, 64, 176, 600])
+@pytest.mark.parametrize("bits", BITS)
+def test_dense_rows_take_the_kernels_made_for_them(emulated, bits, num_columns, dtype):
+    x, before = torch.randn(5, num_columns, dtype=dtype), num_walks()
+    kept = emulated.quantize(x, NOISE, bits=bits)
+    emulated.dequantize(*kept, num_columns=num_columns, bits=bits, dtype=dtype)
+    emulated.dequantize_(x, *kept, bits=bits)
+    emulated.dequantize_add_(x, *kept, bits=bits)
+    emulated.dequantize_add_(x, *kept, torch.arange(5), bits=bits)
+    assert num_walks() == before + 5
+    emulated.quantize(x, NOISE, bits=bits, stochastic=False)
+    emulated.quantize(x.double(), NOISE, bits=bits)
+    emulated.quantize(x[:, 1:], NOISE, bits=bits)
+    assert num_walks() == before + 5
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,7 +3,7 @@
 Short enough to be read as definitions; they run on any device without kernels of ours. The native
 kernels of `quantize`, `dequantize` and `activation` agree with them bit for bit; those of
 `normalize`, `spmm` and `spmm_backward` have sums and agree to rounding. They share `pack` (codes in
-bytes), `noise` (the random bits) and `checks`.
+bytes), `noise` (the random bits), `checks` and `library` (the matrix for MKL and cuSPARSE).
 """
 
 from recbole_tinykg.ops.reference.activation import (

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg.ops.reference.checks import check_pointers, check_rows, check_rows_or_none
+from recbole_tinykg.ops.reference.library import library_dense, library_matrix
 
 
 def spmm(
@@ -46,11 +47,11 @@ def spmm_add_(
         values = values.masked_fill(places.index_select(0, col) < 0, 0)
     narrow = dense.device.type == "cpu" and dense.element_size() == 2
     dtype = torch.float32 if narrow else dense.dtype
-    shape = (crow.shape[0] - 1, dense.shape[0])
-    matrix = torch.sparse_csr_tensor(crow, col, values.to(dtype), shape, check_invariants=False)
-    total = out.to(dtype)
-    torch.addmm(total, matrix, dense.to(dtype), out=total)  # autocast leaves out= calls alone
-    if narrow:
+    matrix = library_matrix(crow, col, values.to(dtype), dense.shape[0])
+    total = library_dense(out.to(dtype))
+    dense = library_dense(dense.to(dtype))
+    torch.addmm(total, matrix, dense, out=total)  # autocast leaves out= calls alone
+    if total is not out:
         out.copy_(total)
 
 
