@@ -4,7 +4,8 @@ A GPU works behind the program's back, so a clock read around one step measures 
 forces a wait that training does not have. Here a trainer's own pass takes `NUM_STEPS` steps over a
 few batches again and again, and the clock is read before the first and when the GPU has finished
 the last. What the trainer does around its steps, such as replaying them as a CUDA graph, is in it;
-the loader is not. Batches are a phase's first, which have the full size.
+the loader is not. Batches are a phase's first, which have the full size; those of a twin lie in
+pinned memory, where its trainer puts the batches that it draws ahead.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from recbole.data.interaction import Interaction
 
 from benchmarks.suite.cases import Case
 from benchmarks.suite.variants import Variant
+from recbole_tinykg.model import is_tiny
 from recbole_tinykg.trainer import TinyTrainer
 
 NUM_BATCHES = 4
@@ -32,6 +35,13 @@ class RepeatedBatches:
         """Draw the batches of the loader's present mode."""
         self._loader, self._num_steps = loader, num_steps
         self._batches = list(islice(loader, NUM_BATCHES))
+
+    def pin(self) -> None:
+        """Move the batches into memory from which a GPU copies without waiting."""
+        self._batches = [
+            Interaction({name: column.pin_memory() for name, column in batch.interaction.items()})
+            for batch in self._batches
+        ]
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the loader's."""
@@ -58,7 +68,10 @@ def phases_of(case: Case, model: Any) -> dict[str, tuple[Any, Any]]:
 def drawn(experiment: Any, mode: Any, num_steps: int) -> RepeatedBatches:
     """Return the batches of a pass of some steps."""
     experiment.train_data.set_mode(mode)
-    return RepeatedBatches(experiment.train_data, num_steps)
+    batches, model = RepeatedBatches(experiment.train_data, num_steps), experiment.model
+    if model.device.type == "cuda" and is_tiny(type(model)):
+        batches.pin()
+    return batches
 
 
 def take_steps(experiment: Any, batches: RepeatedBatches, loss: Any) -> None:

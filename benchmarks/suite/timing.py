@@ -101,11 +101,13 @@ def train(
 ) -> dict[str, Any]:
     """Seconds by phase of an epoch, scaled to all batches, and of a step; how many were taken."""
     trainer, passes = experiment.trainer, Passes(experiment.train_data, batches)
+    # On a GPU a trainer draws the batches of RecBole's loaders ahead, but not those of `Passes`.
+    data = experiment.train_data if batches is None and is_on_gpu(experiment) else passes
     phases = dict.fromkeys(PHASES, 0.0)
     gc.collect()
     with variant.applied(experiment.model), without_refresh(variant, experiment.model):
         for epoch in case.epochs:
-            trainer._train_epoch(passes, number * EPOCH_PERIOD + epoch)
+            trainer._train_epoch(data, number * EPOCH_PERIOD + epoch)
             for phase in phases:
                 phases[phase] += trainer.epoch_seconds[-1][phase]
     result = {}

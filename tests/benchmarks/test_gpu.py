@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -301,6 +302,29 @@ def test_steps_are_taken_by_the_trainers_pass(kgat, monkeypatch):
     seconds = step_seconds(kgat, VARIANTS["tiny2"], experiment, num_steps=7)
     assert taken == [7, 7] and seconds.keys() == {"step_rs", "step_kg"}
     assert not before.equal(experiment.model.entity_embedding.weight)
+
+
+def test_an_epoch_on_a_gpu_is_of_the_loader_itself_which_is_drawn_ahead(kgat, monkeypatch):
+    from benchmarks.suite import timing
+    from benchmarks.suite.variants import choose_variants
+    from recbole_tinykg.data.loaders import KnowledgeLoader
+    from recbole_tinykg.trainer import trainer
+
+    loaders = []
+    train_pass = trainer.train_pass
+
+    def seen(*args):
+        loaders.append(type(args[1]))
+        return train_pass(*args)
+
+    monkeypatch.setattr(trainer, "train_pass", seen)
+    monkeypatch.setattr(timing, "is_on_gpu", lambda experiment: True)
+    case = dataclasses.replace(kgat.on_gpu(), rounds=1)
+    variants = choose_variants(["tiny2"], torch.device("cpu"))
+    (round_of_twin,) = timing.measure(case, variants, {"gpu_id": ""})["seconds"]["tiny2"]
+    warm_up, own = [timing.Passes] * 2 + [RepeatedBatches] * 2, [KnowledgeLoader] * 2
+    assert loaders == [*warm_up, *own, *[RepeatedBatches] * 2]
+    assert round_of_twin["step_kg"] > 0 and round_of_twin["epoch"] > round_of_twin["step_kg"]
 
 
 def test_launches_are_measured_for_stock_and_twin(kgat):
