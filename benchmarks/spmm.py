@@ -1,27 +1,27 @@
-"""The sparse product: our kernels against the library's (MKL or cuSPARSE, by PyTorch's sparse CSR).
+"""The sparse product: ours against the library's (MKL or cuSPARSE, by PyTorch's sparse CSR).
 
     python -m benchmarks.spmm
-    python -m benchmarks.spmm --device cuda
+    python -m benchmarks.spmm --device cuda --graphs power-law --widths 64 --threads 1
 
 Two matrices: ml-100k's collaborative graph as TinyKGAT stores it, and a seeded power-law graph of
 184,000 nodes and 6.5 million entries (Amazon-Book's size). Four products, each added to a matrix
 that is there: forward, transposed, rows (2,048 rows of A) and places (the transpose times 2,048
 rows). The library has neither of the last two: the smaller matrix is built, or the rows are spread,
-first. Ours checks every index, the library none.
+first. Ours checks every index, the library none. On a GPU times are of events (`kernels`), and the
+pointers of both have the type of the columns, as cuSPARSE wants it.
 
 Both run in turn in one process, after one call each that is not counted; the table has medians of
-`--repeats` calls and the ratio library / ours. On a GPU times are of events, and threads do not
-count. The last line is JSON.
+`--repeats` calls and the ratio library / ours. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import platform
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from benchmarks.kernels import seconds_on_cpu, seconds_on_gpu
 from recbole_tinykg import ops
-from recbole_tinykg.graph.adjacency import Adjacency
+from recbole_tinykg.graph.adjacency import Adjacency, slot_keys
 from recbole_tinykg.ops.reference.spmm import select_rows
 from recbole_tinykg.ops.registration import require_native
 from recbole_tinykg.quick_start import prepare
@@ -46,24 +46,25 @@ def main() -> None:
     parser.add_argument("--graphs", default="ml-100k,power-law", help="separated by commas")
     parser.add_argument("--widths", default="16,32,64,256", help="columns of dense")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     require_native(args.device)
-    counts = [0] if args.device == "cuda" else list(map(int, args.threads.split(",")))
     makers = {"ml-100k": collaborative_graph, "power-law": power_law_graph}
     rows = []
     for graph in args.graphs.split(","):
         adjacency = makers[graph]()
         for width in map(int, args.widths.split(",")):
             for form, product in products(adjacency, width).items():
-                for threads in counts:
-                    torch.set_num_threads(max(1, threads))
-                    seconds = compare(moved(product, args.device), args.repeats)
+                product = on_device(product, args.device)
+                for threads in map(int, args.threads.split(",")):
+                    torch.set_num_threads(threads)
+                    seconds = compare(product, args.repeats)
                     key = {"graph": graph, "width": width, "form": form, "threads": threads}
+                    key |= {"device": args.device}
                     rows.append({**key, **seconds})
     print(table(rows))
-    machine = {"torch": torch.__version__, "machine": platform.machine(), "device": args.device}
+    machine = {"torch": torch.__version__, "machine": platform.machine()}
     print(json.dumps({**machine, "repeats": args.repeats, "rows": rows}))
 
 
@@ -85,10 +86,10 @@ def power_law_graph(num_nodes: int = 184_000, num_entries: int = 6_700_000) -> A
         drawn = torch.rand(num_entries, generator=generator, dtype=torch.float64)
         return node[torch.searchsorted(chance, drawn).clamp(max=num_nodes - 1)]
 
-    pairs = (ends() * num_nodes + ends()).unique()
-    values = torch.rand(len(pairs), generator=generator)
     sizes = (70_000, num_nodes - 70_000)
-    return Adjacency(pairs // num_nodes, pairs % num_nodes, values, sizes)
+    adjacency = Adjacency(slot_keys(ends(), ends(), sizes).unique(), sizes)
+    adjacency.set_values(torch.rand(len(adjacency.col), generator=generator))
+    return adjacency
 
 
 def products(adjacency: Adjacency, width: int) -> dict[str, Product]:
@@ -114,11 +115,13 @@ def products(adjacency: Adjacency, width: int) -> dict[str, Product]:
     }
 
 
-def moved(product: Product, device: str) -> Product:
+def on_device(product: Product, device: str) -> Product:
     """Return the arguments on a device."""
-    out, operands, form = product
-    lists = {name: tensor.to(device) for name, tensor in form.items()}
-    return out.to(device), tuple(tensor.to(device) for tensor in operands), lists
+    if device == "cpu":
+        return product
+    out, (crow, col, values, dense), form = product
+    operands = (crow.to(device, col.dtype), *(x.to(device) for x in (col, values, dense)))
+    return out.to(device), operands, {name: x.to(device) for name, x in form.items()}
 
 
 def compare(product: Product, repeats: int) -> dict[str, float]:
@@ -126,10 +129,10 @@ def compare(product: Product, repeats: int) -> dict[str, float]:
     out, operands, form = product
     calls: dict[str, Callable[..., Any]] = {"ours": ops.spmm_add_, "library": library_add_}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    time_of = seconds_on_gpu if out.is_cuda else seconds_on_cpu
+    clock = seconds_on_gpu if out.is_cuda else seconds_on_cpu
     for _ in range(repeats + 1):
         for name, call in calls.items():
-            seconds[name].append(time_of(functools.partial(call, out, *operands, **form)))
+            seconds[name].append(clock(partial(call, out, *operands, **form)))
     return {f"{name}_seconds": statistics.median(kept[1:]) for name, kept in seconds.items()}
 
 

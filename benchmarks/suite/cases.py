@@ -21,6 +21,9 @@ from recbole_tinykg.quick_start import Experiment, prepare
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
 
 
+GPU_BATCHES = 32  # of arrays
+
+
 @dataclass(frozen=True)
 class Case:
     """A twin and its stock model, on data, with settings."""
@@ -39,6 +42,15 @@ class Case:
     rounds: int = 3  # timed, after a warm-up
     slow_evaluation: bool = False  # stock and INT2 evaluate once, in the first round
     extra_variants: tuple[str, ...] = ()
+
+    def on_gpu(self) -> Case:
+        """Return the case with as many batches as a GPU takes in seconds: an epoch of ml-100k."""
+        return replace(self, batches=GPU_BATCHES if self.arrays else None)
+
+    def on_data(self, dataset: str, folder: str) -> Case:
+        """Return the case with other data, as RecBole's files in a folder."""
+        settings = {**self.settings, "data_path": folder}
+        return replace(self, dataset=dataset, settings=settings, arrays="", batches=None)
 
     @property
     def stock_name(self) -> str:

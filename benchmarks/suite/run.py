@@ -43,7 +43,7 @@ def main() -> None:
 
     choose_variants(args.variants, device_of(args))  # a wrong name is told before anything runs
     failed = []
-    for case in select_cases(args.models):
+    for case in (chosen(args, case) for case in select_cases(args.models)):
         for part in (part for part in MEASURED if part in args.parts):
             if args.again or not is_done(path_of(args, case.name, part), request(args, case, part)):
                 failed += [] if run_apart(args, case.name, part) else [f"{case.name}: {part}"]
@@ -66,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=None, help="timed; default: each case's own")
     parser.add_argument("--threads", type=int, default=None, help="default: PyTorch's")
     parser.add_argument("--gpu_id", default="", help="as in RecBole; empty: the CPU")
+    parser.add_argument("--dataset", default="", help="default: each case's own")
+    parser.add_argument("--data_path", default="", help="folder of the files of --dataset")
     parser.add_argument("--results", type=Path, default=SUITE, help="folder of the JSON files")
     parser.add_argument("--again", action="store_true", help="measure what is there, too")
     parser.add_argument("--one", nargs=2, default=None, help=argparse.SUPPRESS)  # case, part
@@ -74,6 +76,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--parts must be of memory, time, charts; got {', '.join(sorted(unknown))}")
     args.results = args.results.resolve()
     return args
+
+
+def chosen(args: argparse.Namespace, case: Any) -> Any:
+    """Return a case as it is to be measured on this device and these data."""
+    case = case.on_gpu() if args.gpu_id else case
+    return case.on_data(args.dataset, args.data_path) if args.dataset else case
 
 
 def request(args: argparse.Namespace, case: Any, part: str) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def run_apart(args: argparse.Namespace, case: str, part: str) -> bool:
     ]  # warnings are RecBole's, about its age
     command += ["--one", case, part, f"--results={args.results}"]
     command += [f"--variants={','.join(args.variants)}", f"--gpu_id={args.gpu_id}"]
-    for name in ("rounds", "threads"):
+    for name in ("rounds", "threads", "dataset", "data_path"):
         command += [f"--{name}={getattr(args, name)}"] if getattr(args, name) else []
     print(f"{case}: {part} ...", end=" ", flush=True)
     code = subprocess.run(command, check=False, env=environment()).returncode
@@ -145,7 +153,7 @@ def measure_one(args: argparse.Namespace, name: str, part: str) -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    (case,) = (case for case in select_cases([name]) if case.name == name)
+    (case,) = (chosen(args, case) for case in select_cases([name]) if case.name == name)
     asked = request(args, case, part)
     case = dataclasses.replace(case, rounds=args.rounds or case.rounds)
     variants = choose_variants(asked["variants"], device_of(args))

@@ -4,8 +4,8 @@ After a warm-up, rounds follow in which each variant trains one epoch with RecBo
 that a drift of the machine's speed meets all alike; twins and the stock model then evaluate the
 validation set and are constructed anew. KGAT's refresh of its attention, which variants of stock
 share, is run for stock. A case may cut an epoch short: the seconds of its phases
-are scaled to all batches. A step's seconds leave out the loader's. On CUDA, the device has
-finished whenever a clock is read.
+are scaled to all batches. A step's seconds leave out the loader's. On CUDA the device has finished
+when a pass ends, as in training, and steps are timed in passes of their own (`steps`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from benchmarks.suite.cases import KG, Case, Models
 from benchmarks.suite.memory import first_line
+from benchmarks.suite.steps import WARM_UP_STEPS, now, step_seconds
 from benchmarks.suite.variants import Variant, replaced
 
 WARM_UP_BATCHES = 2
@@ -38,6 +37,8 @@ def measure(case: Case, variants: list[Variant], device: dict[str, Any]) -> dict
         try:
             warm_up = min(case.batches or WARM_UP_BATCHES, WARM_UP_BATCHES)
             train(case, variant, experiments[variant.key], 0, warm_up)
+            if is_on_gpu(experiments[variant.key]):
+                step_seconds(case, variant, experiments[variant.key], WARM_UP_STEPS)
             seconds[variant.key] = []
         except Exception as error:  # an alternative that the stock model cannot take is a result
             errors[variant.key] = first_line(error)
@@ -47,6 +48,8 @@ def measure(case: Case, variants: list[Variant], device: dict[str, Any]) -> dict
             experiment = experiments[variant.key]
             measured = train(case, variant, experiment, number, case.batches)
             steps = measured.pop("steps")
+            if is_on_gpu(experiment):
+                measured |= step_seconds(case, variant, experiment)
             if not variant.owns_model:
                 measured["refresh"] = seconds["stock"][-1]["refresh"]
             measured["epoch"] = sum(measured[phase] for phase in PHASES)
@@ -62,7 +65,6 @@ class Passes:
 
     loader: Any
     num_batches: int | None
-    device: torch.device
     steps: dict[str, list[int]] = field(default_factory=dict)  # taken, of how many
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -76,40 +78,36 @@ class Passes:
         whole = len(self.loader)
         taken = whole if self.num_batches is None else min(self.num_batches, whole)
         self.steps[phase], self.seconds[phase] = [taken, whole], 0.0
-        start = self._now()
+        start = perf_counter()
         batches = iter(self.loader)
         for _ in range(taken):
             batch = next(batches)
-            self.seconds[phase] += self._now() - start
+            self.seconds[phase] += perf_counter() - start
             yield batch
-            start = self._now()
+            start = perf_counter()
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self.loader)
 
-    def _now(self) -> float:
-        return now(self.device)
 
-
-def now(device: torch.device) -> float:
-    """Return the clock, after all that the device has been given to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()
+def is_on_gpu(experiment: Any) -> bool:
+    """Whether the model is on a GPU."""
+    return experiment.model.device.type == "cuda"
 
 
 def train(
     case: Case, variant: Variant, experiment: Any, number: int, batches: int | None
 ) -> dict[str, Any]:
     """Seconds by phase of an epoch, scaled to all batches, and of a step; how many were taken."""
-    trainer, device = experiment.trainer, experiment.model.device
-    passes = Passes(experiment.train_data, batches, device)
+    trainer, passes = experiment.trainer, Passes(experiment.train_data, batches)
+    # On a GPU a trainer draws the batches of RecBole's loaders ahead, but not those of `Passes`.
+    data = experiment.train_data if batches is None and is_on_gpu(experiment) else passes
     phases = dict.fromkeys(PHASES, 0.0)
     gc.collect()
     with variant.applied(experiment.model), without_refresh(variant, experiment.model):
         for epoch in case.epochs:
-            trainer._train_epoch(passes, number * EPOCH_PERIOD + epoch)
+            trainer._train_epoch(data, number * EPOCH_PERIOD + epoch)
             for phase in phases:
                 phases[phase] += trainer.epoch_seconds[-1][phase]
     result = {}
