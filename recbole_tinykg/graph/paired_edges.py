@@ -37,13 +37,17 @@ from recbole_tinykg import ops
 from recbole_tinykg.graph.csr import register_buffers, row_pointers
 
 PAIR_BLOCK = 4096
-"""Pairs that dense work handles at a time: 4096 x 64 floats stay in a core's cache."""
+"""Pairs that dense work handles at a time on a CPU: 4096 x 64 floats stay in a core's cache."""
 
 PAIR_BLOCK_ROWS = 16384
 """The most rows that a block of pairs may belong to."""
 
-DEVICE_FACTOR = 32
-"""How many times larger blocks are on a GPU, which one has to keep busy: 34 MB at 64 floats."""
+DEVICE_BLOCKS = 4
+"""On a GPU blocks have as many pairs as a graph has edges, over this number.
+
+So launches do not grow with the graph, and the two maps of a block's pairs are half a row per edge,
+of which a layer with a row per edge has several at once.
+"""
 
 
 class _Block(NamedTuple):
@@ -52,6 +56,13 @@ class _Block(NamedTuple):
     rows: slice
     pairs: slice
     number: int
+
+
+class _BlockSize(NamedTuple):
+    """The most rows and pairs of a block."""
+
+    rows: int
+    pairs: int
 
 
 class RelationGradient(NamedTuple):
@@ -107,7 +118,7 @@ class PairedEdges(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """Move as `to` and `cuda` ask, and divide the pairs as suits the device."""
         super()._apply(*args, **kwargs)
-        if self.block_factor != _block_factor(self.col.device):
+        if self.block_size != _block_size(self.num_edges, self.col.device):
             self._divide()
         return self
 
@@ -116,10 +127,10 @@ class PairedEdges(nn.Module):
 
         That is rows, row pointers and pairs by relation.
         """
-        self.block_factor = _block_factor(self.col.device)
+        self.block_size = _block_size(self.num_edges, self.col.device)
         row_crow, pair_relation = self.row_crow.cpu(), self.pair_relation.cpu()
         pair_row = torch.repeat_interleave(row_crow.diff().long())
-        self.blocks = _divide_pairs(row_crow, self.block_factor)
+        self.blocks = _divide_pairs(row_crow, self.block_size)
         nothing = torch.zeros(0, dtype=torch.int32)
         rows, crows, relation_crows, relation_cols = [nothing], [nothing], [nothing], [nothing]
         for block in self.blocks:
@@ -164,16 +175,22 @@ class PairedEdges(nn.Module):
             crow = self.pair_crow[block.pairs.start : block.pairs.stop + 1]
             sums = ops.spmm(crow, self.col, values, dense, places=places)  # (p, D)
             if gradient is not None:
-                rows = gradient.ego(block.rows).index_select(0, self.pair_row[block.pairs])
-                products = rows.mul_(sums)  # (p, D)
-                start = block.number * (self.num_relations + 1)
-                crow = self.relation_crow[start : start + self.num_relations + 1]
-                col = self.relation_col[block.pairs]
-                ops.spmm_add_(gradient.out, crow, col, products.new_ones(len(col)), products)
+                self._add_relation_gradient_(gradient, sums, block)
             start = block.rows.start + block.number
             crow = self.block_crow[start : start + block.rows.stop - block.rows.start + 1]
             relation = self.pair_relation[block.pairs]
             _add_pairs_(out[block.rows], crow, sums, relations, relation)
+
+    def _add_relation_gradient_(
+        self, gradient: RelationGradient, sums: Tensor, block: _Block
+    ) -> None:
+        """Add what the sums (p, D) of a block's pairs give, times their rows."""
+        rows = gradient.ego(block.rows).index_select(0, self.pair_row[block.pairs])
+        products = rows.mul_(sums)  # (p, D)
+        start = block.number * (self.num_relations + 1)
+        crow = self.relation_crow[start : start + self.num_relations + 1]
+        col = self.relation_col[block.pairs]
+        ops.spmm_add_(gradient.out, crow, col, products.new_ones(len(col)), products)
 
     def sums_of(
         self,
@@ -188,9 +205,8 @@ class PairedEdges(nn.Module):
         """Return the sums (R, D) of the rows `rows` alone."""
         out = dense.new_zeros(len(rows), dense.shape[1])
         pairs, crow = self._pairs_of(rows, static_shapes)
-        size = PAIR_BLOCK * self.block_factor
-        for start in range(0, len(pairs), size):
-            own = pairs[start : start + size]
+        for start in range(0, len(pairs), self.block_size.pairs):
+            own = pairs[start : start + self.block_size.pairs]
             sums = ops.spmm(self.pair_crow, self.col, values, dense, own, places)
             own_crow = (crow - start).clamp_(0, len(own))
             relation = self.pair_relation.index_select(0, own.clamp(min=0))
@@ -236,19 +252,22 @@ def _add_pairs_(
     ops.spmm_add_(out, crow, col, sums.new_ones(len(sums)), sums)
 
 
-def _block_factor(device: torch.device) -> int:
-    """Return how many times larger than on a CPU the blocks are."""
-    return 1 if device.type == "cpu" else DEVICE_FACTOR
+def _block_size(num_edges: int, device: torch.device) -> _BlockSize:
+    """Return how large the blocks of a graph are on a device."""
+    if device.type == "cpu":
+        return _BlockSize(PAIR_BLOCK_ROWS, PAIR_BLOCK)
+    pairs = max(PAIR_BLOCK, num_edges // DEVICE_BLOCKS)
+    return _BlockSize(4 * pairs, pairs)
 
 
-def _divide_pairs(row_crow: Tensor, factor: int) -> list[_Block]:
-    """Divide into blocks of PAIR_BLOCK_ROWS rows and PAIR_BLOCK pairs at most, or of one row."""
+def _divide_pairs(row_crow: Tensor, size: _BlockSize) -> list[_Block]:
+    """Divide into blocks of `size` rows and pairs at most, or of one row."""
     blocks: list[_Block] = []
     num_rows, row, pair = len(row_crow) - 1, 0, 0
     while row < num_rows:
-        most = torch.tensor(pair + PAIR_BLOCK * factor, dtype=row_crow.dtype)
+        most = torch.tensor(pair + size.pairs, dtype=row_crow.dtype)
         fitting = int(torch.searchsorted(row_crow, most, right=True)) - 1
-        stop = min(max(fitting, row + 1), row + PAIR_BLOCK_ROWS * factor, num_rows)
+        stop = min(max(fitting, row + 1), row + size.rows, num_rows)
         last = int(row_crow[stop])
         blocks.append(_Block(slice(row, stop), slice(pair, last), len(blocks)))
         row, pair = stop, last

@@ -72,13 +72,17 @@ def test_there_is_room_for_the_rows_with_most_pairs(edges):
 
 
 def test_a_graph_that_moves_is_divided_as_suits_the_device(edges, monkeypatch):
-    """On a GPU blocks are larger; here it seems to be one."""
+    """As on a GPU, with blocks of a quarter of the edges."""
     edges, triples = edges
     weights, dense, relations = arguments(edges)
-    before = len(edges.blocks)
-    monkeypatch.setattr(paired_edges, "_block_factor", lambda device: 32)
+    size = paired_edges._block_size
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(paired_edges, "_block_size", lambda edges, _: size(edges, cuda))
     edges.double()
-    assert len(edges.blocks) == max(1, -(-before // 32))
+    widest = max(80 // paired_edges.DEVICE_BLOCKS, paired_edges.PAIR_BLOCK)
+    assert edges.block_size.pairs == widest
+    assert all(block.pairs.stop - block.pairs.start <= widest for block in edges.blocks)
+    assert len(edges.blocks) <= 2 * paired_edges.DEVICE_BLOCKS
     out = torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64)
     edges.add_sums_(out, weights[edges.order.long()], dense, relations)
     torch.testing.assert_close(out, formula(triples, weights, dense, relations))
