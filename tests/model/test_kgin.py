@@ -293,3 +293,15 @@ def test_autocast_leaves_the_step_in_full_precision():
             losses.append(twin.calculate_loss(batch))
     losses[1].backward()
     assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
+def test_places_that_are_left_get_no_noise():
+    """They read row 0, of the padding, which no batch has and no entity leads to."""
+    case = conformance()
+    twin = case.build(case.twin, "tiny", compress_bits=2)
+    twin.static_shapes = True
+    batch = case.data("tiny")[1]["calculate_loss"]
+    assert len(batch["user_id"].unique()) < min(len(batch), twin.n_users)
+    twin.calculate_loss(batch).backward()
+    for table in (twin.user_embedding, twin.entity_embedding):
+        assert table.weight.grad[1:].any() and not table.weight.grad[0].any()
