@@ -89,6 +89,11 @@ class RelationalGraph(nn.Module):
         degree = self.by_head.degrees(edges)
         return EdgeWeights(edges, degree.clamp_(min=1).reciprocal_()[:, None], interactions)
 
+    def head_places(self, entities: Tensor) -> Tensor:  # (N,) -> (N,) int64
+        """Return the places of entities among the heads, -1 for no head; -1 is no entity."""
+        places = self.position.index_select(0, entities.clamp(min=0))
+        return torch.where(entities >= 0, places, -1).long()
+
     def places(self, first: bool) -> Tensor | None:
         """Return where a hop finds an entity's row: in the parameter, or in a map of the heads."""
         return None if first else self.position
@@ -108,10 +113,14 @@ class RelationalGraph(nn.Module):
         source: Tensor,
         relations: Tensor,
         first: bool,
+        *,
+        static_shapes: bool = False,
     ) -> Tensor:
         """Return the means (R, D) that some heads receive, zero for a row that is no head."""
         places = self.places(first)
-        sums = self.by_head.sums_of(rows, weights.edges, source, relations, places)
+        sums = self.by_head.sums_of(
+            rows, weights.edges, source, relations, places, static_shapes=static_shapes
+        )
         return sums.mul_(weights.inverse_degree.index_select(0, rows.clamp(min=0)))
 
     def return_messages_(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from recbole_tinykg.errors import ConfigurationError
 from recbole_tinykg.functional import kgin
+from recbole_tinykg.graph.distinct import distinct
 from recbole_tinykg.graph.from_recbole import relational_graph
 from recbole_tinykg.model.checks import check_choice, check_positive, check_rate, check_weight
 from recbole_tinykg.model.twin import Twin
@@ -47,6 +48,7 @@ class TinyKGIN(Twin):
     """KGIN's twin; trains with RecBole's `KGTrainer`."""
 
     stock_name = "KGIN"
+    has_static_step = True
     input_type = InputType.PAIRWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -118,11 +120,12 @@ class TinyKGIN(Twin):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Return the BPR loss of (user, item, negative item), with both regularisers; a scalar."""
         self._forget()
-        users, user_rows = torch.unique(interaction[self.USER_ID], return_inverse=True)
+        static = self.static_shapes
+        users, user_rows = distinct(interaction[self.USER_ID], self.n_users, static_shapes=static)
         items = torch.cat([interaction[self.ITEM_ID], interaction[self.NEG_ITEM_ID]])
-        items, item_rows = torch.unique(items, return_inverse=True)
+        items, item_rows = distinct(items, self.n_items, static_shapes=static)
         sites = self.next_sites()
-        sums, last = self._propagate(kgin.BatchRows(users, items), sites)
+        sums, last = self._propagate(kgin.BatchRows(users, items, static), sites)
         pairs = (user_rows, *(item_rows + len(users)).chunk(2))
         loss = kgin.summed_bpr_loss(sites, sums, last, pairs, self.reg_weight)
         attention = self.gcn.disen_weight_att

@@ -26,6 +26,33 @@ def test_a_position_draws_the_same_edges_again_and_another_one_others():
     assert 200 < int((first & other).sum()) < 300  # 250 expected, sigma 8
 
 
+def sorted_draw(position, num_edges, num_kept):
+    """The draw as it is defined: the smallest keys, ties by their distance from a random edge."""
+    noise = ops.random_bits(stream(position), 0, torch.Size((1, num_edges + 2)))[0].tolist()
+    first = noise[num_edges] * 2**16 + noise[num_edges + 1]
+    order = sorted(range(num_edges), key=lambda e: (noise[e], (e - first) % num_edges))
+    kept = torch.zeros(num_edges, dtype=torch.bool)
+    kept[order[:num_kept]] = True
+    return kept
+
+
+@pytest.mark.parametrize("num_edges", [1, 2, 7, 40, 3000])
+@pytest.mark.parametrize("num_keys", [1, 3, 2**16])
+def test_keeps_the_smallest_keys_and_of_ties_the_nearest(num_edges, num_keys, monkeypatch):
+    draw = ops.random_bits
+
+    def few_keys(*args):
+        noise = draw(*args)
+        noise[:, :num_edges] %= num_keys
+        return noise
+
+    monkeypatch.setattr(ops, "random_bits", few_keys)
+    for position in range(20):
+        for num_kept in {0, 1, num_edges // 3, num_edges - 1, num_edges}:
+            expected = sorted_draw(position, num_edges, num_kept)
+            assert sample_edges(stream(position), num_edges, num_kept).equal(expected)
+
+
 def count(num_edges, num_kept, draws):
     kept = [sample_edges(stream(p), num_edges, num_kept) for p in range(draws)]
     return torch.stack(kept).double()

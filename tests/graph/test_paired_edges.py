@@ -50,13 +50,45 @@ def test_sums_are_those_of_the_formula(edges):
     torch.testing.assert_close(out - 1, formula(triples, weights, dense, relations))
 
 
-def test_sums_of_some_rows(edges):
+@pytest.mark.parametrize("static_shapes", [False, True])
+@pytest.mark.parametrize(
+    "rows", [[7, -1, 0, 4, 10, 2, 5], [-1, -1], [4], [*range(NUM_ROWS)], [3, -1, -1, -1]]
+)
+def test_sums_of_some_rows(edges, rows, static_shapes):
     edges, triples = edges
     weights, dense, relations = arguments(edges)
-    rows = torch.tensor([7, -1, 0, 4, 10, 2, 5])
-    got = edges.sums_of(rows, weights[edges.order.long()], dense, relations)
+    values, rows = weights[edges.order.long()], torch.tensor(rows)
+    got = edges.sums_of(rows, values, dense, relations, static_shapes=static_shapes)
     expected = formula(triples, weights, dense, relations)[rows] * (rows >= 0)[:, None]
     torch.testing.assert_close(got, expected)
+
+
+def test_there_is_room_for_the_rows_with_most_pairs(edges):
+    """And no more: that many rows of the graph do have so many."""
+    edges, _ = edges
+    counts = edges.row_crow.diff().sort(descending=True).values.tolist()
+    for num_rows in range(1, NUM_ROWS + 3):
+        assert edges._most_pairs(num_rows) == sum(counts[:num_rows])
+
+
+def test_a_graph_that_moves_is_divided_as_suits_the_device(edges, monkeypatch):
+    """As on a GPU, with blocks of a quarter of the edges."""
+    edges, triples = edges
+    weights, dense, relations = arguments(edges)
+    size = paired_edges._block_size
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(paired_edges, "_block_size", lambda edges, _: size(edges, cuda))
+    edges.double()
+    widest = max(80 // paired_edges.DEVICE_BLOCKS, paired_edges.PAIR_BLOCK)
+    assert edges.block_size.pairs == widest
+    assert all(block.pairs.stop - block.pairs.start <= widest for block in edges.blocks)
+    assert len(edges.blocks) <= 2 * paired_edges.DEVICE_BLOCKS
+    out = torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float64)
+    edges.add_sums_(out, weights[edges.order.long()], dense, relations)
+    torch.testing.assert_close(out, formula(triples, weights, dense, relations))
+    rows = torch.tensor([3, -1, 5])
+    got = edges.sums_of(rows, weights[edges.order.long()], dense, relations, static_shapes=True)
+    torch.testing.assert_close(got, out[rows] * (rows >= 0)[:, None])
 
 
 def test_absent_columns_add_nothing(edges):

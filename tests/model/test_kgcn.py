@@ -129,3 +129,15 @@ class TestTinyKGCN(StaticConformance):
             table = torch.full_like(twin.adj_entity, bad)
             with pytest.raises(CheckpointError, match="adj_entity must hold numbers from 0 to"):
                 twin.load_other_parameter({"adj_entity": table})
+
+
+def test_places_that_are_left_get_no_noise():
+    """They read row 0, of the padding, which no batch has and no entity leads to."""
+    case = TestTinyKGCN()
+    twin = case.build(case.twin, "tiny", compress_bits=2)
+    twin.static_shapes = True
+    batch = case.data("tiny")[1]["calculate_loss"]
+    assert len(batch["user_id"].unique()) < min(len(batch), twin.n_users)
+    twin.calculate_loss(batch).backward()
+    for table in (twin.user_embedding, twin.entity_embedding):
+        assert table.weight.grad[1:].any() and not table.weight.grad[0].any()

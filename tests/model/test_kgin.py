@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from helpers.conformance import TwinConformance
+from helpers.static_conformance import StaticConformance
 from helpers.twin_case import default_dtype, distance
 from helpers.unbiased import excess
 from recbole_tinykg import ops
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(  # RecBole's KGIN inverts degrees, of t
 )
 
 
-class TestTinyKGIN(TwinConformance):
+class TestTinyKGIN(StaticConformance):
     twin = "TinyKGIN"
     variants = [
         {"node_dropout_rate": 0.0},
@@ -97,12 +97,16 @@ def inject(stock, twin, batch):
 
 
 @pytest.mark.parametrize("dataset", ["tiny", "ml-100k"])
-@pytest.mark.parametrize("rate", [0.0, 0.2])
-@pytest.mark.parametrize("hops", [1, 2, 3])
-def test_equals_stock_on_the_edges_and_the_dropout_of_a_step(dataset, rate, hops):
+@pytest.mark.parametrize(
+    ("hops", "rate", "static_shapes"),
+    [(1, 0.0, False), (1, 0.2, False), (2, 0.0, False), (2, 0.2, False)]
+    + [(3, 0.0, False), (3, 0.2, False), (1, 0.2, True), (3, 0.2, True)],
+)
+def test_equals_stock_on_the_edges_and_the_dropout_of_a_step(dataset, rate, hops, static_shapes):
     case = conformance()
     changes = {"node_dropout_rate": 0.5, "mess_dropout_rate": rate, "context_hops": hops}
     stock, twin = (model.double() for model in case.pair(dataset, **changes))
+    twin.static_shapes = static_shapes
     batch = case.data(dataset)[1]["calculate_loss"]
     with default_dtype(torch.float64):
         ours = twin.calculate_loss(batch)
@@ -289,3 +293,15 @@ def test_autocast_leaves_the_step_in_full_precision():
             losses.append(twin.calculate_loss(batch))
     losses[1].backward()
     assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
+def test_places_that_are_left_get_no_noise():
+    """They read row 0, of the padding, which no batch has and no entity leads to."""
+    case = conformance()
+    twin = case.build(case.twin, "tiny", compress_bits=2)
+    twin.static_shapes = True
+    batch = case.data("tiny")[1]["calculate_loss"]
+    assert len(batch["user_id"].unique()) < min(len(batch), twin.n_users)
+    twin.calculate_loss(batch).backward()
+    for table in (twin.user_embedding, twin.entity_embedding):
+        assert table.weight.grad[1:].any() and not table.weight.grad[0].any()

@@ -39,8 +39,9 @@ from recbole_tinykg.functional.kgin.guidance import (
 )
 from recbole_tinykg.functional.kgin.step import BatchRows, IntentPropagation
 from recbole_tinykg.functional.kgin.unit_rows import UnitRows, normalize
-from recbole_tinykg.functional.rows import add_rows_
+from recbole_tinykg.functional.rows import add_rows_, write_distinct_rows_
 from recbole_tinykg.graph.csr import row_places
+from recbole_tinykg.graph.distinct import table_rows
 from recbole_tinykg.graph.paired_edges import RelationGradient
 from recbole_tinykg.graph.relational_graph import EdgeWeights
 from recbole_tinykg.quantization import Quantized, StepSites
@@ -59,7 +60,8 @@ def propagate_intents(
 ) -> tuple[Tensor, Tensor]:
     """Return rows (U + I, D) of the sum over hidden hops, and of the last hop, not normalised."""
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in parameters)
-    return _PropagateIntents.apply(plan, keep, sites, batch.users, batch.items, *parameters)
+    rows = batch.static_shapes, batch.users, batch.items
+    return _PropagateIntents.apply(plan, keep, sites, *rows, *parameters)
 
 
 @dataclass
@@ -92,6 +94,7 @@ class _PropagateIntents(torch.autograd.Function):
         plan: IntentPropagation,
         keep: bool,
         sites: StepSites,
+        static_shapes: bool,
         users: Tensor,
         items: Tensor,
         *parameters: Tensor,
@@ -100,11 +103,12 @@ class _PropagateIntents(torch.autograd.Function):
         entities = parameters[1]
         edges = entities.new_ones(plan.graph.num_edges) if mask is None else mask.to(entities.dtype)
         weights = plan.weights(edges, sites, transposed=False)
-        walk = _Walk(plan, sites, BatchRows(users, items), parameters, weights)
+        walk = _Walk(plan, sites, BatchRows(users, items, static_shapes), parameters, weights)
         outputs, saved = walk.forward(keep)
         if keep:
             bits = [] if mask is None else [pack_mask(mask)]
             ctx.plan, ctx.table, ctx.layouts = plan, sites.table, [hop.layouts() for hop in saved]
+            ctx.static_shapes = static_shapes
             codes = [tensor for hop in saved for tensor in hop.tensors()]
             small = (sites.streams, users.int(), items.int())
             ctx.save_for_backward(*small, *parameters, *bits, *codes)
@@ -122,9 +126,10 @@ class _PropagateIntents(torch.autograd.Function):
         else:
             edges = unpack_mask(next(tensors), num_edges, dtype)
         weights = plan.weights(edges, sites, transposed=True)
-        walk = _Walk(plan, sites, BatchRows(users.long(), items.long()), parameters, weights)
+        batch = BatchRows(users.long(), items.long(), ctx.static_shapes)
+        walk = _Walk(plan, sites, batch, parameters, weights)
         saved = [_SavedHop.restore(tensors, layouts) for layouts in ctx.layouts]
-        return *(None,) * 5, *walk.backward(saved, grad_sums, grad_last)
+        return *(None,) * 6, *walk.backward(saved, grad_sums, grad_last)
 
 
 class _Walk:
@@ -142,23 +147,30 @@ class _Walk:
         self.sites = [sites.group(f"hop{hop + 1}") for hop in range(plan.num_hops)]
         self.users, self.entities, self.latent, self.relations, self.attention = parameters
         self.directions = directions(self.attention, self.relations)
-        self.rows = plan.graph.position.index_select(0, batch.items).long()  # (I,) -1: no head
+        self.rows = plan.graph.head_places(batch.items)  # (I,) -1: no head
         self.is_head = (self.rows >= 0).to(self.entities.dtype)[:, None]
         self.row = self.rows.clamp(min=0)
 
     def forward(self, keep: bool) -> tuple[tuple[Tensor, Tensor], list[_SavedHop]]:
         """Return both outputs, and what each hop saves."""
         graph, num_users = self.plan.graph, len(self.batch.users)
-        ego = self.users.index_select(0, self.batch.users)
+        ego = table_rows(self.users, self.batch.users)
         source = self.entities
-        sums = torch.cat([ego, source.index_select(0, self.batch.items)])
+        sums = torch.cat([ego, table_rows(source, self.batch.items)])
         last, saved = torch.empty_like(sums), []
         for hop in range(self.plan.num_hops):
             first, sites = hop == 0, self.sites[hop]
             guided, own = self._forward_users(source, ego, hop, keep)
             saved += own
             if hop == self.plan.num_hops - 1:
-                received = graph.messages_of(self.rows, self.weights, source, self.relations, first)
+                received = graph.messages_of(
+                    self.rows,
+                    self.weights,
+                    source,
+                    self.relations,
+                    first,
+                    static_shapes=self.batch.static_shapes,
+                )
                 last[:num_users] = guided
                 last[num_users:] = self.plan.drop(received, sites["head_dropout"].stream)
                 break
@@ -211,9 +223,13 @@ class _Walk:
             self._backward_heads(source, grad_heads, saved, hop, grad_relations)
             grad_heads = source
         parts = directions_backward(intents.directions, self.attention, self.relations)
-        add_rows_(grad_heads, self.batch.items, grad_sums[num_users:])
-        all_users = torch.zeros_like(self.users)
-        all_users.index_copy_(0, self.batch.users, grad_users.add_(residual[0]))
+        add_rows_(grad_heads, self.batch.items.clamp(min=0), grad_sums[num_users:])
+        all_users = write_distinct_rows_(
+            torch.zeros_like(self.users),
+            self.batch.users,
+            grad_users.add_(residual[0]),
+            static_shapes=self.batch.static_shapes,
+        )
         return all_users, grad_heads, intents.latent, grad_relations.add_(parts[1]), parts[0]
 
     def _backward_users(
@@ -226,7 +242,7 @@ class _Walk:
     ) -> Tensor:
         """Return the gradient (U, D) of the users' input; add those of source and intents."""
         if hop == 0:
-            ego = self.users.index_select(0, self.batch.users)
+            ego = table_rows(self.users, self.batch.users)
         else:
             ego = saved[hop - 1].unit_rows[0].first.dequantize()
         inputs = ego, saved[hop].means.dequantize(), saved[hop].share

@@ -61,7 +61,11 @@ class IntentPropagation:
 
 @dataclass(frozen=True)
 class BatchRows:
-    """Unique users (U,) and unique items (I,) whose rows a batch reads."""
+    """Unique users (U,) and unique items (I,) whose rows a batch reads.
+
+    With `static_shapes` any may be -1: a row that stands for nothing, and whose gradient is zero.
+    """
 
     users: Tensor
     items: Tensor
+    static_shapes: bool = False

@@ -18,7 +18,10 @@ from recbole_tinykg.quantization import Quantized, Site
 from recbole_tinykg.quantization.quantizer import Layout
 
 ROW_BLOCK = 4096
-"""Rows that backward handles at a time."""
+"""Rows that backward handles at a time on a CPU."""
+
+DEVICE_ROW_BLOCK = 32 * ROW_BLOCK
+"""The same on a GPU, which a block has to keep busy: 34 MB at 64 floats."""
 
 
 def normalize(x: Tensor) -> tuple[Tensor, Tensor]:  # (N, D) -> (N, D), (N, 1)
@@ -61,8 +64,9 @@ class UnitRows:
 
     def backward_(self, gradient: Tensor) -> Tensor:  # (N, D)
         """Replace the gradient of y by that of x."""
-        for start in range(0, len(gradient), ROW_BLOCK):
-            rows = slice(start, start + ROW_BLOCK)
+        size = ROW_BLOCK if gradient.device.type == "cpu" else DEVICE_ROW_BLOCK
+        for start in range(0, len(gradient), size):
+            rows = slice(start, start + size)
             stop = min(rows.stop, len(gradient))
             g, length = gradient[rows], self.length[rows]
             dot = along(self.second.rows(start, stop).dequantize(), g, length)
