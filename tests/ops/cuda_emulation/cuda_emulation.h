@@ -31,7 +31,7 @@
 namespace emulation {
 
 constexpr unsigned kLanes = 32, kMaxThreads = 1024;
-constexpr size_t kStackBytes = 1 << 17;
+constexpr size_t kStackBytes = 1 << 16;
 
 struct Index {
   unsigned x = 0, y = 0;
