@@ -40,6 +40,16 @@ class SharedTable:
         return _Rows.apply(self._token, self._weight, index, self._gradient)
 
 
+def table_of_lookup(node: Any) -> Tensor | None:
+    """Return the table whose rows a lookup's autograd node gave; None for any other node."""
+    rows: Any = _Rows
+    if type(node) is not rows._backward_cls:
+        return None
+    (root, _), *_ = node.next_functions
+    table: Tensor = root.next_functions[0][0].variable
+    return table
+
+
 class _Gradient:
     """The gradient map of one table while a backward runs."""
 

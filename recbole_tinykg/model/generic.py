@@ -37,7 +37,7 @@ from recbole_tinykg.model.checks import (
 )
 from recbole_tinykg.model.twin import Twin
 from recbole_tinykg.quantization import Sites
-from recbole_tinykg.saved_tensors import compressed_saves
+from recbole_tinykg.saved_tensors import Recording, compressed_saves
 
 CFKG: Any = compat.get_stock_model("CFKG")
 CKE: Any = compat.get_stock_model("CKE")
@@ -50,7 +50,11 @@ LOSSES = ("calculate_loss", "calculate_kg_loss", "calculate_rs_loss")
 
 
 class GenericTwin(Twin):
-    """Base of the twins whose other base is their stock model."""
+    """Base of the twins whose other base is their stock model.
+
+    Attributes:
+        recordings: What the first step of each loss decided about saved tensors.
+    """
 
     chooses_bits = False
 
@@ -59,11 +63,12 @@ class GenericTwin(Twin):
         super().__init_subclass__(**kwargs)
         if GenericTwin in cls.__bases__:
             for name in set(LOSSES) & set(dir(cls)):
-                setattr(cls, name, _compressed(getattr(cls, name)))
+                setattr(cls, name, _compressed(getattr(cls, name), name))
 
     def __init__(self, config: Any, dataset: Any) -> None:
         """Build the stock model, then give its tables one gradient map each."""
         super().__init__(config, dataset)
+        self.recordings = {name: Recording() for name in LOSSES}
         for name, module in list(self.named_children()):
             if TableEmbedding.fits(module):
                 setattr(self, name, TableEmbedding(module))
@@ -85,7 +90,7 @@ class GenericTwin(Twin):
             setattr(self, name, None)
 
 
-def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _compressed(loss: Callable[[Any, Any], Any], name: str) -> Callable[[Any, Any], Any]:
     @functools.wraps(loss)
     def run(self: GenericTwin, interaction: Any) -> Any:
         quantizer = self.site_table.quantizer("block")
@@ -97,12 +102,13 @@ def _compressed(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
                 rounding=quantizer.rounding,
                 streams=self.streams,
                 resident=interaction.interaction.values(),
+                recording=self.recordings[name],
             ),
         ):
             losses = loss(self, interaction)
-        for name, value in list(vars(self).items()):
+        for attribute, value in list(vars(self).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:
-                delattr(self, name)  # a result that the stock model stored, with its graph
+                delattr(self, attribute)  # a result that the stock model stored, with its graph
         return losses
 
     return run

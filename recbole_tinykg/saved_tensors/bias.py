@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from recbole_tinykg.quantization import NoiseStreams
 from recbole_tinykg.quantization.quantizer import UNCOMPRESSED, Rounding
 from recbole_tinykg.saved_tensors.context import compressed_saves
+from recbole_tinykg.saved_tensors.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def measure_bias(
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters = list(named.values())
     streams = NoiseStreams(seed, 1).to(next(model.parameters()).device)
+    recording = Recording()
     compression: Any = getattr(model, "compression", nullcontext)
 
     def gradient(at_bits: int) -> list[Tensor]:
@@ -76,7 +78,12 @@ def measure_bias(
             torch.random.fork_rng(),
             compression(UNCOMPRESSED),
             compressed_saves(
-                model, at_bits, rounding=rounding, streams=streams, min_saved_bytes=min_saved_bytes
+                model,
+                at_bits,
+                rounding=rounding,
+                streams=streams,
+                min_saved_bytes=min_saved_bytes,
+                recording=recording,
             ),
         ):
             losses = loss()

@@ -13,26 +13,28 @@ something else saved the tensor (an operation in place on a view, a C++ `autogra
 it is kept exactly. A Python `autograd.Function` saves without an operation and is recognised by the
 frame that calls the hook.
 
+The mode is slow. A block whose loss has been recorded by an earlier one does without (`replay`).
+
 All state belongs to one block, and hooks and mode to the thread that opened it.
 """
 
 from __future__ import annotations
 
-import itertools
+import operator
 import sys
-from collections.abc import Iterable, Iterator, ValuesView
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_tinykg.quantization import NoiseStreams, Quantizer
 from recbole_tinykg.quantization.quantizer import UNCOMPRESSED, Rounding
+from recbole_tinykg.saved_tensors.block import FUNCTION_APPLY, Block, count_nodes
+from recbole_tinykg.saved_tensors.derivation import derive
 from recbole_tinykg.saved_tensors.gathers import Gathers, storage_id
 from recbole_tinykg.saved_tensors.needs import (
     Need,
@@ -43,13 +45,12 @@ from recbole_tinykg.saved_tensors.needs import (
     written_tensors,
 )
 from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
-from recbole_tinykg.saved_tensors.storage import PackedStorage, PackedTensor, Packing
+from recbole_tinykg.saved_tensors.recording import Cursor, Plan, Recording, Save
+from recbole_tinykg.saved_tensors.replay import Replay
+from recbole_tinykg.saved_tensors.storage import PackedTensor, Packing
 
-_PACKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_APPLY = torch.autograd.Function.apply.__code__
-# How many autograd nodes this thread has made. It is private to PyTorch: where it is missing, a
-# count that always changes makes every save doubtful, so that tensors are kept exactly.
-_count_nodes = getattr(torch.autograd, "_get_sequence_nr", itertools.count().__next__)
+_CONTAINERS = (list, tuple, dict)
+_unpack = operator.methodcaller("unpack")
 
 
 @contextmanager
@@ -61,6 +62,7 @@ def compressed_saves(
     streams: NoiseStreams | None = None,
     resident: Iterable[Tensor] = (),
     min_saved_bytes: int = 4096,
+    recording: Recording | None = None,
 ) -> Iterator[None]:
     """Pack what the block's forward saves for backward as codes.
 
@@ -76,6 +78,8 @@ def compressed_saves(
         streams: Noise; each block takes its next step. None: the same noise in every block.
         resident: Tensors that stay in memory anyway, such as the batch: kept by reference, too.
         min_saved_bytes: Codes must save at least this much of a storage, and half of it.
+        recording: What earlier blocks of the same loss have decided, to be replayed: much faster.
+            None: decide anew.
 
     Raises:
         ConfigurationError: `bits` or `rounding` is none of the values above.
@@ -85,47 +89,67 @@ def compressed_saves(
         yield
         return
     stream = (NoiseStreams(0, 1) if streams is None else streams).advance()[0]
-    tensors = [*resident, *_tensors_of(model)]
-    mode = _PackingMode(tensors, Packing(quantizer, stream, OuterHooks.current(), min_saved_bytes))
-    with torch.autograd.graph.saved_tensors_hooks(mode.pack, PackedTensor.unpack), mode:
+    given = list(resident)
+    plan = None if recording is None else recording.plan(model, given)
+    packing = Packing(quantizer, stream, OuterHooks.current(), min_saved_bytes)
+    block = Block([*given, *_tensors_of(model)], packing)
+    if plan is not None and plan.is_complete:
+        with torch.autograd.graph.saved_tensors_hooks(Replay(block, plan).pack, _unpack):
+            yield
+        return
+    mode = _PackingMode(block, plan)
+    with torch.autograd.graph.saved_tensors_hooks(mode.pack, _unpack), mode:
         try:
             yield
         finally:
             mode.pack_waiting()
+    if plan is not None:
+        plan.is_complete = True
+
+
+class _Waiting(NamedTuple):
+    """A tensor of which it is not known yet who saves it."""
+
+    tensor: Tensor
+    need: Need  # as an output; NOTHING: it is an argument
+    num_nodes: int  # made when it was saved
+    packed: PackedTensor
+    save: Save | None  # its place in the plan
 
 
 class _PackingMode(TorchDispatchMode):
-    """The pack hook of one `with` block, and the mode that tells it the operations."""
+    """The pack hook of one `with` block, and the mode that tells it the operations.
 
-    def __init__(self, resident: list[Tensor], packing: Packing) -> None:
+    Args:
+        block: Packs what has been decided.
+        plan: Gets the decisions; None: nobody does.
+    """
+
+    def __init__(self, block: Block, plan: Plan | None) -> None:
         super().__init__()
-        self._packing = packing
-        lazy = nn.parameter.is_lazy
-        dense = [t for t in resident if t.layout is torch.strided and not lazy(t)]
-        storages = [tensor.untyped_storage() for tensor in dense]
-        self._resident = {s._cdata: StorageWeakRef(s) for s in storages}  # no number is reused
-        self._storages: WeakValueDictionary[Any, PackedStorage] = WeakValueDictionary()
-        self._gathers = Gathers(packing.outer)
-        self._waiting: list[tuple[Tensor, Need, int, PackedTensor]] = []
-        self._task = torch._C._current_graph_task_id()  # -1, or the backward that opened the block
+        self._block = block
+        self._cursor = None if plan is None else Cursor(plan)
+        self._gathers = Gathers(block.outer)
+        self._waiting: list[_Waiting] = []
         self._last_func: OpOverload | None = None
         self._last_outputs: set[int] = set()  # storages that it may still save
 
-    def pack(self, tensor: Tensor) -> PackedTensor:
+    def pack(self, tensor: Tensor) -> PackedTensor | Reference:
         """Return what autograd owns in place of a tensor that is being saved: the pack hook."""
         packed = PackedTensor()
         with torch._C._DisableTorchDispatch():
             detached = tensor.detach()  # an output must not hold its own graph
-            if not self._can_wait(tensor):
-                packed.packed = Reference(detached, self._packing.outer)
-                return packed
+            if not self._block.may_be_codes(tensor):
+                return self._block.refer(detached)
         packed.waiting = detached
-        if sys._getframe(1).f_code is _APPLY:
+        frame = sys._getframe(1)
+        save = None if self._cursor is None else self._cursor.record(frame)
+        if frame.f_code is FUNCTION_APPLY:
             with _autograd_keys():
-                self._pack(packed, Need.EXACT)
+                self._pack(_Waiting(tensor, Need.EXACT, 0, packed, save), Need.EXACT, None)
         else:
             need = self._need_of_output(tensor)  # asking a view for its node may make one
-            self._waiting.append((tensor, need, _count_nodes(), packed))
+            self._waiting.append(_Waiting(tensor, need, count_nodes(), packed, save))
         return packed
 
     def pack_waiting(self, func: OpOverload | None = None, args: tuple[Any, ...] = ()) -> None:
@@ -136,20 +160,22 @@ class _PackingMode(TorchDispatchMode):
         has_node = torch.is_grad_enabled() and any(
             isinstance(arg, Tensor) and arg.requires_grad for arg in args
         )
-        num_nodes = _count_nodes() if has_node else None
+        num_nodes = count_nodes() if has_node else None
         with _autograd_keys():
-            for tensor, need, num_nodes_then, packed in waiting:
+            for saved in waiting:
+                need, saver = saved.need, self._last_func
                 if need is Need.NOTHING:
-                    is_saver = num_nodes == num_nodes_then
-                    need = need_of_argument(func, args, tensor) if is_saver else Need.EXACT
-                self._pack(packed, need)
+                    is_saver = num_nodes == saved.num_nodes
+                    need = need_of_argument(func, args, saved.tensor) if is_saver else Need.EXACT
+                    saver = func
+                self._pack(saved, need, saver)
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run the operation unchanged, and note what it tells about saved tensors."""
         kwargs = kwargs or {}
-        if self._in_backward():
+        if self._block.in_backward():
             return func(*args, **kwargs)
         self.pack_waiting(func, args)
         for tensor in written_tensors(func, args, kwargs):
@@ -157,28 +183,11 @@ class _PackingMode(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = result if isinstance(result, tuple | list) else (result,)
         self._last_func, self._last_outputs = func, {storage_id(out) for out in outputs}
-        if is_gather(func) and storage_id(args[0]) in self._resident:
+        if is_gather(func) and storage_id(args[0]) in self._block.resident:
             self._gathers.note(func, args, kwargs, result)
         elif is_cheap(func):
-            self._gathers.note_derived(func, args, kwargs, result, self._resident)
+            self._gathers.note_derived(func, args, kwargs, result, self._block.resident)
         return result
-
-    def _in_backward(self) -> bool:
-        """Whether a backward runs that began in the block; checkpoint may open it in another."""
-        return torch._C._current_graph_task_id() != self._task
-
-    def _can_wait(self, tensor: Tensor) -> bool:
-        """Whether codes may stand for a tensor, depending on the operation that saves it."""
-        return (
-            not self._in_backward()
-            and tensor.dtype in _PACKED_DTYPES
-            and tensor.layout is torch.strided
-            and type(tensor) in (Tensor, nn.Parameter)
-            and not tensor.is_neg()
-            and tensor.untyped_storage()._cdata not in self._resident
-            and not _is_parameter(tensor if tensor._base is None else tensor._base)
-            and tensor.untyped_storage().nbytes() > self._packing.min_saved_bytes
-        )
 
     def _need_of_output(self, tensor: Tensor) -> Need:
         """Return what the last operation needs of its output, once; NOTHING for arguments."""
@@ -190,26 +199,34 @@ class _PackingMode(TorchDispatchMode):
             self._last_outputs.discard(key)
         return need
 
-    def _pack(self, packed: PackedTensor, need: Need) -> None:
+    def _pack(self, saved: _Waiting, need: Need, saver: OpOverload | None) -> None:
         """Pack a tensor that waited; call this in `_autograd_keys`."""
-        tensor, packed.waiting = packed.waiting, None
-        assert tensor is not None
-        packed.geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
-        packed.packed = self._gathers.pack(tensor)
-        if packed.packed is None:
-            key = storage_id(tensor), tensor.dtype
-            storage = self._storages.get(key)
-            if storage is None or not storage.is_of(tensor):
-                self._storages[key] = storage = PackedStorage(tensor)
-            packed.storage, packed.need = storage, storage.pack(tensor, need, self._packing)
+        packed = saved.packed
+        detached, packed.waiting = packed.waiting, None
+        assert detached is not None
+        packed.packed = self._gathers.pack(detached)
+        if packed.packed is not None:
+            packed.geometry = detached.shape, detached.stride(), detached.storage_offset()
+            self._record_rows(saved)
+            return
+        is_new = self._block.pack(packed, detached, need)
+        if self._cursor is not None and saved.save is not None:
+            packed.check = self._cursor.plan.decide(saved.save, need, saver, is_new=is_new)
+
+    def _record_rows(self, saved: _Waiting) -> None:
+        if self._cursor is not None and saved.save is not None:
+            origin = self._gathers.origin_of(saved.tensor)
+            sources = self._block.sources
+            derivation = None if origin is None else derive(saved.tensor, origin, sources)
+            self._cursor.plan.decide_rows(saved.save, derivation)
 
     def _before_change(self, tensor: Tensor) -> None:
-        """Forget a storage that is about to change: through `.data` its version does not tell."""
+        """Keep saved rows that were read from a storage that is about to change; forget it."""
         key = storage_id(tensor)
         with _autograd_keys():
-            self._gathers.before_change(key)
-        for dtype in _PACKED_DTYPES:
-            self._storages.pop((key, dtype), None)
+            if self._gathers.before_change(key) and self._cursor is not None:
+                self._cursor.plan.give_up()  # a block without a mode would not see the change
+        self._block.forget(key)
 
 
 @contextmanager
@@ -224,21 +241,24 @@ def _autograd_keys() -> Iterator[None]:
         yield
 
 
-def _tensors_of(model: nn.Module | None) -> Iterator[Tensor]:
-    """Yield the tensors that modules hold, also as elements of a list, a tuple or a dictionary.
+def _tensors_of(model: nn.Module | None) -> list[Tensor]:
+    """Return the tensors that modules hold, also as elements of a list, a tuple or a dictionary.
 
     It does not look deeper: RippleNet holds 5,661 for ml-100k, which would take 0.3 s a step.
     """
-    if model is None:
-        return
-    yield from model.parameters()
-    yield from model.buffers()
-    for value in itertools.chain.from_iterable(vars(m).values() for m in model.modules()):
-        held = value.values() if isinstance(value, dict) else value
-        parts = held if isinstance(held, list | tuple | ValuesView) else (held,)
-        if isinstance(next(iter(parts), None), Tensor):
-            yield from (part for part in parts if isinstance(part, Tensor))
+    tensors: list[Tensor] = []
+    for module in () if model is None else model.modules():
+        for value in vars(module).values():
+            if isinstance(value, _CONTAINERS):
+                tensors.extend(_elements(value))
+            elif isinstance(value, Tensor):
+                tensors.append(value)
+    return tensors
 
 
-def _is_parameter(tensor: Tensor) -> bool:
-    return tensor.is_leaf and tensor.requires_grad
+def _elements(held: Any) -> Iterable[Tensor]:
+    """Return the tensors in a container of tensors, maybe with None among them."""
+    parts = held.values() if isinstance(held, dict) else held
+    first = next((part for part in parts if part is not None), None)
+    is_of_tensors = isinstance(first, Tensor)
+    return [part for part in parts if isinstance(part, Tensor)] if is_of_tensors else ()

@@ -22,71 +22,42 @@ from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from recbole_tinykg.saved_tensors.packed import OuterHooks, Reference
+from recbole_tinykg.saved_tensors.recomputed import Recomputed, RecomputedView
 
 _MOST_GATHERS = 8
 
 
-class Recomputed:
-    """Rows that are recomputed from packed arguments: references and `_RecomputedView`s; exact."""
-
-    def __init__(self, origin: _Origin, args: list[Any]) -> None:
-        self._func, self._kwargs, self._args = origin.func, origin.kwargs, args
-        self._rows: Reference | None = None
-        self._last: Callable[[], Tensor | None] = lambda: None
-
-    def replace(self, rows: Tensor, outer: OuterHooks) -> None:
-        """Keep the rows themselves from now on."""
-        self._rows, self._args = Reference(rows, outer), []
-
-    def unpack(self) -> Tensor:
-        """Return the numbers of the storage of the rows."""
-        if self._rows is not None:
-            return self._rows.unpack()
-        if (tensor := self._last()) is None:
-            with torch.no_grad():
-                tensor = self._func(*map(_unpack, self._args), **self._kwargs)
-            self._last = weakref.ref(tensor)
-        return tensor
-
-
-class _Origin:
-    """How rows were computed: an operation that has run, and its arguments: tensors or `_View`s."""
+class Origin:
+    """How rows were computed: an operation that has run, and its arguments: tensors or `View`s."""
 
     def __init__(self, func: OpOverload, args: tuple[Any, ...], kwargs: Any) -> None:
         self.func, self.args, self.kwargs = func, args, kwargs
-        views = [leaf for leaf in _leaves(args) if isinstance(leaf, _View)]
+        views = [leaf for leaf in leaves_of(args) if isinstance(leaf, View)]
         self.is_stale = False  # something that it reads has changed
         self.num_gathers: int = sum(view.origin.num_gathers for view in views) or 1
 
     def reads(self, storage: int) -> bool:
         """Whether anything that it is computed from is in that storage."""
         return any(
-            leaf.origin.reads(storage) if isinstance(leaf, _View) else storage_id(leaf) == storage
-            for leaf in _leaves(self.args)
+            leaf.origin.reads(storage) if isinstance(leaf, View) else storage_id(leaf) == storage
+            for leaf in leaves_of(self.args)
         )
 
     def run(self) -> Tensor:
         """Compute the rows."""
-        return self.func(*(_map(_View.resolve, arg) for arg in self.args), **self.kwargs)
+        return self.func(*(map_leaves(View.resolve, arg) for arg in self.args), **self.kwargs)
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """A view of rows that have an origin."""
 
-    origin: _Origin
+    origin: Origin
     geometry: tuple[Any, ...]  # size, strides and offset
 
     @staticmethod
     def resolve(leaf: Any) -> Any:
         """Compute a view; return anything else as it is."""
-        return leaf.origin.run().as_strided(*leaf.geometry) if isinstance(leaf, _View) else leaf
-
-
-class _RecomputedView(NamedTuple):
-    """A view of rows that will be recomputed."""
-
-    rows: Recomputed
-    geometry: tuple[Any, ...]
+        return leaf.origin.run().as_strided(*leaf.geometry) if isinstance(leaf, View) else leaf
 
 
 class Gathers:
@@ -94,10 +65,10 @@ class Gathers:
 
     def __init__(self, outer: OuterHooks) -> None:
         self._outer = outer
-        self._alive: dict[int, tuple[StorageWeakRef, _Origin]] = {}  # by the rows' storage
+        self._alive: dict[int, tuple[StorageWeakRef, Origin]] = {}  # by the rows' storage
         self._read: set[int] = set()  # storages that origins have been seen to read
-        self._saved: weakref.WeakKeyDictionary[Recomputed, _Origin] = weakref.WeakKeyDictionary()
-        self._recomputed: weakref.WeakValueDictionary[_Origin, Recomputed] = (
+        self._saved: weakref.WeakKeyDictionary[Recomputed, Origin] = weakref.WeakKeyDictionary()
+        self._recomputed: weakref.WeakValueDictionary[Origin, Recomputed] = (
             weakref.WeakValueDictionary()
         )
 
@@ -105,11 +76,11 @@ class Gathers:
         """Remember a gather; forget rows that are gone, which releases their indices."""
         for key in [key for key, (storage, _) in self._alive.items() if storage.expired()]:
             del self._alive[key]
-        tensors = [rows, *(leaf for leaf in _leaves(args) if isinstance(leaf, Tensor))]
+        tensors = [rows, *(leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor))]
         is_view = any(storage_id(tensor) == storage_id(rows) for tensor in tensors[1:])
         if rows.is_contiguous() and not is_view and not any(t.is_inference() for t in tensors):
             storage = StorageWeakRef(rows.untyped_storage())
-            self._alive[storage_id(rows)] = storage, _Origin(func, args, kwargs)
+            self._alive[storage_id(rows)] = storage, Origin(func, args, kwargs)
             self._read.update(map(storage_id, tensors[1:]))
 
     def note_derived(
@@ -123,21 +94,24 @@ class Gathers:
         """Remember an operation on gathered rows, if all its tensors are such rows or resident."""
         if not self._alive:
             return
-        args = tuple(_map(functools.partial(self._view_of, resident=resident), arg) for arg in args)
-        views = [leaf for leaf in _leaves(args) if isinstance(leaf, _View)]
-        if views and not any(leaf is _UNKNOWN for leaf in _leaves(args)):
+        args = tuple(
+            map_leaves(functools.partial(self._view_of, resident=resident), arg) for arg in args
+        )
+        views = [leaf for leaf in leaves_of(args) if isinstance(leaf, View)]
+        if views and not any(leaf is _UNKNOWN for leaf in leaves_of(args)):
             if sum(view.origin.num_gathers for view in views) <= _MOST_GATHERS:
                 self.note(func, args, kwargs, result)
 
     def _view_of(self, leaf: Any, resident: Container[int]) -> Any:
         if not isinstance(leaf, Tensor) or storage_id(leaf) in resident:
             return leaf
-        origin = self._origin_of(leaf)
+        origin = self.origin_of(leaf)
         if origin is None or origin.is_stale:
             return _UNKNOWN
-        return _View(origin, (leaf.shape, leaf.stride(), leaf.storage_offset()))
+        return View(origin, (leaf.shape, leaf.stride(), leaf.storage_offset()))
 
-    def _origin_of(self, tensor: Tensor) -> _Origin | None:
+    def origin_of(self, tensor: Tensor) -> Origin | None:
+        """Return how the storage of a tensor was computed, if it was from gathered rows."""
         storage, origin = self._alive.get(storage_id(tensor), (None, None))
         return None if storage is None or storage.expired() else origin
 
@@ -146,28 +120,32 @@ class Gathers:
 
         Call this where the arguments of gathers share their version counters.
         """
-        origin = self._origin_of(tensor)
+        origin = self.origin_of(tensor)
         if origin is None or (origin.is_stale and origin not in self._recomputed):
             return None
         return self._recompute_later(origin)
 
-    def _recompute_later(self, origin: _Origin) -> Recomputed:
+    def _recompute_later(self, origin: Origin) -> Recomputed:
         if (recomputed := self._recomputed.get(origin)) is None:
-            args = [_map(self._pack_leaf, arg) for arg in origin.args]
-            self._recomputed[origin] = recomputed = Recomputed(origin, args)
+            args = [map_leaves(self._pack_leaf, arg) for arg in origin.args]
+            self._recomputed[origin] = recomputed = Recomputed(origin.func, args, origin.kwargs)
             self._saved[recomputed] = origin
         return recomputed
 
     def _pack_leaf(self, leaf: Any) -> Any:
-        if isinstance(leaf, _View):
-            return _RecomputedView(self._recompute_later(leaf.origin), leaf.geometry)
+        if isinstance(leaf, View):
+            return RecomputedView(self._recompute_later(leaf.origin), leaf.geometry)
         return Reference(leaf, self._outer) if isinstance(leaf, Tensor) else leaf
 
-    def before_change(self, storage: int) -> None:
-        """Forget the origin of rows in a storage; keep saved rows that were read from it."""
+    def before_change(self, storage: int) -> bool:
+        """Forget the origin of rows in a storage; keep saved rows that were read from it.
+
+        Returns:
+            Whether any rows were read from it.
+        """
         self._alive.pop(storage, None)
         if storage not in self._read:
-            return
+            return False
         for recomputed, origin in list(self._saved.items()):
             if origin.reads(storage):
                 with torch.inference_mode(False):
@@ -176,6 +154,7 @@ class Gathers:
                 del self._saved[recomputed]
         for _, origin in self._alive.values():
             origin.is_stale |= origin.reads(storage)
+        return True
 
 
 _UNKNOWN = object()  # in place of a tensor that cannot be recomputed
@@ -187,19 +166,12 @@ def storage_id(value: Any) -> int:
     return value.untyped_storage()._cdata if is_dense else 0
 
 
-def _map(function: Callable[[Any], Any], arg: Any) -> Any:
+def map_leaves(function: Callable[[Any], Any], arg: Any) -> Any:
     """Apply a function to an argument, or to the elements of a list."""
     return [function(leaf) for leaf in arg] if type(arg) in (list, tuple) else function(arg)
 
 
-def _leaves(args: Iterable[Any]) -> Iterator[Any]:
+def leaves_of(args: Iterable[Any]) -> Iterator[Any]:
+    """Yield the arguments of an operation, of lists their elements."""
     for arg in args:
         yield from arg if type(arg) in (list, tuple) else (arg,)
-
-
-def _unpack(arg: Any) -> Any:
-    if isinstance(arg, Reference):
-        return arg.unpack()
-    if isinstance(arg, _RecomputedView):
-        return arg.rows.unpack().as_strided(*arg.geometry)
-    return [_unpack(a) for a in arg] if isinstance(arg, list) else arg

@@ -6,7 +6,6 @@ PyTorch calls only the innermost hooks, so otherwise a meter or an offloader wou
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from recbole_tinykg import ops
-from recbole_tinykg.quantization import Quantized, Quantizer
-from recbole_tinykg.quantization.quantizer import Layout
+from recbole_tinykg.quantization import Quantizer
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,27 @@ class OuterHooks:
     def current(cls) -> OuterHooks:
         """Return the innermost saved-tensor hooks of this thread."""
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        return cls(*hooks) if hooks else cls()
+        return cls(*hooks) if hooks else _NO_HOOKS
+
+    def keep(self, tensor: Tensor) -> Kept | OuterPacked:
+        """Pack a tensor without autograd history."""
+        return Kept(tensor) if self is _NO_HOOKS else OuterPacked(tensor, self)
+
+
+_NO_HOOKS = OuterHooks()
+
+
+class Kept:
+    """A tensor that no hooks pack."""
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def unpack(self) -> Tensor:
+        """Return the tensor."""
+        return self._tensor
 
 
 class OuterPacked:
@@ -64,11 +82,13 @@ class Packed(Protocol):
 class Reference:
     """A tensor as it is, without autograd history; changing it is an error, as in autograd."""
 
+    __slots__ = ("__weakref__", "_is_strided", "_packed", "_version", "shape", "storage")
+
     def __init__(self, tensor: Tensor, outer: OuterHooks) -> None:
-        self._version, self._shape = tensor._version, tuple(tensor.shape)
+        self._version, self.shape = tensor._version, tensor.shape
         self._is_strided = tensor.layout is torch.strided
-        self._storage = tensor.untyped_storage()._cdata if self._is_strided else 0
-        self._packed = OuterPacked(tensor, outer)
+        self.storage = tensor.untyped_storage()._cdata if self._is_strided else 0
+        self._packed = outer.keep(tensor)
 
     def unpack(self) -> Tensor:
         """Return the tensor.
@@ -77,13 +97,13 @@ class Reference:
             RuntimeError: It has been changed in place.
         """
         tensor = self._packed.unpack()
-        is_copy = self._is_strided and tensor.untyped_storage()._cdata != self._storage
+        is_copy = self._is_strided and tensor.untyped_storage()._cdata != self.storage
         if not is_copy and tensor._version != self._version:
             raise RuntimeError(
-                f"a tensor of shape {self._shape} that backward needs (a parameter, rows gathered "
-                "from it, or an activation that compressed_saves keeps as it is) has been modified "
-                f"in place since forward: it is at version {tensor._version}, expected version "
-                f"{self._version}. Call backward before the optimizer steps"
+                f"a tensor of shape {tuple(self.shape)} that backward needs (a parameter, rows "
+                "gathered from it, or an activation that compressed_saves keeps as it is) has been "
+                f"modified in place since forward: it is at version {tensor._version}, expected "
+                f"version {self._version}. Call backward before the optimizer steps"
             )
         return tensor
 
@@ -91,19 +111,20 @@ class Reference:
 class Codes:
     """The low-bit codes of a storage, given as a matrix (N, D)."""
 
+    __slots__ = ("_bits", "_columns", "_dtype", "_packed")
+
     def __init__(self, x: Tensor, quantizer: Quantizer, stream: Tensor, outer: OuterHooks) -> None:
-        quantized = quantizer.quantize(x, stream)
-        self._layout: Layout = quantized.layout
-        self._packed = [OuterPacked(tensor, outer) for tensor in quantized.tensors()]
-        self._last: Callable[[], Tensor | None] = lambda: None
+        self._columns, self._dtype, self._bits = x.shape[1], x.dtype, quantizer.bits
+        stochastic = quantizer.rounding == "stochastic"
+        parts = ops.quantize(x, stream, bits=quantizer.bits, stochastic=stochastic)
+        self._packed = [outer.keep(tensor) for tensor in parts]
 
     def unpack(self) -> Tensor:
-        """Return the estimate (N, D), one tensor for all that hold it at the same time."""
-        if (tensor := self._last()) is None:
-            parts = (packed.unpack() for packed in self._packed)
-            tensor = Quantized.unflatten(parts, self._layout).dequantize()
-            self._last = weakref.ref(tensor)
-        return tensor
+        """Return the estimate (N, D)."""
+        codes, minimum, step = (packed.unpack() for packed in self._packed)
+        return ops.dequantize(
+            codes, minimum, step, num_columns=self._columns, bits=self._bits, dtype=self._dtype
+        )
 
 
 class Signs:
@@ -112,7 +133,7 @@ class Signs:
     def __init__(self, x: Tensor, outer: OuterHooks, *, nan_is_positive: bool) -> None:
         self._shape, self._dtype = x.shape, x.dtype
         x = x.nan_to_num(nan=1.0) if nan_is_positive else x
-        self._packed = OuterPacked(ops.sign_mask(x), outer)
+        self._packed = outer.keep(ops.sign_mask(x))
 
     def unpack(self) -> Tensor:
         """Return 1 where the element is positive, else 0."""

@@ -6,6 +6,7 @@ the storage is packed once. Codes of an expanded row are the codes of one row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from recbole_tinykg.quantization import Quantizer
 from recbole_tinykg.saved_tensors.needs import Need
 from recbole_tinykg.saved_tensors.packed import Codes, OuterHooks, Packed, Reference, Signs
 
+_SITES_AT_ONCE = 32
 _SHORTEST_ROW = 32  # for shorter rows the 6 bytes of a row's minimum and step are too many
 _LONGEST_ROW = reference.GROUP_COLUMNS
 _SIGNS = (Need.SIGN, Need.SIGN_OR_NAN)
@@ -34,13 +36,22 @@ class Packing:
     min_saved_bytes: int
 
     def __post_init__(self) -> None:
-        self._site, self._unit = 0, self.stream.new_tensor([0, 1])
+        self._sites: tuple[Tensor, ...] = ()
+        self._site = 0
 
     def quantize(self, x: Tensor) -> Codes:
         """Quantize a matrix with the noise of the next site."""
-        stream = torch.add(self.stream, self._unit, alpha=self._site).to(x.device)
+        if self._site == len(self._sites):
+            self._sites = self._first_sites(max(_SITES_AT_ONCE, 2 * self._site))
+        stream = self._sites[self._site]
         self._site += 1
+        stream = stream if stream.device == x.device else stream.to(x.device)
         return Codes(x, self.quantizer, stream, self.outer)
+
+    def _first_sites(self, count: int) -> tuple[Tensor, ...]:
+        """Return the streams of the first sites, made at once."""
+        sites = torch.arange(count, device=self.stream.device)
+        return torch.stack([self.stream[0].expand(count), self.stream[1] + sites], dim=1).unbind()
 
     def num_bytes(self, need: Need, num_rows: int, columns: int, dtype: torch.dtype) -> int:
         """Return the bytes of a matrix packed for one need.
@@ -114,11 +125,14 @@ class PackedStorage:
 class PackedTensor:
     """What autograd owns in place of a saved tensor."""
 
+    __slots__ = ("__weakref__", "check", "geometry", "need", "packed", "storage", "waiting")
+
     def __init__(self) -> None:
         self.waiting: Tensor | None = None  # the tensor itself, until it is known who saves it
         self.packed: Packed | None = None  # stands for its storage or, without geometry, for it
         self.storage: PackedStorage | None = None  # or its storage, shared with other tensors, and
         self.need = Need.NOTHING  # what to unpack that for
+        self.check: Callable[[], None] | None = None  # of who reads codes
         self.geometry: tuple[Any, ...] | None = None  # size, strides and offset in the storage
 
     def unpack(self) -> Tensor:
@@ -138,13 +152,25 @@ class PackedTensor:
                     "activations cannot give second derivatives. Leave the block out, or use 32 "
                     "bits"
                 )
-        with torch.no_grad():
-            if self.storage is not None:
-                tensor = self.storage.unpack(self.need)
-            else:
-                assert self.packed is not None
-                tensor = self.packed.unpack()
-            return tensor if self.geometry is None else tensor.as_strided(*self.geometry)
+            if self.check is not None:
+                self.check()
+        if torch.is_grad_enabled():  # entering `no_grad` costs more than asking
+            with torch.no_grad():
+                return self._unpack()
+        return self._unpack()
+
+    def _unpack(self) -> Tensor:
+        if self.storage is not None:
+            tensor = self.storage.unpack(self.need)
+        else:
+            assert self.packed is not None
+            tensor = self.packed.unpack()
+        if self.geometry is None:
+            return tensor
+        size, strides, offset = self.geometry
+        if offset == 0 and tensor.shape == size and tensor.stride() == strides:
+            return tensor
+        return tensor.as_strided(size, strides, offset)
 
 
 def _row_length(tensor: Tensor) -> int:

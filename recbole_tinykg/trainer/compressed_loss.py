@@ -17,7 +17,7 @@ from torch import nn
 
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.quantization import NoiseStreams
-from recbole_tinykg.saved_tensors import compressed_saves
+from recbole_tinykg.saved_tensors import Recording, compressed_saves
 
 
 class CompressedLoss:
@@ -30,6 +30,7 @@ class CompressedLoss:
 
     def wrap(self, loss_func: LossFunction) -> LossFunction:
         """Return a loss function of the same name that computes in `compressed_saves`."""
+        recording = Recording()
 
         @functools.wraps(loss_func)
         def compressed(interaction: Interaction) -> Any:
@@ -39,6 +40,7 @@ class CompressedLoss:
                 rounding=self._rounding,
                 streams=self._streams,
                 resident=interaction.interaction.values(),
+                recording=recording,
             ):
                 return loss_func(interaction)
 

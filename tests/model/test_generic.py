@@ -12,8 +12,8 @@ from recbole.utils import KGDataLoaderState, init_seed
 
 from helpers.conformance import TwinConformance
 from helpers.twin_case import distance, total
-from recbole_tinykg.memory.meter import peak_bytes
-from recbole_tinykg.saved_tensors import measure_bias
+from recbole_tinykg.memory.meter import peak_bytes, saved_tensors
+from recbole_tinykg.saved_tensors import Recording, measure_bias
 
 RS, KG, RSKG = KGDataLoaderState.RS, KGDataLoaderState.KG, KGDataLoaderState.RSKG
 
@@ -74,6 +74,30 @@ class GenericConformance(TwinConformance):
             states.append((torch.get_rng_state(), np.random.get_state()[1]))
         assert torch.equal(states[0][0], states[1][0])
         assert np.array_equal(states[0][1], states[1][1])
+
+    def test_replayed_steps_are_those_of_the_dispatch_mode(self):
+        """The first step of a loss is recorded; the next ones draw the same codes without it."""
+        for loss, batch in self.data("ml-100k")[1].items():
+            runs = []
+            for is_replayed in (True, False):
+                twin = self.build(self.twin, "ml-100k", compress_bits=2)
+                init_seed(1, True)
+                runs.append([])
+                for _ in range(3):
+                    if not is_replayed:
+                        twin.recordings = {name: Recording() for name in twin.recordings}
+                    twin.zero_grad()
+                    with saved_tensors(twin, batch) as saved:
+                        value = total(getattr(twin, loss)(batch))
+                    value.backward()
+                    grads = [p.grad.clone() for p in twin.parameters() if p.grad is not None]
+                    runs[-1].append((saved.num_bytes, grads))
+                if is_replayed:
+                    (plan,) = twin.recordings[loss]._plans.values()
+                    assert (plan.num_replays, plan.num_misses) == (2, 0), loss
+            for (kept, grads), (expected_bytes, expected) in zip(*runs, strict=True):
+                assert kept == expected_bytes, loss
+                assert all(map(torch.equal, grads, expected)), loss
 
     def test_evaluation_is_deterministic(self):
         twin, pairs = self.build(self.twin, "tiny").eval(), self.scored_pairs("tiny")
