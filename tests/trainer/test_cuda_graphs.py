@@ -17,7 +17,7 @@ from recbole_tinykg.quick_start import prepare
 from recbole_tinykg.trainer import cuda_graphs, step
 from recbole_tinykg.trainer.cuda_graphs import StepGraphs
 
-TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyRippleNet"]
+TWINS = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyKGIN", "TinyRippleNet"]
 MANY_STEPS = {"train_batch_size": 16, "epochs": 3}
 
 
