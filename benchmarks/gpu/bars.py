@@ -1,7 +1,8 @@
 """The numbers that were asked of a GPU, beside what was measured before and what is measured now.
 
-`TODAY` is of one H200, with PyTorch 2.11 and CUDA 13.0, before twins had kernels of their own for
-it. A ratio is the twin's at 2 bits over the stock model's without anomaly detection.
+`before` is of one H200, with PyTorch 2.11 and CUDA 13.0, when the library computed the sparse
+products and Python launched every kernel of a step. A ratio is the twin's at 2 bits over the stock
+model's without anomaly detection.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Bar:
     """A row of the table: one or several numbers, each with a limit."""
 
     label: str
-    today: str
+    before: str
     limits: tuple[float, ...]
     values: Callable[[Found], list[Value]]
     at_least: bool = False

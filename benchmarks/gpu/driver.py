@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps, or those asked for; 0 if all ended well."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu/run", description=report.ABOUT)
     parser.add_argument("--wheels", type=Path, default=None, help="folder of packages to unpack")
-    parser.add_argument("--output", type=Path, default=RESULTS / "gpu", help="folder of results")
+    parser.add_argument("--output", type=Path, default=None, help="folder; default: of results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: in small")
     parser.add_argument("--dry-run", dest="device", action="store_const", const="cpu")
     parser.add_argument("--steps", default="", help="names, with commas; default: all")
@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--steps must be of {', '.join(s.name for s in every)}; got {unknown}")
     chosen = [step for step in every if step.name in wanted]
     limit = args.limit or (LIMIT if args.device == "cuda" else sum(s.seconds for s in chosen))
-    ended = run_all(chosen, plan, args.output.resolve(), limit)
-    print((args.output / "gpu.md").read_text(encoding="utf-8"))
+    output = args.output or (RESULTS / "gpu" if args.device == "cuda" else plan.folder / "results")
+    ended = run_all(chosen, plan, output.resolve(), limit)
+    print((output / "gpu.md").read_text(encoding="utf-8"))
     return 0 if all(step["status"] == 0 for step in ended) else 1
 
 

@@ -5,7 +5,7 @@
 A step that is slower than its work waits for Python to launch kernels: wall over busy says by how
 much. Steps are taken in passes of the trainer (`suite.steps`), first against the clock, then in the
 profiler, whose own cost is so left out of the wall. Twins are measured as they train by default,
-and, where the package has the key `cuda_graphs`, without it too.
+and without `cuda_graphs`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.trace import summarize
-from benchmarks.processes import ROOT
 from benchmarks.suite.cases import Case, Models, select_cases
 from benchmarks.suite.memory import first_line
 from benchmarks.suite.run import chosen, write_whole
@@ -30,7 +29,6 @@ from benchmarks.suite.variants import VARIANTS, Variant
 NUM_PROFILED = 10
 NUM_TIMED = 50
 CASES = "TinyKGAT,TinyKGAT-amazon-book,TinyKGCN,TinyKGNNLS,TinyKGIN,TinyRippleNet"
-OWN_KEYS = ROOT / "properties" / "overall.yaml"
 
 
 def main() -> None:
@@ -55,10 +53,8 @@ def main() -> None:
 
 
 def variants() -> dict[str, Variant]:
-    """Return stock and the twin at 2 bits, and the twin without graphs where it can have them."""
+    """Return stock and the twin at 2 bits, with CUDA graphs and without."""
     stock, twin = VARIANTS["stock"], VARIANTS["tiny2"]
-    if "cuda_graphs:" not in OWN_KEYS.read_text(encoding="utf-8"):
-        return {"stock": stock, "twin": twin}
     eager = Variant("eager", "{twin}, no graphs", twin.bits, settings={"cuda_graphs": False})
     return {"stock": stock, "twin": twin, "twin without graphs": eager}
 

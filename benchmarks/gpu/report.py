@@ -77,7 +77,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def bars_table(found: Mapping[str, Any], device: str) -> str:
     """Lay out what was asked for; a trial on the CPU keeps and breaks no promise."""
     rows = [
-        [b.label, b.today, b.asked, b.measured(found)]
+        [b.label, b.before, b.asked, b.measured(found)]
         + [b.holds(found) if device == "cuda" else "a trial"]
         for b in BARS
     ]

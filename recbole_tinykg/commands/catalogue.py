@@ -62,6 +62,7 @@ Writes saved/<run>.pth (best epoch), <run>-last.pth and <run>.json.
   --compress_rounding=... stochastic (unbiased) or nearest
   --compress_seed=...     seed of compression noise and dropout; default: --seed
   --compress_require_native=True    stop if the compiled kernels are missing
+  --cuda_graphs=False     on a GPU, twins' steps are launched kernel by kernel
   --detect_anomaly=False  stock models train without autograd's anomaly mode
   --resume=FILE           continue a run; other arguments change its parameters
   --epochs=5 --layers=[64,32,16] ...   every other parameter of RecBole's

@@ -48,7 +48,7 @@ class Pairs:
         self._store(codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes)
 
     def _store(self, codes: np.ndarray) -> None:
-        """Store sorted codes, a sentinel after them so that searches end inside, and a table."""
+        """Store sorted codes, a sentinel after them to end searches inside; a table or marks."""
         self._codes = np.append(codes, _BEYOND)
         self._table: np.ndarray | None = None
         if self.num_keys * self.num_values <= _TABLE_PAIRS:

@@ -81,7 +81,7 @@ class Memories:
 
     @classmethod
     def from_users(cls, table: FactTable, users: Tensor, most_pairs: int | None = None) -> Memories:
-        """Look up the memories of users (B,); with `most_pairs`, shapes depend on no number."""
+        """Look up the memories of users (B,); with `most_pairs`, shapes follow from B alone."""
         is_static, num_users = most_pairs is not None, len(table.memory)
         sorted_users, order = torch.sort(users)
         unique, user, row_bounds = _distinct(sorted_users, num_users if is_static else None)

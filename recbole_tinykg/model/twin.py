@@ -37,7 +37,7 @@ class Twin(KnowledgeRecommender):
 
     stock_name: ClassVar[str]
     chooses_bits: ClassVar[bool] = True  # whether `name_sites` names the maps that a step stores
-    has_static_step: ClassVar[bool] = False  # whether `static_shapes` is more than a wish
+    has_static_step: ClassVar[bool] = False  # whether a step heeds `static_shapes`
 
     def __init__(self, config: Any, dataset: Any) -> None:
         """Check the configuration, then prepare sites and noise; no parameter yet."""

@@ -33,7 +33,8 @@ _GENERAL = (
 _PLUMBING = frozenset(  # what RecBole lists with a model's parameters but is none of them
     "worker wandb_project shuffle require_pow enable_scaler transform numerical_features "
     "discretization MODEL_TYPE MODEL_INPUT_TYPE eval_type single_spec local_rank run_name device "
-    "valid_neg_sample_args test_neg_sample_args compress_require_native config_files".split()
+    "valid_neg_sample_args test_neg_sample_args compress_require_native cuda_graphs "
+    "config_files".split()
 )
 
 

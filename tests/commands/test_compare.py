@@ -261,6 +261,12 @@ def test_other_settings_are_refused(changes, message, output, settings, no_runs)
         compare_tiny({**settings, **changes})
 
 
+def test_steps_as_cuda_graphs_or_not_are_no_other_setting(output, settings, no_runs):
+    assert len(compare_tiny({**settings, "cuda_graphs": False}).runs) == 4
+    kept = json.loads((output / "settings.json").read_text())
+    assert "cuda_graphs" not in kept["models"]["TinyKGAT"]  # as where an earlier version began
+
+
 def test_damaged_settings_are_named(output, settings):
     (output / "settings.json").write_text("{")
     with pytest.raises(UserError, match="settings.json is damaged: give another --output"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from recbole_tinykg.memory.meter import saved_tensors
 from recbole_tinykg.saved_tensors import compressed_saves
@@ -21,6 +22,20 @@ def leaf(*shape, seed=0):
 def hidden(x):
     """Return an activation: no parameter, on a storage of its own."""
     return x + 0
+
+
+class Cube(torch.autograd.Function):
+    """A function of Python's, which saves without an operation."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad
 
 
 class Net(nn.Module):
@@ -49,3 +64,19 @@ def saved_bytes(forward, model=None, inputs=(), **kwargs):
         result = forward()
     del result
     return saved.num_bytes
+
+
+def step(net, index, streams, recording):
+    """Take a step with a recording; return bytes kept, whether a mode ran, and the gradients."""
+    net.zero_grad()
+    with (
+        saved_tensors(net, index) as saved,
+        compressed_saves(
+            net, streams=streams, resident=[index], recording=recording, min_saved_bytes=512
+        ),
+    ):
+        has_mode = _get_current_dispatch_mode() is not None
+        loss = net(index)
+    loss.backward()
+    grads = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return saved.num_bytes, has_mode, grads

@@ -17,6 +17,20 @@ from helpers.twin_case import default_dtype, total
 from helpers.unbiased import excess
 
 
+def assert_places_left_draw_no_noise(case: TwinConformance) -> None:
+    """Check a step at low bits whose batch has fewer users than places for them.
+
+    The places that are left read row 0, of the padding, which no batch has and no entity leads to.
+    """
+    twin = case.build(case.twin, "tiny", compress_bits=2)
+    twin.static_shapes = True
+    batch = case.data("tiny")[1]["calculate_loss"]
+    assert len(batch["user_id"].unique()) < min(len(batch), twin.n_users)
+    twin.calculate_loss(batch).backward()
+    for table in (twin.user_embedding, twin.entity_embedding):
+        assert table.weight.grad[1:].any() and not table.weight.grad[0].any()
+
+
 class StaticConformance(TwinConformance):
     """`TwinConformance`, and the tests of a step with static shapes."""
 

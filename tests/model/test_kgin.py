@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from helpers.static_conformance import StaticConformance
+from helpers.static_conformance import StaticConformance, assert_places_left_draw_no_noise
 from helpers.twin_case import default_dtype, distance
 from helpers.unbiased import excess
 from recbole_tinykg import ops
@@ -296,12 +296,4 @@ def test_autocast_leaves_the_step_in_full_precision():
 
 
 def test_places_that_are_left_get_no_noise():
-    """They read row 0, of the padding, which no batch has and no entity leads to."""
-    case = conformance()
-    twin = case.build(case.twin, "tiny", compress_bits=2)
-    twin.static_shapes = True
-    batch = case.data("tiny")[1]["calculate_loss"]
-    assert len(batch["user_id"].unique()) < min(len(batch), twin.n_users)
-    twin.calculate_loss(batch).backward()
-    for table in (twin.user_embedding, twin.entity_embedding):
-        assert table.weight.grad[1:].any() and not table.weight.grad[0].any()
+    assert_places_left_draw_no_noise(conformance())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from helpers.saved_tensors import FLOATS, D, N, hidden, leaf, saved_bytes
+from helpers.saved_tensors import FLOATS, Cube, D, N, hidden, leaf, saved_bytes
 from recbole_tinykg.saved_tensors import compressed_saves
 
 
@@ -128,17 +128,6 @@ def test_an_exact_need_replaces_codes():
 
 
 def test_a_custom_function_gets_its_tensors_exactly():
-    class Cube(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x**3
-
-        @staticmethod
-        def backward(ctx, grad):
-            (x,) = ctx.saved_tensors
-            return 3 * x**2 * grad
-
     x = leaf()
     with compressed_saves(bits=1):
         y = hidden(x)

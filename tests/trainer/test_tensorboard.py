@@ -69,6 +69,7 @@ def test_hparams_leave_out_what_tells_no_run_from_another(tiny):
     config = Config("TinyKGAT", "tiny", config_dict=tiny)
     shown = hyperparameters(config)
     assert not {"run_name", "compress_seed", "compressed_saves", "worker", "local_rank"} & {*shown}
+    assert "cuda_graphs" not in shown
     config = Config("TinyKGAT", "tiny", config_dict={**tiny, "compress_seed": 3})
     assert hyperparameters(config)["compress_seed"] == 3
 

@@ -24,7 +24,10 @@ from recbole_tinykg.commands.compare.runs import Request, Run
 from recbole_tinykg.errors import ConfigurationError, UserError
 from recbole_tinykg.model import get_model, stock_name_of
 
-_PER_RUN = ("seed", "compress_bits", "run_name", "show_progress", "state")
+_PER_RUN = (  # keys in which runs of a comparison may differ
+    *("seed", "compress_bits", "run_name", "show_progress", "state"),
+    "cuda_graphs",  # earlier versions' comparisons have no such key, and no result depends on it
+)
 _SHOWN = 4  # differences that an error message names
 
 Line = dict[str, Any]

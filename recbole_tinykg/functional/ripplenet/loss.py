@@ -76,7 +76,7 @@ def ripple_loss(
         weights: The parameters.
         penalty: Weights of the terms besides the prediction's.
         most_pairs: How many distinct pairs of a head and a relation the table has; shapes then
-            depend on no number. None: they depend on the batch's facts.
+            follow from the batch's alone. None: they depend on the batch's facts.
     """
     return _RippleLoss.apply(penalty, most_pairs, users, items, labels, *table, *weights)
 
