@@ -32,6 +32,7 @@ from torch import Tensor
 
 from recbole_tinykg.data.prefetch import on_device
 from recbole_tinykg.memory.step_meter import LossFunction
+from recbole_tinykg.ops import native_status
 from recbole_tinykg.trainer.optimizers import capturable, is_capturable
 from recbole_tinykg.trainer.phases import PHASES, phase_of
 from recbole_tinykg.trainer.step import LossSum, TrainingStep
@@ -260,6 +261,8 @@ def obstacle(trainer: Any) -> str | None:
     model, optimizer = trainer.model, trainer.optimizer
     if not getattr(model, "static_shapes", False):
         return f"shapes in a step of {type(model).__name__} depend on the data"
+    if trainer.device.type == "cuda" and not native_status("cuda")[0]:
+        return "there is no CUDA library, and plain PyTorch's sparse products wait for the device"
     if trainer.enable_scaler:
         return "a gradient scaler reads every step's gradients"
     if (trainer.clip_grad_norm or {}).get("error_if_nonfinite"):
