@@ -3,17 +3,23 @@
 RecBole's samplers draw from NumPy's global generator, dropout from PyTorch's, and each data loader
 shuffles with a generator of its own. Python's is captured too: a model or a data set may use it.
 States are plain containers, as checkpoints store them.
+
+A state that is put back takes with it what another thread has drawn meanwhile. So a thread that
+draws does it in `undisturbed`, and waits there while a block of `preserved` runs.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+_turn = threading.RLock()
 
 
 def capture() -> dict[str, Any]:
@@ -38,17 +44,25 @@ def restore(state: dict[str, Any]) -> None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Draw in the block while no other thread does so in one, or puts a state back."""
+    with _turn:
+        yield
+
+
+@contextmanager
 def preserved(*loaders: Any) -> Iterator[None]:
     """Put the random state back after the block, and that of the loaders' generators."""
-    state = capture()
-    found = generators(**{str(i): loader for i, loader in enumerate(loaders)}).values()
-    states = [generator.get_state() for generator in found]
-    try:
-        yield
-    finally:
-        restore(state)
-        for generator, before in zip(found, states, strict=True):
-            generator.set_state(before)
+    with undisturbed():
+        state = capture()
+        found = generators(**{str(i): loader for i, loader in enumerate(loaders)}).values()
+        states = [generator.get_state() for generator in found]
+        try:
+            yield
+        finally:
+            restore(state)
+            for generator, before in zip(found, states, strict=True):
+                generator.set_state(before)
 
 
 def generators(**loaders: Any) -> dict[str, torch.Generator]:

@@ -64,6 +64,27 @@ def test_batches_and_random_state_are_the_loaders(model, state, tiny):
     assert_identical(two_epochs(ahead, state, True), two_epochs(plain, state, False))
 
 
+def test_a_state_put_back_meanwhile_takes_no_draw_with_it(tiny):
+    """The measured first step of a phase puts the random state back while batches are drawn."""
+    plain, ahead = (
+        prepare("TinyKGAT", "tiny", config_dict={**tiny, "train_batch_size": 16}) for _ in range(2)
+    )
+    expected = two_epochs(plain, RS, False)
+    np.random.seed(5)
+    ahead.train_data.set_mode(RS)
+    found = []
+    for _ in range(2):
+        with drawn_ahead(ahead.train_data, ahead.model, pin=False) as batches:
+            for batch in batches:
+                found.append(batch.interaction)
+                with random_state.preserved():
+                    time.sleep(0.01)  # in which the thread would draw several batches
+    batches = [part for part in expected.values() if "numpy" not in part]
+    assert len(batches) == len(found)
+    for ours, theirs in zip(found, batches, strict=True):
+        assert_identical(ours, theirs)
+
+
 def test_another_thread_draws_and_at_most_so_many(experiment, monkeypatch):
     data = experiment.train_data.general_dataloader
     drawers, collate = [], data.collate_fn
