@@ -80,9 +80,7 @@ class CudaGraphs:
         pool = shared or torch.cuda.graph_pool_handle()
         current = torch.cuda.current_stream(self.device)
         try:
-            with torch.cuda.graph(
-                graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
+            with self._capturing(graph, pool):
                 function()
         except BaseException:
             self._leave_capture(graph, pool, current)
@@ -102,9 +100,14 @@ class CudaGraphs:
         with suppress(AttributeError, RuntimeError):
             torch._C._cuda_endAllocateToPool(index, pool)
             torch._C._cuda_releasePool(index, pool)
-        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+        with suppress(RuntimeError), self._capturing(torch.cuda.CUDAGraph(), None):
             torch.zeros(1, device=self.device)
         torch.cuda.set_stream(current)
+
+    def _capturing(self, graph: Any, pool: Any) -> AbstractContextManager[None]:
+        return torch.cuda.graph(
+            graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
+        )
 
 
 class StepGraphs:
