@@ -4,8 +4,8 @@ RecBole's samplers draw from NumPy's global generator, dropout from PyTorch's, a
 shuffles with a generator of its own. Python's is captured too: a model or a data set may use it.
 States are plain containers, as checkpoints store them.
 
-A state that is put back takes with it what another thread has drawn meanwhile. So a thread that
-draws does it in `undisturbed`, and waits there while a block of `preserved` runs.
+A state that is put back takes with it what another thread has drawn meanwhile. So where one draws
+by itself, each draw is `undisturbed`, and so is what puts a state back while it may.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Draw in the block while no other thread does so in one, or puts a state back."""
+    """Run a block while no other thread runs one; it must not wait for a thread that would."""
     with _turn:
         yield
 
@@ -53,16 +53,15 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def preserved(*loaders: Any) -> Iterator[None]:
     """Put the random state back after the block, and that of the loaders' generators."""
-    with undisturbed():
-        state = capture()
-        found = generators(**{str(i): loader for i, loader in enumerate(loaders)}).values()
-        states = [generator.get_state() for generator in found]
-        try:
-            yield
-        finally:
-            restore(state)
-            for generator, before in zip(found, states, strict=True):
-                generator.set_state(before)
+    state = capture()
+    found = generators(**{str(i): loader for i, loader in enumerate(loaders)}).values()
+    states = [generator.get_state() for generator in found]
+    try:
+        yield
+    finally:
+        restore(state)
+        for generator, before in zip(found, states, strict=True):
+            generator.set_state(before)
 
 
 def generators(**loaders: Any) -> dict[str, torch.Generator]:
