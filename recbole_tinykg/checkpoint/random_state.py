@@ -3,17 +3,23 @@
 RecBole's samplers draw from NumPy's global generator, dropout from PyTorch's, and each data loader
 shuffles with a generator of its own. Python's is captured too: a model or a data set may use it.
 States are plain containers, as checkpoints store them.
+
+A state that is put back takes with it what another thread has drawn meanwhile. So where one draws
+by itself, each draw is `undisturbed`, and so is what puts a state back while it may.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+_turn = threading.RLock()
 
 
 def capture() -> dict[str, Any]:
@@ -35,6 +41,13 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     for index, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda_state, index)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Run a block while no other thread runs one; it must not wait for a thread that would."""
+    with _turn:
+        yield
 
 
 @contextmanager

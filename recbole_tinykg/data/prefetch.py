@@ -11,8 +11,9 @@ waiting (`on_device`)::
 Batches, their order, and the random state after the last one are those of the loader itself:
 everything that the loader draws, from its generators and from NumPy's, is drawn by the one thread.
 That is only so if nobody else draws from NumPy's generator meanwhile, hence loaders and models that
-would, or that worker processes serve, are iterated as they are. A pass that ends early has drawn a
-few batches more than it took.
+would, or that worker processes serve, are iterated as they are; and if nobody puts its state back
+meanwhile, as the measured first step of a phase does, hence each draw is `undisturbed`. A pass that
+ends early has drawn a few batches more than it took.
 
 A pinned block goes back to PyTorch's pool when its tensor is gone, and the pool gives it out again
 only after the copies from it have happened: PyTorch records an event for each. So no buffer is
@@ -31,6 +32,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import nn
 
+from recbole_tinykg.checkpoint import random_state
 from recbole_tinykg.data.loaders import KnowledgeLoader
 from recbole_tinykg.model import stock_name_of
 
@@ -89,13 +91,26 @@ def _draw(loader: Any, handover: _Handover, device: int | None) -> None:
     try:
         if device is not None:
             torch.cuda.set_device(device)  # a thread begins on device 0
-        for batch in loader:
+        for batch in _undisturbed(loader):
             if not handover.give(batch if device is None else _pinned(batch)):
                 return
             del batch  # while the next one is drawn, the consumer has the only reference
         handover.end(None)
     except BaseException as error:
         handover.end(error)
+
+
+def _undisturbed(loader: Any) -> Iterator[Interaction]:
+    """Yield the loader's batches, each drawn while no other thread puts a random state back."""
+    with random_state.undisturbed():
+        batches = iter(loader)
+    while True:
+        with random_state.undisturbed():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+        del batch
 
 
 def _pinned(batch: Interaction) -> Interaction:

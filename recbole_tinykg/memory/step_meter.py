@@ -95,6 +95,7 @@ class StepMeter:
 
     def _count(self, interaction: Any, compression: AbstractContextManager[None]) -> SavedTensors:
         with (
+            random_state.undisturbed(),  # by a thread that draws batches ahead
             random_state.preserved(),
             module_state.preserved(self._model),
             compression,

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -60,6 +60,7 @@ class CudaGraphs:
         self.device = device
         self._stream = torch.cuda.Stream(device)
         self._captured: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
@@ -76,13 +77,38 @@ class CudaGraphs:
         Other threads may go on calling CUDA meanwhile, as the one that pins batches does.
         """
         graph = torch.cuda.CUDAGraph()
-        pool = next((other.pool() for other in self._captured), None)
-        with torch.cuda.graph(
-            graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            function()
+        shared = next((other.pool() for other in self._captured), None)
+        pool = shared or torch.cuda.graph_pool_handle()
+        current = torch.cuda.current_stream(self.device)
+        try:
+            with self._capturing(graph, pool):
+                function()
+        except BaseException:
+            self._leave_capture(graph, pool, current)
+            raise
         self._captured.add(graph)
         return graph.replay
+
+    def _leave_capture(self, graph: Any, pool: Any, current: torch.cuda.Stream) -> None:
+        """Do what PyTorch leaves undone where CUDA has refused an operation of a capture.
+
+        Until then it works on the stream of the capture, its allocator refuses to empty the cache,
+        and its generator, which a capture that succeeds puts right, refuses to draw.
+        """
+        torch.cuda.set_stream(current)
+        self._failed.append(graph)  # the allocator of pinned memory may still ask it
+        index = self._stream.device_index
+        with suppress(AttributeError, RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, pool)
+            torch._C._cuda_releasePool(index, pool)
+        with suppress(RuntimeError), self._capturing(torch.cuda.CUDAGraph(), None):
+            torch.zeros(1, device=self.device)
+        torch.cuda.set_stream(current)
+
+    def _capturing(self, graph: Any, pool: Any) -> AbstractContextManager[None]:
+        return torch.cuda.graph(
+            graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
+        )
 
 
 class StepGraphs:
@@ -181,7 +207,8 @@ class PhaseSteps:
             with capturable(optimizer):
                 replay = self._graphs.capture(lambda: self._step(inputs))
         except RuntimeError as error:
-            self._obstacle = self._failure = f"capturing failed ({str(error).splitlines()[0]})"
+            reason = error.__context__ or error  # what CUDA refused, not the end of the capture
+            self._obstacle = self._failure = f"capturing failed ({_first_line(reason)})"
             return
         finally:
             optimizer.zero_grad()
@@ -236,6 +263,10 @@ class StepGraph:
             column.copy_(batch.interaction[name], non_blocking=True)
         self._replay()
         torch.autograd.graph.increment_version(self._parameters)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class _ReadColumns(Interaction):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 import re
@@ -9,6 +10,7 @@ import threading
 import time
 import traceback
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from recbole_tinykg.data import prefetch
 from recbole_tinykg.data.prefetch import drawn_ahead, may_draw_ahead, on_device
 from recbole_tinykg.model import stock_name_of
 from recbole_tinykg.quick_start import prepare
+from recbole_tinykg.trainer import loop
 
 FIVE = ["TinyKGAT", "TinyKGCN", "TinyKGNNLS", "TinyKGIN", "TinyRippleNet"]
 GENERIC = ["TinyMCCLK", "TinyCKE", "TinyCFKG", "TinyKTUP", "TinyMKR"]
@@ -62,6 +65,31 @@ def test_batches_and_random_state_are_the_loaders(model, state, tiny):
     plain, ahead = (prepare(model, "tiny", config_dict=tiny) for _ in range(2))
     assert may_draw_ahead(ahead.train_data, ahead.model)
     assert_identical(two_epochs(ahead, state, True), two_epochs(plain, state, False))
+
+
+@pytest.mark.parametrize("around", [nullcontext, random_state.preserved], ids=["", "preserved"])
+def test_a_measured_step_takes_no_draw_with_it(around, tiny, monkeypatch):
+    """It puts the random state back while batches are drawn; so does `plan`, around a pass."""
+
+    def fit(ahead):
+        made = prepare("TinyKGAT", "tiny", config_dict={**tiny, "train_batch_size": 16})
+        loss = made.model.calculate_loss
+
+        @functools.wraps(loss)
+        def slow(batch):
+            time.sleep(0.01)  # in which the thread would draw several batches
+            return loss(batch)
+
+        made.model.calculate_loss = slow
+        if ahead:
+            drawn = lambda data, trainer: drawn_ahead(data, trainer.model, pin=False)  # noqa: E731
+            monkeypatch.setattr(loop, "_batches", drawn)
+        with around():
+            made.trainer.fit(made.train_data, saved=False)
+        assert made.trainer.memory()["rs"]["saved_activation_bytes"] > 0
+        return made.trainer.train_loss_dict, made.model.state_dict(), random_state.capture()
+
+    assert_identical(*(fit(ahead) for ahead in (False, True)))
 
 
 def test_another_thread_draws_and_at_most_so_many(experiment, monkeypatch):

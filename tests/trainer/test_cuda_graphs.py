@@ -192,6 +192,21 @@ def test_a_capture_that_fails_is_told_once_and_steps_go_on(tiny, caplog, monkeyp
     assert_identical(got, fit(build("TinyKGAT", tiny, graphed=False)[0]))
 
 
+def test_the_log_names_what_was_refused_and_not_the_end_of_the_capture(tiny, caplog, monkeypatch):
+    experiment, graphs = build("TinyKGAT", {**tiny, "epochs": 1})
+
+    def refuse(function):
+        try:
+            raise RuntimeError("")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(graphs, "capture", refuse)
+    with caplog.at_level(logging.INFO):
+        fit(experiment)
+    assert caplog.text.count("recommendation: steps are no CUDA graph: capturing failed (Runt") == 1
+
+
 def test_a_replay_changes_the_version_of_parameters(tiny):
     """What a model caches for evaluation is dropped when they change."""
     experiment, graphs = build("TinyKGAT", {**tiny, "epochs": 1})

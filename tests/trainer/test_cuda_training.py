@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from helpers.processes import run_python
 from recbole_tinykg import run_recbole_tinykg
 from recbole_tinykg.commands import cli
 from recbole_tinykg.model import MODELS
@@ -73,6 +74,34 @@ def test_every_variant_is_captured_and_equals_eager_steps(model, change, bits, o
         graphed.model.named_parameters(), eager.model.parameters(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=name)
+
+
+REFUSED = """
+import torch
+from recbole_tinykg.trainer.cuda_graphs import CudaGraphs
+
+x = torch.ones(4, device="cuda")
+graphs, before = CudaGraphs(x.device), torch.cuda.current_stream()
+replay = graphs.capture(lambda: x.add_(1))
+for _ in range(2):
+    try:
+        graphs.capture(lambda: x.sum().item())
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError("a number was read during a capture")
+    assert torch.cuda.current_stream() == before
+    torch.cuda.empty_cache()
+    torch.rand(3, device="cuda")
+replay()
+graphs.capture(lambda: x.mul_(2))()
+assert x.tolist() == [4.0] * 4
+"""
+
+
+def test_a_capture_that_cuda_refuses_leaves_nothing_behind():
+    """In a process of its own: what it may leave behind, no other test is to meet."""
+    run_python(REFUSED)
 
 
 @pytest.mark.parametrize("model", STATIC)
