@@ -9,7 +9,7 @@ no shape depends on data, and what differs between steps is data on the device (
 inputs, the position of the noise streams, which every replay advances, Adam's step count, the sum
 of the losses). So a replay computes what the step would.
 
-The first steps run one by one: one that the memory meter watches, and `WARM_UP_STEPS` on the
+The first `WARM_UP_STEPS` run one by one: one that the memory meter watches, and others on the
 stream of the capture, in which libraries and optimizer make what they keep. The next full batch is
 captured, and from then on every batch of its shape is a replay. A smaller batch, as the last one of
 a pass, runs as before. A graph reads addresses and has settings in it; when a pass begins with
