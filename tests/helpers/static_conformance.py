@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.conformance import BOUNDS, TwinConformance
-from helpers.fake_step import fake_step
+from helpers.fake_step import fake_step, meta_step
 from helpers.twin_case import default_dtype, total
 from helpers.unbiased import excess
 
@@ -42,6 +42,13 @@ class StaticConformance(TwinConformance):
                 shapes = fake_step(twin, loss, batch)
                 assert shapes, loss
                 assert all(shapes[n] == p.shape for n, p in twin.named_parameters() if n in shapes)
+
+    def test_every_tensor_of_a_step_is_on_the_device(self, variant):
+        for settings in (variant, {}):
+            twin = self.build(self.twin, "tiny", compress_bits=2, **settings)
+            twin.static_shapes = True
+            for loss, batch in self.data("tiny")[1].items():
+                assert meta_step(twin, loss, batch).type == "meta"
 
     def test_a_dynamic_step_is_found_out(self):
         """The tests above can fail: a CPU's step has shapes that depend on data."""
