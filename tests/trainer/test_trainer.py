@@ -77,9 +77,7 @@ def test_stock_model_trains_to_the_bits_of_recboles_own_trainer(model, tiny):
 def test_measuring_does_not_change_a_twins_training(tiny, monkeypatch):
     tiny |= {"mess_dropout": 0.2}
     measured = fit("TinyKGAT", tiny, saved=False)
-    monkeypatch.setattr(
-        step_meter.StepMeter, "loss_func", lambda meter, batch: meter._loss_func(batch)
-    )
+    monkeypatch.setattr(step_meter.StepMeter, "_call", lambda meter, batch: meter._loss_func(batch))
     unmeasured = fit("TinyKGAT", tiny, saved=False)
     assert measured.trainer.memory().keys() > unmeasured.trainer.memory().keys()
     assert_equal_parameters(measured, unmeasured)
