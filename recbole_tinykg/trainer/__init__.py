@@ -2,7 +2,7 @@
 
 * `trainer`: `TinyTrainer`, which stands between RecBole's trainer of a model and its loop;
 * `loop`: one pass over the batches of a twin; `step`: one step of it; `cuda_graphs`: a step as one
-  launch; `optimizers`: Adam in one kernel;
+  launch, by `capture`; `optimizers`: Adam in one kernel;
 * `phases`: the phases of an epoch, their seconds and their bytes;
 * `saving`: the checkpoints of a run;
 * `bit_budget`: bits chosen under `compress_budget`;

@@ -21,10 +21,8 @@ The graphs of all phases share one pool of memory, as nothing in it outlives a s
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
@@ -33,82 +31,13 @@ from torch import Tensor
 from recbole_tinykg.data.prefetch import on_device
 from recbole_tinykg.memory.step_meter import LossFunction
 from recbole_tinykg.ops import native_status
+from recbole_tinykg.trainer.capture import CudaGraphs, Graphs
 from recbole_tinykg.trainer.optimizers import capturable, is_capturable
 from recbole_tinykg.trainer.phases import PHASES, phase_of
 from recbole_tinykg.trainer.step import LossSum, TrainingStep
 
 WARM_UP_STEPS = 3
 """Steps before a capture, the one that the meter watches among them."""
-
-
-class Graphs(Protocol):
-    """What captures functions: `CudaGraphs`, or a stand-in for tests without a GPU."""
-
-    device: torch.device
-
-    def warm_up(self) -> AbstractContextManager[None]:
-        """Run the block as a capture would run it."""
-
-    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Return a function that repeats what `function` launches; nothing is computed now."""
-
-
-class CudaGraphs:
-    """Captures on a stream of its own, into memory that all its graphs share."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream = torch.cuda.Stream(device)
-        self._captured: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
-        self._failed: list[torch.cuda.CUDAGraph] = []
-
-    @contextmanager
-    def warm_up(self) -> Iterator[None]:
-        """Run the block on the stream of captures."""
-        current = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
-
-    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Return the replay of a function's launches.
-
-        Other threads may go on calling CUDA meanwhile, as the one that pins batches does.
-        """
-        graph = torch.cuda.CUDAGraph()
-        shared = next((other.pool() for other in self._captured), None)
-        pool = shared or torch.cuda.graph_pool_handle()
-        current = torch.cuda.current_stream(self.device)
-        try:
-            with self._capturing(graph, pool):
-                function()
-        except BaseException:
-            self._leave_capture(graph, pool, current)
-            raise
-        self._captured.add(graph)
-        return graph.replay
-
-    def _leave_capture(self, graph: Any, pool: Any, current: torch.cuda.Stream) -> None:
-        """Do what PyTorch leaves undone where CUDA has refused an operation of a capture.
-
-        Until then it works on the stream of the capture, its allocator refuses to empty the cache,
-        and its generator, which a capture that succeeds puts right, refuses to draw.
-        """
-        torch.cuda.set_stream(current)
-        self._failed.append(graph)  # the allocator of pinned memory may still ask it
-        index = self._stream.device_index
-        with suppress(AttributeError, RuntimeError):
-            torch._C._cuda_endAllocateToPool(index, pool)
-            torch._C._cuda_releasePool(index, pool)
-        with suppress(RuntimeError), self._capturing(torch.cuda.CUDAGraph(), None):
-            torch.zeros(1, device=self.device)
-        torch.cuda.set_stream(current)
-
-    def _capturing(self, graph: Any, pool: Any) -> AbstractContextManager[None]:
-        return torch.cuda.graph(
-            graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
-        )
 
 
 class StepGraphs:
@@ -187,7 +116,8 @@ class PhaseSteps:
 
     def _take_alone(self, batch: Interaction) -> None:
         if self._obstacle:
-            self._tell(f"steps are no CUDA graph: {self._obstacle}")
+            level = logging.WARNING if self._failure else logging.INFO
+            self._tell(f"steps are no CUDA graph: {self._obstacle}", level)
         elif self._graph is not None:
             self._tell("a batch of another size than most is no part of the CUDA graph")
         batch = on_device(batch, self._graphs.device)
@@ -216,10 +146,10 @@ class PhaseSteps:
         self._graph = StepGraph(replay, inputs.read(), parameters, _state(self._trainer))
         self._tell("steps are one CUDA graph from here on")
 
-    def _tell(self, message: str) -> None:
+    def _tell(self, message: str, level: int = logging.INFO) -> None:
         if message not in self._told:
             self._told.add(message)
-            logging.getLogger().info(f"{self._name}: {message}")
+            logging.getLogger().log(level, f"{self._name}: {message}")
 
 
 class StepGraph:
@@ -316,4 +246,5 @@ def _state(trainer: Any) -> tuple[dict[Any, int], Any]:
                 tensors[number, key] = value
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    return addresses, (settings, model.site_table)
+    trainers = trainer.clip_grad_norm, trainer.enable_amp
+    return addresses, (settings, trainers, model.site_table)

@@ -78,7 +78,7 @@ def test_every_variant_is_captured_and_equals_eager_steps(model, change, bits, o
 
 REFUSED = """
 import torch
-from recbole_tinykg.trainer.cuda_graphs import CudaGraphs
+from recbole_tinykg.trainer.capture import CudaGraphs
 
 x = torch.ones(4, device="cuda")
 graphs, before = CudaGraphs(x.device), torch.cuda.current_stream()
